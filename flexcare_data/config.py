@@ -1,0 +1,254 @@
+"""The typed configuration of a build and its runs.
+
+In: `workflow/config/default.yaml`, a preset beside it, the user's settings. Out: a `Config`, or `ConfigError` with one
+line per mistake. Later settings win: default.yaml < preset < user.
+"""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, field_validator, model_validator
+
+from flexcare_data.protocol import PROTOCOLS, Options, resolve
+
+CONFIG_DIR = Path(__file__).resolve().parent.parent / "workflow" / "config"
+
+TaskName = Literal[
+    "in_hospital_mortality", "length_of_stay", "decompensation", "phenotyping", "readmission", "diagnosis", "drg"
+]
+
+
+class ConfigError(ValueError):
+    """The configuration is wrong; the message has one line per mistake."""
+
+
+class Section(BaseModel):
+    """A part of the configuration: unknown keys are mistakes, values cannot change after loading."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Raw(Section):
+    mimiciv: Path | None = Field(
+        None, description="folder of MIMIC-IV as downloaded (holds hosp/ and icu/); null: embedded synthetic data"
+    )
+    mimic_cxr_jpg: Path | None = Field(
+        None, description="folder of MIMIC-CXR-JPG (holds files/ and mimic-cxr-2.0.0-*.csv.gz); null: no images"
+    )
+    mimic_iv_note: Path | None = Field(
+        None, description="folder of MIMIC-IV-Note (holds note/discharge.csv.gz); null: no notes"
+    )
+
+
+class Synthetic(Section):
+    """The embedded fabricated data, used where raw.mimiciv is null."""
+
+    patients: PositiveInt = Field(200, description="number of fabricated patients")
+    seed: int = Field(1, description="seed of the generator")
+    edition: Literal["1.0", "2.0", "2.1", "2.2", "3.0", "3.1"] = Field("2.2", description="layout of the tables")
+
+
+class Resources(Section):
+    memory_mb: PositiveInt = Field(4000, description="memory in MB that a stage over the event tables may plan with")
+    threads: PositiveInt = Field(2, description="threads of a stage over the event tables")
+    image_processes: PositiveInt = Field(8, description="processes that decode radiographs, at most --cores")
+
+
+class Images(Section):
+    which: Literal["needed", "all_ap"] = Field("needed", description="images of the cohorts, or every AP image")
+    broken_share: float = Field(0.01, ge=0, le=1, description="share of broken JPEGs that fails the build, 0 to 1")
+    allow_missing: bool = Field(
+        False, description="a partial files/ folder: absent JPEGs are listed and do not count as broken"
+    )
+
+
+class Notes(Section):
+    encoder: str = Field(
+        "dmis-lab/biobert-base-cased-v1.2",
+        description="note encoder: a local folder, a hub name, or `tiny` for a small random one (trials only)",
+    )
+    storage: Literal["float16", "int8", "tokens"] = Field(
+        "float16", description="token vectors as float16 or int8, or token ids only (embedded while training)"
+    )
+    max_tokens: int = Field(512, ge=1, le=512, description="word pieces kept of a note")
+    batch_tokens: PositiveInt = Field(8192, description="padded word pieces per encoder batch")
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where the encoder runs")
+
+
+class Store(Section):
+    path: Path | None = Field(None, description="folder of the shared shards; null: <output>/store")
+    group_readable: bool = Field(True, description="shards readable by the group (never by others)")
+
+
+class Train(Section):
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where models are trained")
+    precision: Literal["float32", "bfloat16"] = Field("float32", description="bfloat16: mixed precision (CUDA)")
+    compile: bool = Field(False, description="torch.compile")
+    data_device: Literal["auto", "cpu", "cuda"] = Field(
+        "auto", description="where a split lives while training; auto: on the GPU if it fits"
+    )
+    workers: int = Field(0, ge=0, description="DataLoader workers; 0 assembles batches in the process")
+    threads: PositiveInt = Field(2, description="CPU threads of a training")
+    seeds: tuple[int, ...] = Field((40, 42, 44, 46, 48), description="one run per seed")
+    tasks: tuple[TaskName, ...] = Field(
+        ("in_hospital_mortality", "length_of_stay", "decompensation", "phenotyping", "readmission", "diagnosis"),
+        description="tasks of the multi-task run, in training order",
+    )
+    hidden_dim: PositiveInt = Field(128, description="width of all models")
+    layers: PositiveInt = Field(4, description="transformer layers a content token passes through")
+    heads: PositiveInt = Field(2, description="attention heads")
+    dropout: float = Field(0.1, ge=0, lt=1, description="dropout of the transformer layers")
+    batch_size: PositiveInt = Field(32, description="samples of one task per batch")
+    max_hours: int = Field(512, ge=1, le=512, description="last hours of a series that a model sees")
+    epochs: PositiveInt = Field(25, description="epochs of FlexCare and its variants")
+    lr: float = Field(1e-4, gt=0, description="base learning rate of FlexCare")
+    baseline_epochs: PositiveInt = Field(40, description="epochs of a baseline and of DRG fine-tuning")
+    baseline_lr: float = Field(5e-4, gt=0, description="learning rate of a baseline")
+    attention_mask: Literal["strict", "released"] = Field(
+        "strict", description="strict blocks as the paper says; released adds 1 to the blocked logits as the code does"
+    )
+    covariance_normaliser: Literal["code", "mean_offdiag"] = Field(
+        "code", description="sum of squared off-diagonal covariances divided by (K-1)^2 (code) or K(K-1)"
+    )
+    decorr_weight: float = Field(0.5, ge=0, description="lambda, weight of the decorrelation loss")
+    decorr_present_only: bool = Field(False, description="leave combinations of absent modalities out of the loss")
+    moe_weight: float = Field(0.01, ge=0, description="weight of the expert balance loss")
+    experts: PositiveInt = Field(10, description="number of experts")
+    experts_per_token: PositiveInt = Field(2, description="experts per modality combination")
+    temperature: float = Field(0.2, gt=0, description="temperature of the patient-level fusion")
+    task_token: Literal["own", "none", "shared"] = Field(
+        "own", description="one task token per task, none, or one for all tasks"
+    )
+    note_dropout: float = Field(
+        0.0, ge=0, lt=1, description="dropout on cached note vectors; 0.1 imitates the released code"
+    )
+    augment: bool = Field(True, description="random flip and affine of the training images")
+    drg_subset: Literal["fixed", "per_epoch"] = Field(
+        "fixed", description="the 1 % DRG training data: one seeded subset, or drawn anew each epoch as released"
+    )
+    baselines: tuple[Literal["medfuse", "mt", "m3care", "mmf", "multimodn"], ...] = Field(
+        ("medfuse", "mt", "m3care", "mmf", "multimodn"), description="baselines to compare"
+    )
+
+
+class Report(Section):
+    suppress_below: int = Field(10, ge=0, description="cells with a count in [1, suppress_below) are not shown")
+
+
+class Config(Section):
+    """Everything a user can set. Loaded by `load_config`; ``workflow/config/default.yaml`` explains every key."""
+
+    preset: Literal["demo", "paper"] | None = Field(
+        None, description="named settings below the user's own: demo or paper"
+    )
+    raw: Raw = Field(default_factory=Raw, description="the three PhysioNet folders")
+    output: Path = Field(Path("results"), description="folder of everything that a build writes")
+    protocol: Literal["flexcare", "corrected"] = Field(
+        "flexcare", description="flexcare: the published benchmark; corrected: its known defects mended"
+    )
+    options: dict[str, Any] = Field(default_factory=dict, description="single options of the protocol, see docs")
+    tasks: tuple[TaskName, ...] = Field(get_args(TaskName), description="cohorts that `cohorts` and `all` build")
+    synthetic: Synthetic = Field(default_factory=Synthetic, description="the embedded synthetic data")
+    store: Store = Field(default_factory=Store, description="shards that a lab shares")
+    resources: Resources = Field(default_factory=Resources, description="threads and memory of the data stages")
+    images: Images = Field(default_factory=Images, description="radiographs")
+    notes: Notes = Field(default_factory=Notes, description="note encoder and storage")
+    train: Train = Field(default_factory=Train, description="models and training")
+    report: Report = Field(default_factory=Report, description="tables, figures, report")
+
+    @field_validator("options")
+    @classmethod
+    def _known_options(cls, value: dict[str, Any]) -> dict[str, Any]:
+        Options.model_validate(value)
+        return value
+
+    @model_validator(mode="after")
+    def _experts(self) -> Config:
+        if self.train.experts_per_token > self.train.experts:
+            raise ValueError("train.experts_per_token is above train.experts")
+        return self
+
+    @property
+    def is_synthetic(self) -> bool:
+        """True where the embedded fabricated data is used."""
+        return self.raw.mimiciv is None
+
+    @property
+    def resolved_options(self) -> Options:
+        """Options of the protocol with the single ones on top."""
+        return resolve(self.protocol, self.options)
+
+    @property
+    def store_path(self) -> Path:
+        return self.store.path or self.output / "store"
+
+
+def load_config(user: dict[str, Any]) -> Config:
+    """The configuration with ``user`` (nested dict; values may be text, as ``--config`` gives them) on top.
+
+    Where neither ``raw.mimiciv`` nor ``preset`` is set, the preset ``demo`` applies: its sizes suit the embedded data.
+
+    Raises:
+        ConfigError: one line per mistake, with the nearest known key or value.
+    """
+    merged = yaml.safe_load((CONFIG_DIR / "default.yaml").read_text())
+    raw = user.get("raw") or {}
+    preset = user.get("preset") or (None if isinstance(raw, dict) and raw.get("mimiciv") else "demo")
+    if preset in ("demo", "paper"):
+        merged = _merge(merged, yaml.safe_load((CONFIG_DIR / f"{preset}.yaml").read_text()) or {})
+    merged = _merge(merged, user)
+    merged["preset"] = preset
+    try:
+        return Config.model_validate(merged)
+    except ValidationError as error:
+        raise ConfigError("wrong configuration:\n" + "\n".join(_lines(error))) from None
+
+
+def _merge(base: dict[str, Any], top: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in top.items():
+        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
+        merged[key] = _merge(merged[key], value) if both else value
+    return merged
+
+
+def _lines(error: ValidationError) -> list[str]:
+    lines = []
+    for mistake in error.errors():
+        path = [str(part) for part in mistake["loc"]]
+        where = ".".join(path) or "configuration"
+        if mistake["type"] == "extra_forbidden":
+            line = f"  {where}: unknown key" + _suggest(path[-1], _known_keys(path[:-1]))
+        elif mistake["type"] == "literal_error":
+            expected = mistake["ctx"]["expected"]
+            known = [word.strip("' ") for word in expected.replace(" or ", ", ").split(",")]
+            line = f"  {where}: expected {expected}, got {mistake['input']!r}" + _suggest(str(mistake["input"]), known)
+        else:
+            line = f"  {where}: {mistake['msg']}, got {mistake['input']!r}"
+        lines.append(line)
+    return lines
+
+
+def _suggest(word: str, known: list[str]) -> str:
+    near = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+    return f"; did you mean {near[0]}?" if near else f"; known: {', '.join(known)}" if known else ""
+
+
+def _known_keys(path: list[str]) -> list[str]:
+    model: Any = Options if path[:1] == ["options"] else Config
+    for name in path:
+        if name == "options":
+            return list(Options.model_fields)
+        field = model.model_fields.get(name)
+        annotation = field.annotation if field else None
+        if annotation is None or get_origin(annotation) or not issubclass(annotation, BaseModel):
+            return []
+        model = annotation
+    return list(model.model_fields)
+
+
+__all__ = ["PROTOCOLS", "Config", "ConfigError", "load_config"]

@@ -1,0 +1,294 @@
+"""Every table of the project: columns, dtypes, units, key and place on disk.
+
+In: nothing. Out: `RAW` (the PhysioNet tables as published, with the columns that are read), `TABLES` (what the
+build writes) and `check`, which each stage calls on what it is about to write.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import polars as pl
+
+OUTPUT_FORMAT = 1
+"""Version of the files below the output folder; a folder of another version is refused by name."""
+
+
+class SchemaError(ValueError):
+    """A table is not what `TABLES` says. The message holds counts and column names, never a patient's values."""
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column: its name, dtype, what it means (with unit and the meaning of null)."""
+
+    name: str
+    dtype: pl.DataType
+    meaning: str
+    nullable: bool = False
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table that the build writes: sorted by ``key``, which is unique.
+
+    ``open_ended`` tables carry further columns after the listed ones, each of ``extra_dtype`` (the labels of a
+    cohort).
+    """
+
+    name: str
+    path: str
+    key: tuple[str, ...]
+    columns: tuple[Column, ...]
+    extra_dtype: pl.DataType | None = None
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(column.name for column in self.columns)
+
+
+@dataclass(frozen=True)
+class RawTable:
+    """A PhysioNet table. ``columns`` are the needed ones, by name; others in the file are ignored.
+
+    ``folders`` are tried in order (edition 1.0 keeps three tables in ``core/``); ``renamed`` maps a column of
+    an older edition to today's name.
+    """
+
+    name: str
+    root: str
+    folders: tuple[str, ...]
+    filename: str
+    columns: dict[str, pl.DataType]
+    renamed: dict[str, str]
+    key: tuple[str, ...] = ()
+
+
+def _raw(name, root, folders, columns, *, filename=None, renamed=None, key=()):
+    return RawTable(name, root, folders, filename or name, columns, renamed or {}, key)
+
+
+_ID, _TEXT, _TIME, _INT, _FLOAT = pl.Int64(), pl.String(), pl.Datetime("us"), pl.Int64(), pl.Float64()
+
+CHEXPERT = (
+    "Atelectasis", "Cardiomegaly", "Consolidation", "Edema", "Enlarged Cardiomediastinum", "Fracture",
+    "Lung Lesion", "Lung Opacity", "No Finding", "Pleural Effusion", "Pleural Other", "Pneumonia",
+    "Pneumothorax", "Support Devices",
+)  # fmt: skip
+"""The 14 CheXpert labels in the order of mimic-cxr-2.0.0-chexpert.csv."""
+
+RAW: dict[str, RawTable] = {
+    table.name: table
+    for table in (
+        _raw(
+            "patients", "mimiciv", ("hosp", "core"), key=("subject_id",),
+            columns={"subject_id": _ID, "gender": _TEXT, "anchor_age": _INT, "anchor_year": _INT, "dod": _TIME},
+        ),
+        _raw(
+            "admissions", "mimiciv", ("hosp", "core"), key=("hadm_id",), renamed={"ethnicity": "race"},
+            columns={
+                "subject_id": _ID, "hadm_id": _ID, "admittime": _TIME, "dischtime": _TIME, "deathtime": _TIME,
+                "race": _TEXT, "hospital_expire_flag": _INT,
+            },
+        ),
+        _raw(
+            "icustays", "mimiciv", ("icu",), key=("stay_id",),
+            columns={
+                "subject_id": _ID, "hadm_id": _ID, "stay_id": _ID, "first_careunit": _TEXT,
+                "last_careunit": _TEXT, "intime": _TIME, "outtime": _TIME, "los": _FLOAT,
+            },
+        ),
+        _raw(
+            "diagnoses_icd", "mimiciv", ("hosp",),
+            columns={"subject_id": _ID, "hadm_id": _ID, "icd_code": _TEXT, "icd_version": _INT},
+        ),
+        _raw(
+            "d_icd_diagnoses", "mimiciv", ("hosp",), key=("icd_code", "icd_version"),
+            columns={"icd_code": _TEXT, "icd_version": _INT, "long_title": _TEXT},
+        ),
+        _raw(
+            "drgcodes", "mimiciv", ("hosp",),
+            columns={"subject_id": _ID, "hadm_id": _ID, "drg_type": _TEXT, "drg_code": _TEXT},
+        ),
+        _raw(
+            "chartevents", "mimiciv", ("icu",),
+            columns={
+                "subject_id": _ID, "hadm_id": _ID, "stay_id": _ID, "charttime": _TIME, "itemid": _ID, "value": _TEXT,
+            },
+        ),
+        _raw(
+            "labevents", "mimiciv", ("hosp",),
+            columns={"subject_id": _ID, "hadm_id": _ID, "charttime": _TIME, "itemid": _ID, "value": _TEXT},
+        ),
+        _raw(
+            "metadata", "mimic_cxr_jpg", ("",), filename="mimic-cxr-2.0.0-metadata", key=("dicom_id",),
+            columns={
+                "dicom_id": _TEXT, "subject_id": _ID, "study_id": _ID, "ViewPosition": _TEXT, "StudyDate": _INT,
+                "StudyTime": _FLOAT,
+            },
+        ),
+        _raw(
+            "chexpert", "mimic_cxr_jpg", ("",), filename="mimic-cxr-2.0.0-chexpert",
+            columns={"subject_id": _ID, "study_id": _ID} | {name: _FLOAT for name in CHEXPERT},
+        ),
+        _raw(
+            "discharge", "mimic_iv_note", ("note",), key=("note_id",),
+            columns={
+                "note_id": _TEXT, "subject_id": _ID, "hadm_id": _ID, "charttime": _TIME, "storetime": _TIME,
+                "text": _TEXT,
+            },
+        ),
+    )
+}  # fmt: skip
+"""Tables as published. Times are shifted dates without time zone; only the empty field is null."""
+
+
+_SUBJECT = Column("subject_id", _ID, "patient")
+_HADM = Column("hadm_id", _ID, "hospital admission")
+_STAY = Column("stay_id", _ID, "ICU stay")
+_FLAG = pl.Int8()
+
+STAYS = Table(
+    "stays", "data/stays.parquet", ("stay_id",),
+    (
+        _STAY, _SUBJECT, _HADM,
+        Column("intime", _TIME, "ICU admission, shifted date"),
+        Column("outtime", _TIME, "ICU discharge; null where not charted", nullable=True),
+        Column("los_hours", _FLOAT, "length of the ICU stay in hours, 24 times `los`; null where unknown", nullable=True),
+        Column("age", _INT, "age in years (option `age`)"),
+        Column("gender", _TEXT, "F or M as published", nullable=True),
+        Column("race", _TEXT, "race as published (`ethnicity` in edition 1.0)", nullable=True),
+        Column("first_careunit", _TEXT, "care unit; a kept stay has only one", nullable=True),
+        Column("died_in_hospital", _FLAG, "1 if died during the admission (option `death_label`), else 0"),
+        Column("died_in_unit", _FLAG, "1 if dod or deathtime lies within [intime, outtime], else 0"),
+        Column("died", _FLAG, "1 if a dod or deathtime is known, else 0"),
+        Column("readmission", _FLAG, "1 if readmitted or dead within 30 days, 0 if not, null where excluded", nullable=True),
+    ),
+)  # fmt: skip
+
+EVENTS = Table(
+    "events", "data/events.parquet", ("stay_id", "hours", "variable"),
+    (
+        _STAY,
+        Column("hours", _FLOAT, "charttime - intime in hours; negative before the stay"),
+        Column("variable", pl.Enum([]), "one of the 17 clinical variables"),
+        Column("value", _TEXT, "text as charted"),
+        Column("number", _FLOAT, "value in the variable's unit; for the GCS items the grade"),
+    ),
+)  # fmt: skip
+
+HOURLY_INDEX = Table(
+    "hourly", "data/hourly/index.parquet", ("stay_id",),
+    (
+        _STAY,
+        Column("offset", _INT, "first row of the stay in values.npy and observed.npy"),
+        Column("n_hours", _INT, "rows of the stay: bins of the full grid, from intime to los"),
+    ),
+)  # fmt: skip
+
+SPLITS = Table(
+    "splits", "data/splits.parquet", ("subject_id",),
+    (_SUBJECT, Column("split", pl.Enum(["train", "val", "test"]), "fold of the patient, one for all tasks")),
+)  # fmt: skip
+
+SECTIONS = Table(
+    "sections", "data/notes/sections.parquet", ("note_id",),
+    (
+        Column("note_id", _TEXT, "discharge summary"),
+        _SUBJECT, _HADM,
+        Column("charttime", _TIME, "time the note is about", nullable=True),
+        Column("storetime", _TIME, "time the note was filed and could be read", nullable=True),
+        Column("file_order", _INT, "row of the note in discharge.csv, from 0"),
+        Column("past_medical_history", _TEXT, "cleaned section; null where missing", nullable=True),
+        Column("brief_hospital_course", _TEXT, "cleaned section; null where missing", nullable=True),
+    ),
+)  # fmt: skip
+
+CXR_INDEX = Table(
+    "cxr", "data/cxr/index.parquet", ("dicom_id",),
+    (
+        Column("dicom_id", _TEXT, "radiograph"),
+        Column("shard", _TEXT, "file below data/cxr/shards/ that holds the tensor; null where the JPEG is absent or broken", nullable=True),
+        Column("row", _INT, "row of the tensor (256, 256) uint8 in its shard; null as above", nullable=True),
+        Column("problem", _TEXT, "why there is no tensor; null where there is one", nullable=True),
+    ),
+)  # fmt: skip
+
+NOTES_INDEX = Table(
+    "notes", "data/notes/index.parquet", ("note_id", "section"),
+    (
+        Column("note_id", _TEXT, "discharge summary"),
+        Column("section", pl.Enum(["past_medical_history", "brief_hospital_course"]), "section of the note"),
+        Column("text_key", _TEXT, "hash of the text; equal texts share their vectors"),
+        Column("shard", _TEXT, "file stem below data/notes/shards/ that holds the tokens"),
+        Column("offset", _INT, "first token of the text in its shard"),
+        Column("n_tokens", _INT, "word pieces, at most 512; 0 where the tokenizer finds none"),
+    ),
+)  # fmt: skip
+
+COHORT = Table(
+    "cohort", "cohorts/{task}.parquet", ("sample_id",),
+    (
+        Column("sample_id", _TEXT, "stay_id; study_id for diagnosis; hadm_id for drg"),
+        _SUBJECT,
+        Column("hadm_id", _ID, "hospital admission; null where a radiograph lies in none", nullable=True),
+        Column("stay_id", _ID, "ICU stay whose series is the input; null without series", nullable=True),
+        Column("study_id", _ID, "study of dicom_id; null without image", nullable=True),
+        Column("split", pl.Enum(["train", "val", "test"]), "fold of the patient"),
+        Column("period_length", _FLOAT, "hours observed from intime; null without series", nullable=True),
+        Column("n_hours", _INT, "bins of the series before the cut to 512; null without series", nullable=True),
+        Column("dicom_id", _TEXT, "radiograph; null without image", nullable=True),
+        Column("note_id", _TEXT, "discharge summary whose section is the input; null where missing", nullable=True),
+    ),
+    extra_dtype=pl.Int64(),
+)  # fmt: skip
+
+TABLES: dict[str, Table] = {
+    table.name: table for table in (STAYS, EVENTS, HOURLY_INDEX, SPLITS, SECTIONS, CXR_INDEX, NOTES_INDEX, COHORT)
+}
+
+KNOWN_ONLY_LATER = {
+    "past_medical_history": "section of the discharge summary of the same admission, written after the stay",
+    "brief_hospital_course": "section of the discharge summary of the same admission, written after the stay",
+}
+"""Inputs that a clinician could not have read at the prediction time, by the published design (option `notes`)."""
+
+
+def check(frame: pl.DataFrame, table: Table) -> pl.DataFrame:
+    """Return ``frame`` unchanged if it is what ``table`` says, else raise.
+
+    Checked: names and order of columns, dtypes, nulls where none are allowed, sorted and unique key.
+
+    Raises:
+        SchemaError: with the table, what was expected and what came.
+    """
+    problems: list[str] = []
+    names = tuple(frame.columns[: len(table.columns)])
+    if names != table.names:
+        raise SchemaError(f"{table.name}: expected columns {list(table.names)}, got {frame.columns}")
+    extra = frame.columns[len(table.columns) :]
+    if extra and table.extra_dtype is None:
+        problems.append(f"unexpected columns {extra}")
+    for column in table.columns:
+        got = frame.schema[column.name]
+        same = isinstance(got, pl.Enum) if isinstance(column.dtype, pl.Enum) else got == column.dtype
+        if not same:
+            problems.append(f"column {column.name}: expected {column.dtype}, got {got}")
+        nulls = frame[column.name].null_count()
+        if nulls and not column.nullable:
+            problems.append(f"column {column.name}: expected no nulls, got {nulls}")
+    problems += [
+        f"column {name}: expected {table.extra_dtype} without nulls, got {frame.schema[name]}"
+        for name in extra
+        if frame.schema[name] != table.extra_dtype or frame[name].null_count()
+    ]
+    if not problems:
+        key = list(table.key)
+        duplicates = frame.height - frame.select(pl.struct(key).n_unique()).item() if frame.height else 0
+        if duplicates:
+            problems.append(f"{duplicates} duplicate keys {table.key}, expected none")
+        elif not frame.select(key).equals(frame.select(key).sort(key)):
+            problems.append(f"rows are not sorted by {table.key}")
+    if problems:
+        raise SchemaError(f"{table.name}: " + "; ".join(problems))
+    return frame
