@@ -1,0 +1,1 @@
+"""The data half: raw PhysioNet tables to seven cohorts."""

@@ -1,0 +1,1 @@
+"""The model half: cohorts to trained models, metrics and the report."""
