@@ -51,6 +51,12 @@ class Synthetic(Section):
     seed: int = Field(1, description="seed of the generator")
     edition: Literal["1.0", "2.0", "2.1", "2.2", "3.0", "3.1"] = Field("2.2", description="layout of the tables")
 
+    @field_validator("edition", mode="before")
+    @classmethod
+    def _yaml_number(cls, value: Any) -> Any:
+        # YAML reads a bare 2.2 as a number.
+        return str(value) if isinstance(value, float) else value
+
 
 class Resources(Section):
     memory_mb: PositiveInt = Field(4000, description="memory in MB that a stage over the event tables may plan with")
