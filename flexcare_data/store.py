@@ -1,0 +1,463 @@
+"""The store that a lab shares: folders named by what is in them, written whole or not at all.
+
+In: a stage's files and its spec (everything that decides its content). Out: ``<store>/<stage>-<key>/`` holding the
+files and ``manifest.json``, written last; pools ``<store>/<stage>-<key>/`` of immutable parts (`Pool`).
+
+A folder under construction is called ``.<name>.tmp.<machine>.<pid>.<random>`` and is renamed once it is complete, so
+that nobody reads half of it. Two people who compute the same thing at once do double work and no damage. Readers
+write nothing: a store mounted read-only serves as well.
+
+Modes: files 0640 and folders 2750 (`group_readable`), or 0600 and 0700; never anything for others. Folders above keep
+their modes where they exist. For a store that several people add to, make its folder group-writable once
+(``chmod 2770``): new pools then are group-writable too.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import re
+import secrets
+import shutil
+import socket
+import stat
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+MANIFEST = "manifest.json"
+POOL = "pool.json"
+STORE_FORMAT = 1
+"""Version of manifest.json and pool.json; another one is refused."""
+
+_LIBRARIES = ("numpy", "pillow", "polars", "tokenizers", "torch", "transformers")
+_TEMPORARY = re.compile(r"\..+\.tmp\.(?P<machine>[0-9a-f]{8})\.(?P<pid>\d+)\.[0-9a-f]{8}(\.\w+)?")
+_PART = re.compile(r"part-[0-9a-f]{12}")
+_NOT_WRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS)
+_LARGEST_MANIFEST = 256 * 2**20
+
+
+class StoreError(RuntimeError):
+    """A folder of the store is damaged, or not what its name says, or cannot be written."""
+
+
+# --- keys and digests -------------------------------------------------------------------------------------------
+
+
+def canonical(spec: Any) -> str:
+    """One text per value: JSON with sorted keys, no spaces. Raises StoreError where JSON has no form for it."""
+    try:
+        return json.dumps(spec, sort_keys=True, separators=(",", ":"), allow_nan=False, ensure_ascii=True)
+    except (TypeError, ValueError) as error:
+        raise StoreError(f"spec: expected values that JSON can hold, {error}") from None
+
+
+def spec_key(spec: Any) -> str:
+    """The key of a spec: 12 hex digits of the sha256 of its canonical JSON."""
+    return hashlib.sha256(canonical(spec).encode()).hexdigest()[:12]
+
+
+def file_digest(path: Path) -> str:
+    """sha256 of a file's bytes, as hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+# --- folders and single files -----------------------------------------------------------------------------------
+
+
+def ensure_folder(path: Path, *, group_readable: bool = True) -> Path:
+    """Make ``path`` and what is missing above it, closed to others. Existing folders keep their modes.
+
+    A new folder is group-writable only where the folder above it is.
+    """
+    missing = []
+    above = path
+    while not above.exists():
+        missing.append(above)
+        above = above.parent
+    for folder in reversed(missing):
+        try:
+            folder.mkdir(mode=0o700, exist_ok=True)
+            mode = 0o700
+            if group_readable:
+                mode = 0o2770 if folder.parent.stat().st_mode & stat.S_IWGRP else 0o2750
+            folder.chmod(mode)
+        except OSError as error:
+            raise StoreError(_cannot_write(folder.parent, error)) from None
+    return path
+
+
+def atomic_write(path: Path, content: bytes | str | Callable[[Path], Any], *, group_readable: bool = True) -> None:
+    """Write one file whole or not at all. ``content`` is what it holds, or a function that writes to the path it gets."""
+    ensure_folder(path.parent, group_readable=group_readable)
+    temporary = temporary_path(path)
+    try:
+        temporary.touch(mode=0o600)
+        if callable(content):
+            content(temporary)
+        else:
+            temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+        _publish_mode(temporary, group_readable)
+        temporary.replace(path)
+    except OSError as error:
+        if error.errno not in _NOT_WRITABLE:
+            raise
+        raise StoreError(_cannot_write(path.parent, error)) from None
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def temporary_path(path: Path) -> Path:
+    """A name beside ``path`` that no reader takes for it and no other writer uses; the suffix is kept."""
+    return path.parent / f".{path.name}.tmp.{_machine()}.{os.getpid()}.{secrets.token_hex(4)}{path.suffix}"
+
+
+def is_temporary(name: str) -> bool:
+    """True for names made by `temporary_path`."""
+    return _TEMPORARY.fullmatch(name) is not None
+
+
+def is_abandoned(name: str) -> bool:
+    """True for a temporary name whose process ran on this machine and has ended."""
+    match = _TEMPORARY.fullmatch(name)
+    if match is None or match["machine"] != _machine():
+        return False
+    try:
+        os.kill(int(match["pid"]), 0)
+    except (ProcessLookupError, OverflowError):
+        return True
+    except PermissionError:
+        return False
+    return False
+
+
+def sweep(folder: Path) -> list[Path]:
+    """Remove what killed processes of this machine left in ``folder``; what cannot be removed stays."""
+    swept = []
+    with os.scandir(folder) as entries:
+        abandoned = [Path(entry.path) for entry in entries if is_abandoned(entry.name)]
+    for path in abandoned:
+        remove(path)
+        if not path.exists():
+            swept.append(path)
+    return swept
+
+
+def remove(path: Path) -> None:
+    """Remove a file or a folder as far as permissions allow."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        try:
+            path.unlink(missing_ok=True)
+        except OSError:
+            return
+
+
+# --- stages -----------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def write_stage(target: Path, *, spec: dict[str, Any], group_readable: bool = True) -> Iterator[Path]:
+    """Write a stage: yields a private folder to fill, which becomes ``target`` on a clean exit.
+
+    Relative links to a sibling (``shards -> ../cxr-0123456789ab``) may be among the files; everything else must be a
+    plain file or folder. A complete ``target`` of the same spec is kept and ours discarded; one without a valid
+    manifest (empty, left over, damaged) is replaced. After an exception nothing of ours is left.
+
+    Raises:
+        StoreError: if ``target`` is complete with another spec, or the folder above it cannot be written.
+    """
+    target = Path(target)
+    spec = json.loads(canonical(spec))
+    ensure_folder(target.parent, group_readable=group_readable)
+    building = temporary_path(target)
+    try:
+        sweep(target.parent)
+        building.mkdir(mode=0o700)
+    except OSError as error:
+        raise StoreError(_cannot_write(target.parent, error)) from None
+    try:
+        yield building
+        _seal(building, spec, group_readable)
+        _move_in(building, target, spec)
+    finally:
+        remove(building)
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """The manifest of a stage: ``spec``, ``files`` (path -> bytes, sha256), ``links``, ``versions``.
+
+    Raises:
+        StoreError: if there is none, or it is not what `write_stage` writes.
+    """
+    path = Path(folder) / MANIFEST
+    manifest = _read_json(path)
+    for name, kind in (("spec", dict), ("files", dict), ("links", dict), ("versions", dict)):
+        if not isinstance(manifest.get(name), kind):
+            raise StoreError(f"{path}: expected `{name}` to be an object, got {type(manifest.get(name)).__name__}")
+    for name, entry in manifest["files"].items():
+        _check_inside(path, name)
+        if not isinstance(entry, dict) or set(entry) != {"bytes", "sha256"}:
+            raise StoreError(f"{path}: {name!r}: expected `bytes` and `sha256`")
+        if type(entry["bytes"]) is not int or entry["bytes"] < 0:
+            raise StoreError(f"{path}: {name!r}: expected `bytes` to be a count")
+        if not isinstance(entry["sha256"], str) or not re.fullmatch("[0-9a-f]{64}", entry["sha256"]):
+            raise StoreError(f"{path}: {name!r}: expected `sha256` to be 64 hex digits")
+    for name, link in manifest["links"].items():
+        _check_inside(path, name)
+        _check_link(path, name, link)
+    return manifest
+
+
+def is_complete(folder: Path) -> bool:
+    """True if ``folder`` has a valid manifest and every listed file in its listed size (contents: `upkeep.verify`)."""
+    folder = Path(folder)
+    try:
+        manifest = read_manifest(folder)
+    except StoreError:
+        return False
+    for name, entry in manifest["files"].items():
+        try:
+            found = (folder / name).lstat()
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        if not stat.S_ISREG(found.st_mode) or found.st_size != entry["bytes"]:
+            return False
+    return all((folder / name).is_symlink() for name in manifest["links"])
+
+
+@cache
+def library_versions() -> dict[str, str]:
+    """Installed versions of the libraries that decide bytes; those not installed are left out."""
+    versions = {}
+    for name in _LIBRARIES:
+        try:
+            versions[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return versions
+
+
+def _seal(building: Path, spec: dict[str, Any], group_readable: bool) -> None:
+    files, links = {}, {}
+    for path in sorted(building.rglob("*")):
+        name = path.relative_to(building).as_posix()
+        if path.is_symlink():
+            links[name] = str(path.readlink())
+            _check_link(building / MANIFEST, name, links[name])
+        elif path.is_dir():
+            path.chmod(0o2750 if group_readable else 0o700)
+        elif path.is_file():
+            _publish_mode(path, group_readable)
+            files[name] = {"bytes": path.stat().st_size, "sha256": file_digest(path)}
+        else:
+            raise StoreError(f"{building.name}: {name}: expected a plain file, a folder or a link")
+    manifest = {"format": STORE_FORMAT, "spec": spec, "files": files, "links": links, "versions": library_versions()}
+    text = json.dumps(manifest, indent=1, sort_keys=True, allow_nan=False) + "\n"
+    (building / MANIFEST).write_text(text, encoding="utf-8")
+    _publish_mode(building / MANIFEST, group_readable)
+    building.chmod(0o2750 if group_readable else 0o700)
+
+
+def _move_in(building: Path, target: Path, spec: dict[str, Any]) -> None:
+    for _ in range(10):
+        if is_complete(target):
+            if read_manifest(target)["spec"] != spec:
+                raise StoreError(f"{target}: complete with another spec than this stage's; remove or rename it")
+            return
+        try:
+            building.rename(target)  # replaces an empty folder
+            return
+        except OSError:
+            if not target.exists():
+                raise
+        aside = temporary_path(target)
+        try:
+            target.rename(aside)
+            if is_complete(aside):  # another writer was faster, between our two looks
+                aside.rename(target)
+        except OSError:
+            if aside.exists() and is_complete(aside):
+                return
+        remove(aside)
+    raise StoreError(f"{target}: could not be put in place in 10 attempts; remove what is there and try again")
+
+
+# --- pools ------------------------------------------------------------------------------------------------------
+
+
+class Pool:
+    """Append-only folder of immutable parts, each some arrays and an index of the keys in them.
+
+    ``part-<id>.parquet`` has the key column, then what finds the key in ``part-<id>.npy`` (or
+    ``part-<id>.<name>.npy``). It is written last: arrays without it are never read. The id is a digest of keys and
+    arrays, so that equal parts of two writers are one file, and a damaged part is known by its name.
+    """
+
+    def __init__(self, folder: Path, *, key: str, spec: dict[str, Any] | None = None, group_readable: bool = True):
+        """Open the pool at ``folder``; with ``spec`` make it where it does not exist.
+
+        Raises:
+            StoreError: if there is no pool, or one with another spec.
+        """
+        self.folder, self.key, self.group_readable = Path(folder), key, group_readable
+        if spec is not None:
+            spec = json.loads(canonical(spec))
+            if not (self.folder / POOL).exists():
+                ensure_folder(self.folder, group_readable=group_readable)
+                text = json.dumps({"format": STORE_FORMAT, "spec": spec}, indent=1, sort_keys=True) + "\n"
+                atomic_write(self.folder / POOL, text, group_readable=group_readable)
+        self.spec = read_pool(self.folder)
+        if spec is not None and spec != self.spec:
+            raise StoreError(f"{self.folder}: a pool with another spec; use another folder")
+
+    def parts(self) -> list[str]:
+        """Names of the complete parts, sorted."""
+        names = sorted(path.stem for path in self.folder.glob("part-*.parquet") if _PART.fullmatch(path.stem))
+        return [name for name in names if (self.folder / f"{name}.npy").is_file()]
+
+    def lookup(self) -> pl.DataFrame:
+        """All keys: the columns of the part indices and ``shard``, the part that holds the key; sorted by key.
+
+        Of a key in several parts (two writers at once) the part first by name counts. Empty without parts.
+        """
+        frames = [self.index(part).with_columns(shard=pl.lit(part)) for part in self.parts()]
+        if not frames:
+            return pl.DataFrame(schema={self.key: pl.String, "shard": pl.String})
+        try:
+            return pl.concat(frames).unique(self.key, keep="first", maintain_order=True).sort(self.key)
+        except pl.exceptions.PolarsError as error:
+            raise StoreError(f"{self.folder}: parts differ in their columns, run `store verify`: {error}") from None
+
+    def index(self, part: str) -> pl.DataFrame:
+        """The index of one part, as written."""
+        path = self.folder / f"{part}.parquet"
+        try:
+            frame = pl.read_parquet(path)
+        except (pl.exceptions.PolarsError, OSError) as error:
+            raise StoreError(f"{path}: cannot be read, remove this part: {error}") from None
+        if self.key not in frame.columns:
+            raise StoreError(f"{path}: expected a column {self.key}, got {frame.columns}")
+        return frame
+
+    def array(self, part: str, name: str = "") -> np.ndarray:
+        """An array of a part, mapped read-only."""
+        path = self.folder / _array_file(part, name)
+        try:
+            return np.load(path, mmap_mode="r", allow_pickle=False)
+        except (ValueError, OSError, EOFError) as error:
+            raise StoreError(f"{path}: cannot be read, remove this part and build again: {error}") from None
+
+    def add(self, index: pl.DataFrame, arrays: dict[str, np.ndarray | Path]) -> str:
+        """Add a part; returns its name. An array given as a path (made by `scratch`) is moved in, not copied."""
+        if index[self.key].n_unique() != index.height or index.height == 0:
+            raise StoreError(f"part: expected unique keys, got {index.height} rows, {index[self.key].n_unique()} keys")
+        moved = {}
+        try:
+            for name, array in sorted(arrays.items()):
+                if isinstance(array, Path):
+                    moved[name] = array
+                else:
+                    moved[name] = self.scratch()
+                    np.save(moved[name], array, allow_pickle=False)
+            digests = {name: file_digest(path) for name, path in moved.items()}
+            part = part_name(index[self.key].to_list(), digests)
+            for name, path in moved.items():
+                _publish_mode(path, self.group_readable)
+                path.replace(self.folder / _array_file(part, name))
+            path = self.folder / f"{part}.parquet"
+            atomic_write(path, index.write_parquet, group_readable=self.group_readable)
+        except OSError as error:
+            if error.errno not in _NOT_WRITABLE:
+                raise
+            raise StoreError(_cannot_write(self.folder, error)) from None
+        finally:
+            for path in moved.values():
+                path.unlink(missing_ok=True)
+        return part
+
+    def scratch(self) -> Path:
+        """A temporary name for an array inside the pool, for `add`."""
+        return temporary_path(self.folder / "part.npy")
+
+
+def read_pool(folder: Path) -> dict[str, Any]:
+    """The spec of a pool."""
+    path = Path(folder) / POOL
+    spec = _read_json(path).get("spec")
+    if not isinstance(spec, dict):
+        raise StoreError(f"{path}: expected `spec` to be an object")
+    return spec
+
+
+def part_name(keys: list[str], digests: dict[str, str]) -> str:
+    """Name of a part by its keys and the sha256 of its arrays."""
+    return f"part-{spec_key([keys, digests])}"
+
+
+def _array_file(part: str, name: str) -> str:
+    return f"{part}.{name}.npy" if name else f"{part}.npy"
+
+
+# --- small things -----------------------------------------------------------------------------------------------
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        if path.stat().st_size > _LARGEST_MANIFEST:
+            raise StoreError(f"{path}: expected at most {_LARGEST_MANIFEST} bytes, got {path.stat().st_size}")
+        content = json.loads(path.read_bytes())
+    except (FileNotFoundError, NotADirectoryError):
+        raise StoreError(f"{path}: missing, so {path.parent.name} is not complete") from None
+    except (ValueError, RecursionError):
+        raise StoreError(f"{path}: expected JSON, got something else; remove the folder and build again") from None
+    if not isinstance(content, dict) or content.get("format") != STORE_FORMAT:
+        got = content.get("format") if isinstance(content, dict) else type(content).__name__
+        raise StoreError(f"{path}: expected an object of format {STORE_FORMAT}, got {got}")
+    return content
+
+
+def _check_inside(manifest: Path, name: str) -> None:
+    path = PurePosixPath(name)
+    odd = path.is_absolute() or path.as_posix() != name or "\\" in name or not name.isprintable()
+    if odd or name in ("", ".", MANIFEST) or ".." in path.parts:
+        raise StoreError(f"{manifest}: expected paths below the folder, got {name!r}")
+
+
+def _check_link(manifest: Path, name: str, link: Any) -> None:
+    if "/" in name or not isinstance(link, str) or not re.fullmatch(r"\.\./[A-Za-z0-9_][A-Za-z0-9_.-]*", link):
+        raise StoreError(f"{manifest}: link {name!r}: expected a sibling such as ../cxr-0123456789ab, got {link!r}")
+
+
+def _publish_mode(path: Path, group_readable: bool) -> None:
+    """Close a file to others and see it on the disk before it gets its name."""
+    path.chmod(0o640 if group_readable else 0o600)
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+def _cannot_write(folder: Path, error: OSError) -> str:
+    return (
+        f"{folder}: cannot be written ({error.strerror or error}); expected a folder that you may write "
+        "(its owner can `chmod 2770` it for the group, or set store.path to a folder of your own)"
+    )
+
+
+@cache
+def _machine() -> str:
+    """Where a process id means something: this host and, in a container, its process namespace."""
+    try:
+        namespace = str(Path("/proc/self/ns/pid").readlink())
+    except OSError:
+        namespace = ""
+    return hashlib.sha256(f"{socket.gethostname()}\n{namespace}".encode()).hexdigest()[:8]
