@@ -1,0 +1,41 @@
+# make help lists the targets. Only Python >= 3.11 and make are needed: everything else goes into .venv.
+# PYTHON names another interpreter: make setup PYTHON=/opt/python3.12/bin/python3.12
+
+PYTHON ?=
+CORES ?= 2
+BIN := .venv/bin
+DATA := flexcare_data flexcare_model tests
+
+.PHONY: help setup demo test lint bench lock clean
+.DEFAULT_GOAL := help
+
+help: ## this list
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | expand -t 10
+
+setup: ## create .venv with the pinned packages (about 3 GB to download, 6 GB on disk)
+	@PYTHON="$(PYTHON)" sh .ci/setup
+
+demo: setup ## build everything on embedded synthetic data and say where the report is
+	@$(BIN)/snakemake --cores $(CORES) all
+	@echo "report: $(CURDIR)/results/report.html"
+
+test: setup ## all tests
+	@$(BIN)/python -m pytest -n 2
+
+lint: setup ## ruff, mypy, snakefmt, snakemake --lint
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/snakefmt --check Snakefile rules
+	@$(BIN)/snakemake --lint
+
+bench: setup ## timings of the heavy stages
+	@$(BIN)/python -m pytest tests/bench -p no:cacheprovider -s
+
+lock: ## renew requirements.lock from pyproject.toml (needs uv)
+	uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 --generate-hashes --quiet \
+	    --custom-compile-command "make lock" -o requirements.lock
+
+clean: ## remove results and caches, keep .venv
+	rm -rf results .snakemake .pytest_cache .ruff_cache .mypy_cache .hypothesis build dist *.egg-info
+	find $(DATA) -name __pycache__ -type d -prune -exec rm -rf {} +
