@@ -1,0 +1,25 @@
+"""What tests of every folder share: where the open data sets lie, and a quiet, offline environment."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+# Nothing here may ask a hub for a model or a data set.
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+
+@pytest.fixture(scope="session")
+def open_data() -> Path:
+    """Folder of the openly licensed data sets: $FLEXCARE_OPEN_DATA, or `shared` beside the repository.
+
+    It holds mimic-iv-demo-2.2/, open-cxr/ and open-notes/. Tests that need it are skipped where it is absent.
+    """
+    folder = Path(os.environ.get("FLEXCARE_OPEN_DATA") or ROOT.parent / "shared")
+    if not (folder / "mimic-iv-demo-2.2" / "icu" / "icustays.csv.gz").is_file():
+        pytest.skip("open data not found: set FLEXCARE_OPEN_DATA to the folder that holds mimic-iv-demo-2.2/")
+    return folder.resolve()
