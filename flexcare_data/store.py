@@ -97,7 +97,7 @@ def ensure_folder(path: Path, *, group_readable: bool = True) -> Path:
 
 
 def atomic_write(path: Path, content: bytes | str | Callable[[Path], Any], *, group_readable: bool = True) -> None:
-    """Write one file whole or not at all. ``content`` is what it holds, or a function that writes to the path it gets."""
+    """Write one file whole or not at all; ``content`` is what it holds, or a function writing to a given path."""
     ensure_folder(path.parent, group_readable=group_readable)
     temporary = temporary_path(path)
     try:

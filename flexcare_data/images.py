@@ -1,0 +1,390 @@
+"""Radiographs: which there are and when they were taken; one JPEG to one tensor; the shards of all needed ones.
+
+In: the metadata table and the JPEGs of MIMIC-CXR-JPG. Out: AP radiographs with study times; uint8 tensors (256, 256)
+in a pool that grows by what is missing; the stage `cxr`: index.parquet (CXR_INDEX), problems.parquet, counts.json.
+
+A tensor is the radiograph in grey, its shorter side 256 pixels (antialiased), the centre 256 x 256 of that.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import warnings
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+from PIL import Image, UnidentifiedImageError
+
+from flexcare_data.progress import Progress
+from flexcare_data.schema import CXR_INDEX, check
+from flexcare_data.store import Pool, atomic_write, sweep, write_stage
+
+SIDE = 256
+PART_SIZE = 4096
+"""Tensors per part: 268 MB. Fixed, as it decides the bytes of a build."""
+
+_DECODED_SIDE = 512
+_LONGEST_SHAPE = 10
+_IMAGES_PER_TASK = 32
+_FEWEST_FOR_PROCESSES = 64
+
+_PROBLEMS = {"path": pl.String, "dicom_id": pl.String, "problem": pl.String}
+
+
+class ImageError(ValueError):
+    """A radiograph cannot be read, or too many cannot. Holds reasons and counts, never an id."""
+
+
+# --- which radiographs ------------------------------------------------------------------------------------------
+
+
+def study_time(date: pl.Expr, time: pl.Expr) -> pl.Expr:
+    """Datetime of StudyDate (integer 21800506) and StudyTime (float 123.002 is 00:01:23); null where it is no time.
+
+    The fraction of a second is cut, the time padded to six digits.
+    """
+    clock = time.floor().cast(pl.Int64, strict=False)
+    digits = date.cast(pl.String).str.zfill(8) + clock.cast(pl.String).str.zfill(6)
+    parsed = digits.str.to_datetime("%Y%m%d%H%M%S", time_unit="us", strict=False)
+    return pl.when(clock % 100 < 60).then(parsed)  # the parser takes second 60 for the next minute
+
+
+def ap_radiographs(metadata: pl.DataFrame) -> tuple[pl.DataFrame, dict[str, int]]:
+    """The AP radiographs of the metadata table, in file order, and how many have no readable study time.
+
+    Args:
+        metadata: the raw table ``metadata``, rows in file order.
+
+    Returns:
+        dicom_id, subject_id, study_id, study_datetime (null where unreadable), file_order (row in the file, from 0);
+        and {"unreadable study time": n} over these rows.
+    """
+    radiographs = (
+        metadata.with_row_index("file_order")
+        .filter(pl.col("ViewPosition") == "AP")
+        .select(
+            "dicom_id",
+            "subject_id",
+            "study_id",
+            study_datetime=study_time(pl.col("StudyDate"), pl.col("StudyTime")),
+            file_order=pl.col("file_order").cast(pl.Int64),
+        )
+    )
+    return radiographs, {"unreadable study time": radiographs["study_datetime"].null_count()}
+
+
+def radiograph_path(root: Path, subject_id: int, study_id: int, dicom_id: str) -> Path:
+    """Where MIMIC-CXR-JPG keeps a radiograph: files/p10/p10000032/s50414267/<dicom_id>.jpg."""
+    subject = f"p{subject_id}"
+    return Path(root) / "files" / subject[:3] / subject / f"s{study_id}" / f"{dicom_id}.jpg"
+
+
+# --- one radiograph ---------------------------------------------------------------------------------------------
+
+
+def decode(source: Path | bytes) -> np.ndarray:
+    """One image file (or its bytes) as a tensor (256, 256) uint8.
+
+    Any format that Pillow reads, by content and not by name. Colour becomes luma, transparency is dropped, 16 bits
+    become 8 (value / 257), smaller images are enlarged, of several frames the first counts. A JPEG does not say
+    whether black is air or bone (MONOCHROME1); MIMIC-CXR-JPG was published with these already turned, so nothing
+    is turned here.
+
+    Raises:
+        ImageError: with the reason: empty, truncated, no image, more than 179 million pixels, a shape of more than
+            1 to 10, a pixel type without a known range, not readable.
+    """
+    with _reasons():
+        data = source if isinstance(source, bytes) else Path(source).read_bytes()
+        if not data:
+            raise ImageError("empty file")
+        with Image.open(io.BytesIO(data)) as image:
+            if max(image.size) > _LONGEST_SHAPE * min(image.size):
+                raise ImageError(f"shape of more than 1 to {_LONGEST_SHAPE}")
+            # A JPEG decoder can leave out high frequencies: 2544 x 3056 comes out as 636 x 764, in half the time.
+            # Twice the final side is what keeps the antialiased result within 4 levels of a full decode.
+            drafted = image.draft("L", (_DECODED_SIDE, _DECODED_SIDE))
+            box = drafted[1] if drafted else None
+            grey = _to_grey(image)
+            return _shrink(grey, box)
+
+
+def _to_grey(image: Image.Image) -> Image.Image:
+    """8-bit grey ("L") or 16-bit grey scaled to 0..255 as float ("F")."""
+    if image.mode in ("L", "1", "RGB", "YCbCr", "RGBA", "LA", "P", "RGBX"):
+        return image.convert("L")
+    if image.mode in ("CMYK", "LAB", "HSV", "PA", "La", "RGBa"):
+        return image.convert("RGBA" if image.mode in ("PA", "La", "RGBa") else "RGB").convert("L")
+    if image.mode.startswith("I"):
+        values = np.asarray(image).astype(np.float32)
+        if values.min() < 0 or values.max() > 65535:
+            raise ImageError("32-bit pixels, expected 8 or 16 bits")
+        return Image.fromarray(values / 257.0)
+    raise ImageError(f"pixels of type {image.mode}, expected 8 or 16 bits")
+
+
+def _shrink(image: Image.Image, box: tuple[float, float, float, float] | None) -> np.ndarray:
+    width, height = image.size
+    if box is not None:
+        width, height = box[2] - box[0], box[3] - box[1]
+    short = min(width, height)
+    size = (int(SIDE * width / short), int(SIDE * height / short))
+    image = image.resize(size, Image.Resampling.BILINEAR, box=box)
+    left, top = round((size[0] - SIDE) / 2), round((size[1] - SIDE) / 2)
+    tensor = np.asarray(image.crop((left, top, left + SIDE, top + SIDE)))
+    if tensor.dtype != np.uint8:
+        tensor = np.rint(tensor).clip(0, 255).astype(np.uint8)
+    return tensor
+
+
+@contextmanager
+def _reasons() -> Iterator[None]:
+    """Turn what Pillow raises on a damaged file into an `ImageError` with a short, stable reason."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    except ImageError:
+        raise
+    except Image.DecompressionBombError:
+        raise ImageError("more pixels than a radiograph can have") from None
+    except UnidentifiedImageError:
+        raise ImageError("not an image") from None
+    except MemoryError:
+        raise ImageError("does not fit in memory") from None
+    except OSError as error:
+        if error.errno is not None:
+            raise ImageError(f"cannot be read: {error.strerror}") from None
+        raise ImageError("truncated" if "truncated" in str(error) else "damaged") from None
+    except Exception as error:  # decoders raise almost anything (SyntaxError, struct.error, ...) on damaged bytes
+        raise ImageError(f"damaged ({type(error).__name__})") from None
+
+
+# --- all needed radiographs -------------------------------------------------------------------------------------
+
+
+def pool_spec() -> dict[str, Any]:
+    """What decides a tensor given its file: the key of the pool."""
+    return {
+        "pool": "cxr",
+        "side": SIDE,
+        "part_size": PART_SIZE,
+        "decoded_side": _DECODED_SIDE,
+        "filter": "bilinear",
+        "revision": 1,
+    }
+
+
+def build(
+    dicoms: pl.DataFrame,
+    root: Path,
+    *,
+    pool_dir: Path,
+    out_dir: Path,
+    spec: dict[str, Any],
+    processes: int = 1,
+    broken_share: float = 0.01,
+    allow_missing: bool = False,
+    group_readable: bool = True,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Decode what the pool lacks of ``dicoms`` and write the stage ``out_dir`` that points into the pool.
+
+    A radiograph whose file has another size than when it was decoded is decoded again. A killed build keeps the
+    parts that it finished. Bytes do not depend on ``processes``.
+
+    Args:
+        dicoms: dicom_id, subject_id, study_id; repeated rows count once.
+        root: folder of MIMIC-CXR-JPG.
+        pool_dir: the pool, a sibling of ``out_dir``; made where it does not exist.
+        spec: spec of the stage.
+        broken_share: largest share of broken files (and missing ones, unless ``allow_missing``), 0 to 1.
+
+    Returns:
+        The counts, as in counts.json: radiographs, tensors, decoded_now is left out as it depends on the pool.
+
+    Raises:
+        ImageError: above ``broken_share``; the list then lies in ``out_dir``/problems.parquet.
+    """
+    if Path(pool_dir).resolve().parent != Path(out_dir).resolve().parent:
+        raise ValueError(f"images: expected the pool beside {out_dir}, got {pool_dir}")
+    needed = dicoms.select("dicom_id", "subject_id", "study_id").unique().sort("dicom_id")
+    if needed["dicom_id"].n_unique() != needed.height:
+        raise ValueError("images: a dicom_id stands for several studies, expected one")
+    pool = Pool(pool_dir, key="dicom_id", spec=pool_spec(), group_readable=group_readable)
+    needed = needed.with_columns(_sizes(needed, root))
+    known = _known(pool, needed)
+    todo = needed.filter(pl.col("bytes").is_not_null()).join(known, on="dicom_id", how="anti")
+    problems = dict(needed.filter(pl.col("problem").is_not_null()).select("dicom_id", "problem").iter_rows())
+    if todo.height:
+        sweep(pool.folder)
+        problems |= _grow(pool, todo, root, processes, progress)
+        known = _known(pool, needed)
+    index = (
+        needed.select("dicom_id")
+        .join(known, on="dicom_id", how="left")
+        .with_columns(problem=pl.col("dicom_id").replace_strict(problems, default=None, return_dtype=pl.String))
+        .select("dicom_id", "shard", "row", "problem")
+        .sort("dicom_id")
+    )
+    listed = needed.filter(pl.col("dicom_id").is_in(list(problems))).sort("dicom_id")
+    paths = [
+        str(radiograph_path(Path(), subject, study, dicom))
+        for dicom, subject, study in listed.select("dicom_id", "subject_id", "study_id").iter_rows()
+    ]
+    reasons = [problems[dicom] for dicom in listed["dicom_id"]]
+    table = pl.DataFrame({"path": paths, "dicom_id": listed["dicom_id"], "problem": reasons}, schema=_PROBLEMS)
+    missing = reasons.count(MISSING)
+    counts = {
+        "radiographs": needed.height,
+        "tensors": needed.height - len(problems),
+        "missing": missing,
+        "broken": len(problems) - missing,
+        "problems": dict(sorted(Counter(reasons).items())),
+    }
+    _refuse_many(counts, broken_share, allow_missing, table, Path(out_dir), group_readable)
+    with write_stage(out_dir, spec=spec, group_readable=group_readable) as folder:
+        check(index, CXR_INDEX).write_parquet(folder / "index.parquet")
+        table.write_parquet(folder / "problems.parquet")
+        (folder / "counts.json").write_text(json.dumps(counts, indent=1, sort_keys=True) + "\n")
+        (folder / "shards").symlink_to(f"../{Path(pool_dir).name}")
+    return counts
+
+
+MISSING = "missing"
+
+
+def _sizes(needed: pl.DataFrame, root: Path) -> list[pl.Series]:
+    """Columns ``bytes`` (null without a file) and ``problem`` (null with one)."""
+
+    def size(row: tuple[str, int, int]) -> tuple[int | None, str | None]:
+        dicom_id, subject_id, study_id = row
+        if not dicom_id.isprintable() or "/" in dicom_id or dicom_id in ("", ".", ".."):
+            return None, "dicom_id is not a file name"
+        try:
+            return radiograph_path(root, subject_id, study_id, dicom_id).stat().st_size, None
+        except (FileNotFoundError, NotADirectoryError):
+            return None, MISSING
+        except OSError as error:
+            return None, f"cannot be read: {error.strerror}"
+
+    with ThreadPoolExecutor(16) as threads:  # on network drives a stat is a round trip
+        found = list(threads.map(size, needed.iter_rows(), chunksize=256))
+    return [
+        pl.Series("bytes", [size for size, _ in found], pl.Int64),
+        pl.Series("problem", [problem for _, problem in found], pl.String),
+    ]
+
+
+def _known(pool: Pool, needed: pl.DataFrame) -> pl.DataFrame:
+    """dicom_id, shard (file), row of the tensors in the pool that were made of files of today's size."""
+    parts = [pool.index(part).with_columns(shard=pl.lit(f"{part}.npy")) for part in pool.parts()]
+    if not parts:
+        return pl.DataFrame(schema={"dicom_id": pl.String, "shard": pl.String, "row": pl.Int64})
+    wanted = needed.select("dicom_id", "bytes")
+    found = pl.concat(parts).join(wanted, on=["dicom_id", "bytes"], how="semi")
+    return found.unique("dicom_id", keep="first", maintain_order=True).select("dicom_id", "shard", "row")
+
+
+def _grow(pool: Pool, todo: pl.DataFrame, root: Path, processes: int, progress: Progress | None) -> dict[str, str]:
+    """Add ``todo`` to the pool, part by part. Returns the problems: dicom_id -> reason."""
+    problems: dict[str, str] = {}
+    done, total = 0, todo.height
+    with _workers(processes if total >= _FEWEST_FOR_PROCESSES else 1) as run:
+        for start in range(0, total, PART_SIZE):
+            batch = todo.slice(start, PART_SIZE)
+            ids = batch["dicom_id"].to_list()
+            rows = batch.select("subject_id", "study_id", "dicom_id").iter_rows()
+            paths = [str(radiograph_path(root, *row)) for row in rows]
+            scratch = pool.scratch()
+            try:
+                shape = (len(ids), SIDE, SIDE)
+                np.lib.format.open_memmap(scratch, mode="w+", dtype=np.uint8, shape=shape).flush()
+                tasks = [
+                    (str(scratch), first, paths[first : first + _IMAGES_PER_TASK])
+                    for first in range(0, len(paths), _IMAGES_PER_TASK)
+                ]
+                entries: list[dict[str, Any]] = []
+                for first, results in run(tasks):
+                    for row, (digest, size, problem) in enumerate(results, first):
+                        if problem is None:
+                            entries.append({"dicom_id": ids[row], "row": row, "bytes": size, "sha256": digest})
+                        else:
+                            problems[ids[row]] = problem
+                    done += len(results)
+                    if progress is not None:
+                        progress(done, total)
+                if entries:
+                    schema = {"dicom_id": pl.String, "row": pl.Int64, "bytes": pl.Int64, "sha256": pl.String}
+                    pool.add(pl.DataFrame(entries, schema=schema).sort("dicom_id"), {"": scratch})
+            finally:
+                scratch.unlink(missing_ok=True)
+    return problems
+
+
+@contextmanager
+def _workers(processes: int) -> Iterator[Any]:
+    """A function that runs `_decode_into` on tasks and yields results as they come."""
+    if processes <= 1:
+        yield lambda tasks: map(_decode_into, tasks)
+        return
+    with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as executor:
+
+        def run(tasks: Iterable[tuple[str, int, list[str]]]) -> Iterator[Any]:
+            try:
+                for future in as_completed([executor.submit(_decode_into, task) for task in tasks]):
+                    yield future.result()
+            except BrokenProcessPool:
+                raise ImageError(
+                    "a decoding process was killed, probably for want of memory; set resources.image_processes lower"
+                ) from None
+
+        yield run
+
+
+def _decode_into(task: tuple[str, int, list[str]]) -> tuple[int, list[tuple[str, int, str | None]]]:
+    """Decode files into consecutive rows of a mapped array. Returns the first row, and (sha256, bytes, problem) each."""
+    array_path, first, paths = task
+    tensors = np.lib.format.open_memmap(array_path, mode="r+")
+    results: list[tuple[str, int, str | None]] = []
+    for row, path in enumerate(paths, first):
+        try:
+            with _reasons():
+                data = Path(path).read_bytes()
+            tensors[row] = decode(data)
+            results.append((hashlib.sha256(data).hexdigest(), len(data), None))
+        except ImageError as error:
+            results.append(("", 0, str(error)))
+    tensors.flush()
+    return first, results
+
+
+def _refuse_many(
+    counts: dict[str, Any],
+    broken_share: float,
+    allow_missing: bool,
+    table: pl.DataFrame,
+    out_dir: Path,
+    group_readable: bool,
+) -> None:
+    counted = counts["broken"] + (0 if allow_missing else counts["missing"])
+    candidates = counts["radiographs"] - (counts["missing"] if allow_missing else 0)
+    if counted <= broken_share * candidates:
+        return
+    listing = out_dir / "problems.parquet"
+    atomic_write(listing, table.write_parquet, group_readable=group_readable)
+    hint = "" if allow_missing or not counts["missing"] else "; a partial files/ folder: set images.allow_missing"
+    raise ImageError(
+        f"images: {counted} of {candidates} radiographs cannot be used, expected at most {broken_share:.2%} "
+        f"(images.broken_share): {counts['problems']}; listed in {listing}{hint}"
+    )
