@@ -211,7 +211,7 @@ def build(
         broken_share: largest share of broken files (and missing ones, unless ``allow_missing``), 0 to 1.
 
     Returns:
-        The counts, as in counts.json: radiographs, tensors, decoded_now is left out as it depends on the pool.
+        The counts, as in counts.json: radiographs, tensors, missing, broken, problems (reason -> count).
 
     Raises:
         ImageError: above ``broken_share``; the list then lies in ``out_dir``/problems.parquet.
@@ -353,7 +353,7 @@ def _workers(processes: int) -> Iterator[Any]:
 
 
 def _decode_into(task: tuple[str, int, list[str]]) -> tuple[int, list[tuple[str, int, str | None]]]:
-    """Decode files into consecutive rows of a mapped array. Returns the first row, and (sha256, bytes, problem) each."""
+    """Decode files into consecutive rows of a mapped array: the first row, and (sha256, bytes, problem) of each."""
     array_path, first, paths = task
     tensors = np.lib.format.open_memmap(array_path, mode="r+")
     results: list[tuple[str, int, str | None]] = []
