@@ -1,0 +1,144 @@
+"""What every model is: its settings, its output, and the few methods that training and analysis use."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from flexcare_data.tasks import TASKS
+from flexcare_model.batch import MAX_LENGTH, Batch
+from flexcare_model.layers import Embedding
+from flexcare_model.losses import prediction_loss
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Settings of all models; a model reads those that concern it. Defaults follow the specification.
+
+    Attributes:
+        hidden_dim, layers, heads, dropout: width d, transformer layers a content token passes, heads, their dropout.
+        max_hours, note_width, note_dropout: rows of the position table of the series; width of the note vectors; dropout
+            on them (0.1 imitates the released encoder, which stays in training mode).
+        attention_mask: strict blocks as the paper says; released adds 1 to the blocked logits, as the code does.
+        encoder: blocks and dense compute the same; the released mask is always dense.
+        covariance_normaliser, decorr_weight, decorr_present_only: of the decorrelation loss.
+        moe_weight, experts, experts_per_token: of the mixture of experts.
+        temperature: of the patient-level fusion.
+        task_token: one per task, one shared by all tasks, or none.
+        mt_*, m3care_*, mmf_*, multimodn_*: of these baselines; explained there.
+    """
+
+    hidden_dim: int = 128
+    layers: int = 4
+    heads: int = 2
+    dropout: float = 0.1
+    max_hours: int = MAX_LENGTH
+    note_width: int = 768
+    note_dropout: float = 0.0
+    attention_mask: Literal["strict", "released"] = "strict"
+    encoder: Literal["blocks", "dense"] = "blocks"
+    covariance_normaliser: Literal["code", "mean_offdiag"] = "code"
+    decorr_weight: float = 0.5
+    decorr_present_only: bool = False
+    moe_weight: float = 0.01
+    experts: int = 10
+    experts_per_token: int = 2
+    temperature: float = 0.2
+    task_token: Literal["own", "none", "shared"] = "own"
+    mt_fusion_layer: int = 0
+    mt_aux_weight: float = 1.0
+    m3care_beta: float = 1e-7
+    m3care_row_mask: bool = False
+    mmf_bottlenecks: int = 4
+    mmf_fusion_layer: int = 0
+    mmf_readout: Literal["mean_logits", "first_stream"] = "mean_logits"
+    multimodn_rho: float = 0.0
+    multimodn_shuffle_order: bool = False
+
+    def __post_init__(self) -> None:
+        if self.hidden_dim % self.heads:
+            raise ValueError(f"model: hidden_dim {self.hidden_dim} is not a multiple of heads {self.heads}")
+        if not 1 <= self.experts_per_token <= self.experts:
+            raise ValueError(
+                f"model: experts_per_token expected 1 to experts ({self.experts}), got {self.experts_per_token}"
+            )
+        for name in ("mt_fusion_layer", "mmf_fusion_layer"):
+            if not 0 <= getattr(self, name) <= self.layers:
+                raise ValueError(f"model: {name} expected 0 to layers ({self.layers}), got {getattr(self, name)}")
+
+
+@dataclass(frozen=True)
+class Readout:
+    """Logits (n, C) that a model predicts for some ``rows`` (n,) of the batch besides its answer."""
+
+    name: str
+    logits: Tensor
+    rows: Tensor
+
+
+@dataclass(frozen=True)
+class Output:
+    """What a model returns.
+
+    Attributes:
+        logits: (B, C), C of the batch's task.
+        extra_losses: scalars by name, without weights unless the model says otherwise; `Model.loss` adds them up.
+        readouts: further predictions that enter the loss.
+        details: tensors of the computation by name, filled on request; each model's docstring lists them.
+    """
+
+    logits: Tensor
+    extra_losses: dict[str, Tensor] = field(default_factory=dict)
+    readouts: tuple[Readout, ...] = ()
+    details: dict[str, Tensor] = field(default_factory=dict)
+
+
+class Model(nn.Module):
+    """Base of all models: ``Model(config, task_outputs)``, ``forward(batch, *, details=False) -> Output``, `loss`.
+
+    Attributes:
+        multi_task: whether one model is trained on several tasks (FlexCare and variants) or one per task.
+        gradient_clip: largest gradient norm in training, None for no clipping.
+    """
+
+    multi_task: ClassVar[bool] = False
+    gradient_clip: ClassVar[float | None] = None
+
+    def __init__(self, config: ModelConfig, task_outputs: dict[str, int], *, class_std: float = 0.02) -> None:
+        """``task_outputs``: number of logits by task name (single-task models are given one task)."""
+        super().__init__()
+        unknown = sorted(set(task_outputs) - set(TASKS))
+        if unknown or not task_outputs:
+            raise ValueError(f"model: expected tasks of {', '.join(TASKS)}; got {unknown or 'none'}")
+        self.config = config
+        self.task_outputs = dict(task_outputs)
+        self.embedding = Embedding(
+            config.hidden_dim, config.note_width, config.max_hours, config.note_dropout, class_std
+        )
+
+    def loss(self, output: Output, batch: Batch) -> Tensor:
+        """The training loss, a scalar: prediction loss and extra losses with their weights."""
+        return prediction_loss(output.logits, batch.label, batch.task_name)
+
+    def check_task(self, batch: Batch) -> str:
+        """Name of the batch's task.
+
+        Raises:
+            ValueError: if the model was not made for it.
+        """
+        name = batch.task_name
+        if name not in self.task_outputs:
+            raise ValueError(f"{type(self).__name__}: expected a batch of {', '.join(self.task_outputs)}, got {name}")
+        return name
+
+    def linear_heads(self, width: int) -> nn.ModuleDict:
+        """One linear layer per task, from ``width`` to its logits."""
+        return nn.ModuleDict({name: nn.Linear(width, outputs) for name, outputs in self.task_outputs.items()})
+
+
+def full_precision(device: torch.device) -> torch.autocast:
+    """Context without mixed precision, for the few small sums where 8 bits of mantissa would show."""
+    return torch.autocast(device.type, enabled=False)

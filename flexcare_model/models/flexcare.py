@@ -1,0 +1,356 @@
+"""FlexCare (Xu et al., KDD 2024, arXiv 2406.11928): one model for many tasks over any subset of three modalities.
+
+A transformer reads a task token, seven modality-combination tokens and the contents; a mask lets a combination token
+read the contents of its modalities only. A task-aware mixture of experts refines the outputs of the combinations that
+are available, an attention of the task token over them gives the patient vector, one linear head per task the logits.
+
+Parameters against the equations (d = width, E = experts):
+    embedding.*                     eq 1: W_T, image convolution, W_N, Pos^m; class_tokens are c_T, c_I, c_N
+    task_tokens (7 or 1, d)         h_task by task id
+    combination_tokens (4, d)       TIN, TI, TN, IN
+    encoder.l.*                     eq 2-3, layer l; names in `flexcare_model.layers.EncoderLayer`
+    experts.router, .task_router, .noise_router (d, E)      eq 10: Wg, Wt, Wn
+    experts.expand, .expand_bias, .contract, .contract_bias eq 8: W1, b1, W2, b2; (E, d, d) as x @ W, and (E, d)
+    fusion.project (d, 2d), .score (1, d), .norm            eq 11-12: U, v, LN
+    heads.<task>                    2d to the task's logits
+
+What differs from the released code: the mask blocks (`attention_mask`; the released one adds 1 to blocked logits), the
+encoder layers start from weights of their own, the drg head fits, position tables have no unused rows.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from flexcare_data.tasks import TASKS
+from flexcare_model.batch import MODALITIES, Batch
+from flexcare_model.layers import EncoderLayer, Packing, self_attention, unfused_scores
+from flexcare_model.losses import decorrelation, expected_load, prediction_loss, squared_variation
+from flexcare_model.models.base import Model, ModelConfig, Output, full_precision
+
+COMBINATIONS = ("TIN", "TI", "TN", "IN", "T", "I", "N")
+TASK_ROWS = 7
+
+
+class Experts(nn.Module):
+    """Noisy top-k mixture of experts over (combination, task) pairs, equations (8)-(10)."""
+
+    def __init__(self, width: int, experts: int, k: int) -> None:
+        super().__init__()
+        self.k = k
+        self.router = nn.Parameter(torch.zeros(width, experts))
+        self.task_router = nn.Parameter(torch.zeros(width, experts))
+        self.noise_router = nn.Parameter(torch.zeros(width, experts))
+        bound = 1 / math.sqrt(width)  # as torch draws a linear layer of this width
+        for name, shape in (("expand", (width, width)), ("contract", (width, width))):
+            setattr(self, name, nn.Parameter(torch.empty(experts, *shape).uniform_(-bound, bound)))
+            setattr(self, f"{name}_bias", nn.Parameter(torch.empty(experts, width).uniform_(-bound, bound)))
+
+    def forward(
+        self, x: Tensor, task: Tensor | None, noise: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Refine ``x`` (V, d) given the task-token outputs ``task`` (V, d), or None without task token.
+
+        ``noise`` (V, E) replaces the draw from N(0, 1) while training.
+
+        Returns:
+            The refined rows (V, d), gates (V, E) with k entries above 0, chosen experts (V, k) best first, and the
+            unweighted balance loss cv^2(importance) + cv^2(load).
+        """
+        gates, chosen, balance = self.route(x, task, noise)
+        # All experts on all rows: V is a few hundred at most, and choosing rows would make a GPU wait for its counts.
+        hidden = F.relu(torch.matmul(x, self.expand) + self.expand_bias.unsqueeze(1))  # (E, V, d)
+        refined = torch.baddbmm(self.contract_bias.unsqueeze(1), hidden, self.contract)  # (E, V, d)
+        return torch.einsum("ve,evd->vd", gates, refined), gates, chosen, balance
+
+    def route(self, x: Tensor, task: Tensor | None, noise: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """Gates, chosen experts and balance loss, as in `forward`."""
+        clean = x @ self.router
+        if task is not None:
+            clean = clean + task @ self.task_router  # (V, E)
+        noisy, std = clean, None
+        if self.training:
+            std = F.softplus(x @ self.noise_router) + 0.01
+            noisy = clean + (torch.randn_like(clean) if noise is None else noise) * std
+        top, chosen = noisy.topk(self.k, dim=-1)  # (V, k)
+        gates = torch.zeros_like(noisy).scatter(1, chosen, top.softmax(dim=-1))  # (V, E)
+        if std is not None and self.k < noisy.shape[1]:
+            load = expected_load(noisy, clean, std, self.k)
+        else:
+            load = (gates > 0).sum(dim=0).to(gates.dtype)
+        return gates, chosen, squared_variation(gates.sum(dim=0)) + squared_variation(load)
+
+
+class SharedExpert(nn.Module):
+    """What replaces the experts in the ablation: one expert for all pairs, no routing, no balance loss."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.expand = nn.Linear(width, width)
+        self.contract = nn.Linear(width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.contract(F.relu(self.expand(x)))
+
+
+class Fusion(nn.Module):
+    """Patient-level fusion of the combinations, equations (11)-(12)."""
+
+    def __init__(self, width: int, temperature: float, with_task: bool) -> None:
+        super().__init__()
+        self.temperature = temperature
+        self.project = nn.Linear(2 * width if with_task else width, width, bias=False)
+        self.score = nn.Linear(width, 1, bias=False)
+        self.norm = nn.LayerNorm(width)
+
+    def forward(self, refined: Tensor, task: Tensor | None, available: Tensor) -> tuple[Tensor, Tensor]:
+        """Fuse ``refined`` (B, K, d) by the task-token output (B, d) to the representation (B, 2d), or (B, d) without.
+
+        Returns it with the weights (B, K), which are exactly 0 where not ``available`` (B, K).
+        """
+        pairs = refined
+        if task is not None:
+            pairs = torch.cat([task.unsqueeze(1).expand_as(refined), refined], dim=-1)  # (B, K, 2d)
+        score = self.score(torch.tanh(self.project(pairs))).squeeze(-1)  # (B, K)
+        weights = (score.masked_fill(~available, -math.inf) / self.temperature).softmax(dim=-1)
+        patient = self.norm(torch.einsum("bk,bkd->bd", weights, refined))
+        return (patient if task is None else torch.cat([task, patient], dim=-1)), weights
+
+
+class FlexCare(Model):
+    """FlexCare; its variants change the class attributes.
+
+    Details: task_repr (B, d) and combo_repr (B, K, d), encoder outputs; available (B, K) bool; gates (B, K, E) and
+    expert_index (B, K, k), 0 and -1 where not available; expert_output (B, K, d); fusion_weights (B, K);
+    decorrelation (B,); rep (B, 2d). K = 7 combinations in the order of `COMBINATIONS`.
+    Extra losses: decorrelation is L_cov, without its weight; balance is L_moe, with it.
+
+    Attributes:
+        combinations: names of the combination tokens.
+        decorrelated: whether L_cov enters the loss.
+        mixed: mixture of experts, or one shared expert.
+        task_token: replaces the setting of this name if not None.
+    """
+
+    multi_task = True
+    combinations: ClassVar[tuple[str, ...]] = COMBINATIONS
+    decorrelated: ClassVar[bool] = True
+    mixed: ClassVar[bool] = True
+    task_token: ClassVar[str | None] = None
+
+    def __init__(self, config: ModelConfig, task_outputs: dict[str, int]) -> None:
+        super().__init__(config, task_outputs, class_std=0.0)
+        width, mode = config.hidden_dim, self.task_token or config.task_token
+        self.with_task = mode != "none"
+        if self.with_task:
+            self.task_tokens = nn.Parameter(torch.randn(TASK_ROWS if mode == "own" else 1, width))
+        dedicated = sum(len(name) > 1 for name in self.combinations)
+        if dedicated:
+            self.combination_tokens = nn.Parameter(torch.zeros(dedicated, width))
+        self.encoder = nn.ModuleList(EncoderLayer(width, config.heads, config.dropout) for _ in range(config.layers))
+        if self.mixed:
+            self.experts = Experts(width, config.experts, config.experts_per_token)
+        else:
+            self.experts = SharedExpert(width)
+        self.fusion = Fusion(width, config.temperature, self.with_task)
+        self.heads = self.linear_heads(2 * width if self.with_task else width)
+        member = torch.tensor([[letter in name for letter in "TIN"] for name in self.combinations])
+        reads = torch.cat([torch.ones(int(self.with_task), 3, dtype=torch.bool), member])
+        self.member = member  # (K, 3), stays on the CPU: modalities of a combination
+        self.register_buffer("reads", reads, persistent=False)  # (S, 3): contents that a summary token reads
+
+    def forward(self, batch: Batch, *, details: bool = False) -> Output:
+        name = self.check_task(batch)
+        summary = self.encode(batch)  # (B, S, d)
+        with full_precision(batch.device):
+            summary = summary.to(self.fusion.score.weight.dtype)
+            task = summary[:, 0] if self.with_task else None  # (B, d)
+            combos = summary[:, int(self.with_task) :]  # (B, K, d)
+            on_cpu = self.available(batch)
+            available = on_cpu.to(batch.device, non_blocking=True)  # (B, K)
+            refined, routing, balance = self.refine(combos, task, on_cpu)
+            rep, weights = self.fusion(refined, task, available)
+            logits = self.heads[name](rep)
+            covariance = decorrelation(
+                combos, self.config.covariance_normaliser, available if self.config.decorr_present_only else None
+            )
+        losses = {"decorrelation": covariance.mean()} | balance
+        if not details:
+            return Output(logits, losses)
+        named = {"combo_repr": combos, "available": available, **routing, "expert_output": refined}
+        named |= {"fusion_weights": weights, "decorrelation": covariance, "rep": rep}
+        return Output(logits, losses, details=named if task is None else {"task_repr": task, **named})
+
+    def loss(self, output: Output, batch: Batch) -> Tensor:
+        """Equation (13). The task's weight multiplies everything, where several tasks are trained together."""
+        total = prediction_loss(output.logits, batch.label, batch.task_name)
+        if self.decorrelated:
+            total = total + self.config.decorr_weight * output.extra_losses["decorrelation"]
+        if self.mixed:
+            total = total + output.extra_losses["balance"]
+        return total * (TASKS[batch.task_name].loss_weight if len(self.task_outputs) > 1 else 1.0)
+
+    def available(self, batch: Batch) -> Tensor:
+        """(B, K) True where all modalities of a combination are present; on the CPU, where no one waits for it."""
+        return (torch.from_numpy(batch.rows).unsqueeze(1) | ~self.member).all(dim=-1)
+
+    def refine(
+        self, combos: Tensor, task: Tensor | None, available: Tensor
+    ) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
+        """The expert layer on the ``available`` pairs (B, K), given on the CPU.
+
+        Returns outputs (B, K, d), zero elsewhere; the routing for details; the balance loss.
+        """
+        size, number = combos.shape[:2]
+        pairs = available.flatten().nonzero().squeeze(1).to(combos.device, non_blocking=True)
+        x = combos.flatten(0, 1).index_select(0, pairs)  # (V, d)
+        routing, balance = {}, {}
+        if self.mixed:
+            query = None if task is None else task.index_select(0, pairs // number)  # (V, d)
+            x, gates, chosen, variation = self.experts(x, query)
+            scattered = gates.new_zeros(size * number, gates.shape[1]).index_copy(0, pairs, gates)
+            index = chosen.new_full((size * number, chosen.shape[1]), -1).index_copy(0, pairs, chosen)
+            routing = {"gates": scattered.unflatten(0, (size, -1)), "expert_index": index.unflatten(0, (size, -1))}
+            balance = {"balance": self.config.moe_weight * variation}
+        else:
+            x = self.experts(x)
+        refined = x.new_zeros(size * number, x.shape[1]).index_copy(0, pairs, x)
+        return refined.unflatten(0, (size, -1)), routing, balance
+
+    # -- the encoder: tokens, then the block form or the dense form -----------------------------------------------
+
+    def encode(self, batch: Batch) -> Tensor:
+        """Encoder outputs of the summary tokens, (B, S, d): the task token (if any), then the combinations."""
+        if self.config.attention_mask == "released" or self.config.encoder == "dense":
+            return self.encode_dense(batch)
+        return self.encode_blocks(batch)
+
+    def summary_tokens(self, batch: Batch) -> Tensor:
+        """Initial vectors of the summary tokens, (B, S, d)."""
+        parts = [self.embedding.class_tokens]
+        if len(self.combinations) > len(MODALITIES):
+            parts = [self.combination_tokens, *parts]
+        if self.with_task:
+            row = batch.task if len(self.task_tokens) > 1 else 0
+            parts = [self.task_tokens[row : row + 1], *parts]
+        return torch.cat(parts).expand(len(batch), -1, -1)
+
+    def readable(self, present: Tensor) -> Tensor:
+        """(B, S, S) True where summary token i reads summary token j: itself, and the task token all visible others.
+
+        A combination token of one modality is that modality's class token, visible only where present.
+        """
+        number = len(self.reads)
+        own = torch.eye(number, dtype=torch.bool, device=present.device)
+        if not self.with_task:
+            return own.expand(len(present), -1, -1)
+        visible = torch.ones(len(present), number, dtype=torch.bool, device=present.device)
+        visible[:, -len(MODALITIES) :] = present
+        from_task = torch.zeros_like(own)
+        from_task[0] = True
+        return own | (from_task & visible.unsqueeze(1))
+
+    def encode_blocks(self, batch: Batch) -> Tensor:
+        """Exact form of the strict mask without its empty parts: contents attend inside their modality, packed;
+        the summary tokens read what the mask allows. The last layer computes only what is still read."""
+        flat, packing = self.embedding.packed(batch, with_class=False)  # (n, d)
+        summary = self.summary_tokens(batch).to(flat.dtype)
+        mask = self.readable(batch.present).unsqueeze(1)  # (B, 1, S, S)
+        for number, layer in enumerate(self.encoder):
+            last = number == len(self.encoder) - 1
+            projected = layer.project(flat, "kv" if last else "qkv")  # (n, 2d or 3d)
+            attended = self._attend_summary(layer, packing, projected, layer.project(summary), mask)
+            summary = layer.finish(summary, attended)
+            if not last and packing.groups:
+                flat = layer.finish(flat, self_attention(layer, packing, projected))
+        return summary
+
+    def _attend_summary(
+        self, layer: EncoderLayer, packing: Packing, contents: Tensor, summary: Tensor, mask: Tensor
+    ) -> Tensor:
+        """Attention of the summary tokens to themselves and to the contents: (B, S, d).
+
+        A softmax over all keys is a softmax over the parts (summary, T, I, N) of softmaxes inside the parts, so each
+        group of contents is read where it lies.
+        """
+        query, key, value = layer.split_heads(summary)  # (B, h, S, d/h)
+        size = len(query)
+        total, read = self._read(layer, query, key, value, mask)  # (B, h, S), (B, h, S, d/h)
+        totals, reads = [total.unsqueeze(0)], [read.unsqueeze(0)]
+        if packing.groups:
+            found = []
+            for group, part in zip(packing.groups, packing.split(contents), strict=True):
+                *_, group_key, group_value = layer.split_heads(part)
+                found.append(
+                    self._read(layer, query.index_select(0, group.rows), group_key, group_value, group.key_mask)
+                )
+            index = torch.cat([group.rows + group.modality * size for group in packing.groups])
+            total, read = (torch.cat(parts) for parts in zip(*found, strict=True))
+            shape = (len(MODALITIES) * size, *total.shape[1:])
+            total = total.new_full(shape, -math.inf).index_copy(0, index, total).unflatten(0, (-1, size))
+            read = read.new_zeros(*shape, read.shape[-1]).index_copy(0, index, read).unflatten(0, (-1, size))
+            totals.append(total.masked_fill(~self.reads.T[:, None, None], -math.inf))  # (3, B, h, S)
+            reads.append(read)  # (3, B, h, S, d/h)
+        weights = torch.cat(totals).softmax(dim=0)  # (1 + 3, B, h, S)
+        merged = (weights.unsqueeze(-1) * torch.cat(reads)).sum(dim=0)  # (B, h, S, d/h)
+        return merged.to(summary.dtype).transpose(1, 2).flatten(2)
+
+    @staticmethod
+    def _read(
+        layer: EncoderLayer, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """What ``query`` (b, h, S, d/h) reads of one part, (b, h, S, d/h), and the log of its summed exponentials."""
+        scores = unfused_scores(query, key)
+        if mask is not None:
+            scores = scores.masked_fill(~mask, -math.inf)  # (b, h, S, n); at least one key is visible
+        total = scores.logsumexp(dim=-1)
+        weights = F.dropout((scores - total.unsqueeze(-1)).exp(), layer.dropout, layer.training)
+        return total, weights.to(value.dtype) @ value
+
+    def encode_dense(self, batch: Batch) -> Tensor:
+        """The same over one padded sequence per sample and the full L x L mask of equation (4)."""
+        summary = self.summary_tokens(batch)
+        parts, visible, owner = [summary], [], []
+        lengths = (batch.visible - 1).clamp(min=0)  # (B, 3), on the CPU
+        for m in range(len(MODALITIES)):
+            width = int(lengths[:, m].max())
+            if width == 0:
+                continue
+            mask = torch.arange(width, device=batch.device) < lengths[:, m : m + 1].to(batch.device)  # (B, width)
+            parts.append(self.embedding.contents(batch, m, width, mask=mask))
+            visible.append(mask)
+            owner += [m] * width
+        z = torch.cat([part.to(parts[-1].dtype) for part in parts], dim=1)  # (B, L, d)
+        mask = self.dense_mask(batch.present, visible, torch.tensor(owner, dtype=torch.int64, device=z.device))
+        for layer in self.encoder:
+            z = layer(z, mask.unsqueeze(1))
+        return z[:, : summary.shape[1]]
+
+    def dense_mask(self, present: Tensor, visible: list[Tensor], owner: Tensor) -> Tensor:
+        """Equation (4) for the sequence of summary tokens and contents, (B, L, L).
+
+        strict: bool, True where row i reads column j. released: float, 0 where it may, +1 where the paper blocks, and
+        -inf for padding and class tokens of absent modalities.
+        """
+        number, size = len(self.reads), len(present)
+        length = number + len(owner)
+        table = torch.zeros(length, length, dtype=torch.bool, device=present.device)
+        table[:number, number:] = self.reads[:, owner]
+        table[number:, number:] = owner.unsqueeze(1) == owner
+        if self.with_task:
+            table[0, :number] = True
+        own = torch.eye(length, dtype=torch.bool, device=present.device)
+        table |= own
+        keys = torch.ones(size, length, dtype=torch.bool, device=present.device)
+        keys[:, number - len(MODALITIES) : number] = present
+        if visible:
+            keys[:, number:] = torch.cat(visible, dim=1)
+        if self.config.attention_mask == "strict":
+            return (table & keys.unsqueeze(1)) | own  # every position reads itself, so no row is empty
+        added = (~table).to(self.fusion.score.weight.dtype).expand(size, -1, -1)
+        return added.masked_fill(~keys.unsqueeze(1), -math.inf)

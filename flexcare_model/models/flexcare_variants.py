@@ -1,0 +1,40 @@
+"""Ablations of FlexCare (table 4 and 6 of the paper): the same model without some of its components."""
+
+from __future__ import annotations
+
+from flexcare_model.models.flexcare import FlexCare
+
+SINGLE = ("T", "I", "N")
+
+
+class FlexCareBase(FlexCare):
+    """Three modality tokens, one shared expert, prediction loss only."""
+
+    combinations = SINGLE
+    decorrelated = False
+    mixed = False
+
+
+class FlexCareNoCT(FlexCare):
+    """Without the dedicated combination tokens, hence without decorrelation."""
+
+    combinations = SINGLE
+    decorrelated = False
+
+
+class FlexCareNoDecorr(FlexCare):
+    """Without decorrelation loss (it is still computed, for comparison)."""
+
+    decorrelated = False
+
+
+class FlexCareNoMoE(FlexCare):
+    """One shared expert for all combinations and tasks."""
+
+    mixed = False
+
+
+class FlexCareNoTaskToken(FlexCare):
+    """Without task token: routing and fusion see the combinations only, ``rep`` is (B, d); heads stay per task."""
+
+    task_token = "none"
