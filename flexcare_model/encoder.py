@@ -11,7 +11,8 @@ import hashlib
 import json
 import os
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -21,11 +22,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from flexcare_data.store import file_digest
+
 WIDTH = 768
 """Width of the token vectors that the models take."""
 
 _FILES = ("*.json", "*.txt", "*.safetensors", "*.model")
 _NO_EFFECT = ("transformers_version", "_name_or_path", "torch_dtype", "dtype", "architectures")
+_OFFLINE = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
 _SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
 
@@ -95,30 +99,22 @@ def load_encoder(name: str) -> Encoder:
         EncoderError: if it is not found, has pickled weights only, lacks weights or has another width than 768.
     """
     from transformers import AutoModel, AutoTokenizer
-    from transformers import logging as transformers_logging
 
-    folder = _folder(name)
+    folder = _folder(name, _FILES, "*.safetensors")
     _check_files(folder, name)
-    shown = transformers_logging.get_verbosity()
-    transformers_logging.set_verbosity_error()
-    bars = transformers_logging.is_progress_bar_enabled()
-    transformers_logging.disable_progress_bar()
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-        model, loading = AutoModel.from_pretrained(
-            folder,
-            local_files_only=True,
-            trust_remote_code=False,
-            use_safetensors=True,
-            dtype=torch.float32,
-            output_loading_info=True,
-        )
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        with _quiet():
+            tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+            model, loading = AutoModel.from_pretrained(
+                folder,
+                local_files_only=True,
+                trust_remote_code=False,
+                use_safetensors=True,
+                dtype=torch.float32,
+                output_loading_info=True,
+            )
+    except Exception as error:  # damaged folders raise errors of many kinds (json, safetensors, size mismatches)
         raise EncoderError(f"encoder {name}: cannot be loaded: {_first_line(error)}") from None
-    finally:
-        transformers_logging.set_verbosity(shown)
-        if bars:
-            transformers_logging.enable_progress_bar()
     # The pooler is not used; anything else that is missing would be random numbers.
     absent = sorted(key for key in loading["missing_keys"] if not key.startswith("pooler."))
     if absent:
@@ -132,16 +128,14 @@ def encoder_digest(folder: Path) -> str:
     """sha256 of weights, configuration and tokenizer; fields without effect on the vectors are left out."""
     parts = []
     for path in sorted({path for pattern in _FILES for path in Path(folder).glob(pattern)}):
-        content: bytes | memoryview = b""
         if path.suffix == ".json":
             settings = json.loads(path.read_bytes())
             if isinstance(settings, dict):
                 settings = {key: value for key, value in settings.items() if key not in _NO_EFFECT}
-            content = json.dumps(settings, sort_keys=True).encode()
-            parts.append(f"{path.name} {hashlib.sha256(content).hexdigest()}")
-        elif path.name.lower() not in ("readme.txt", "license.txt"):
-            with path.open("rb") as file:
-                parts.append(f"{path.name} {hashlib.file_digest(file, 'sha256').hexdigest()}")
+            digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+        else:
+            digest = file_digest(path)
+        parts.append(f"{path.name} {digest}")
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
@@ -152,7 +146,7 @@ def convert(source: str, folder: Path) -> None:
     """
     from transformers import AutoConfig, AutoModel, AutoTokenizer
 
-    origin = _folder(source, (*_FILES[:2], "pytorch_model.bin"))
+    origin = _folder(source, ("*.json", "*.txt", "*.model", "pytorch_model.bin"), "pytorch_model.bin")
     weights = origin / "pytorch_model.bin"
     if not weights.is_file():
         raise EncoderError(f"encoder {source}: expected pytorch_model.bin in {origin}, found none")
@@ -179,8 +173,9 @@ def convert(source: str, folder: Path) -> None:
         if key not in renamed:
             renamed[key] = torch.zeros_like(wanted[key])  # an unused pooler; not left to chance
     model.load_state_dict({key: renamed[key] for key in wanted})
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    with _quiet():
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
 
 
 def make_tiny_encoder(folder: Path, texts: Iterable[str], *, seed: int = 0, words: int = 4000) -> None:
@@ -202,8 +197,9 @@ def make_tiny_encoder(folder: Path, texts: Iterable[str], *, seed: int = 0, word
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = BertModel(config)
-    model.save_pretrained(folder)
-    BertTokenizer(vocab=vocabulary, do_lower_case=False).save_pretrained(folder)
+    with _quiet():
+        model.save_pretrained(folder)
+        BertTokenizer(vocab=vocabulary, do_lower_case=False).save_pretrained(folder)
 
 
 def _vocabulary(texts: Iterable[str], words: int) -> dict[str, int]:
@@ -228,33 +224,34 @@ def _vocabulary(texts: Iterable[str], words: int) -> dict[str, int]:
     return {piece: number for number, piece in enumerate(dict.fromkeys([*_SPECIAL, *single, *common]))}
 
 
-def _folder(name: str, patterns: Sequence[str] = _FILES) -> Path:
-    """The local folder of an encoder: itself, or the hub's cache, filled from the network where that is allowed."""
+def _folder(name: str, patterns: Sequence[str], needed: str) -> Path:
+    """The local folder of an encoder: itself, or the hub's cache, filled from the network where that is allowed.
+
+    A cache without any file of the pattern ``needed`` is filled if it can be, else taken as it is.
+    """
     if Path(name).expanduser().is_dir():
         return Path(name).expanduser()
     from huggingface_hub import snapshot_download
 
     offline = any(os.environ.get(key, "").lower() in ("1", "true", "yes", "on") for key in _OFFLINE)
-    help_text = "set notes.encoder to a folder with the encoder, or to `tiny` for a trial"
+    cached, reason = None, "it is not in the local cache, which HF_HUB_OFFLINE forbids to fill"
     try:
-        return Path(snapshot_download(name, allow_patterns=list(patterns), local_files_only=True))
-    except Exception as error:  # not in the cache; the hub's client has an error of its own for each way to fail
-        reason = error
-    if offline:
-        raise EncoderError(
-            f"encoder {name}: no such folder, and not in the local cache of the hub, which HF_HUB_OFFLINE forbids to "
-            f"fill; {help_text}"
-        ) from None
-    try:
-        return Path(snapshot_download(name, allow_patterns=list(patterns)))
-    except Exception as error:
-        reason = error
+        cached = Path(snapshot_download(name, allow_patterns=list(patterns), local_files_only=True))
+    except Exception as error:  # the hub's client has an error of its own for each way to fail
+        reason = reason if offline else _first_line(error)
+    if cached is not None and (offline or any(cached.glob(needed))):
+        return cached
+    if not offline:
+        try:
+            return Path(snapshot_download(name, allow_patterns=list(patterns)))
+        except Exception as error:
+            reason = _first_line(error)
+    if cached is not None:
+        return cached
     raise EncoderError(
-        f"encoder {name}: no such folder, and the hub does not give it ({_first_line(reason)}); {help_text}"
+        f"encoder {name}: no such folder, and the hub does not give it ({reason}); set notes.encoder to a folder "
+        "with the encoder, or to `tiny` for a trial"
     )
-
-
-_OFFLINE = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
 
 
 def _check_files(folder: Path, name: str) -> None:
@@ -267,6 +264,22 @@ def _check_files(folder: Path, name: str) -> None:
         f"are not read; convert them once: python -m flexcare_model convert-encoder {name} FOLDER, and set "
         "notes.encoder to FOLDER"
     )
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without progress bars and warnings of the transformers library (an unused pooler that is not in the file)."""
+    from transformers import logging
+
+    shown, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(shown)
+        if bars:
+            logging.enable_progress_bar()
 
 
 def _first_line(error: BaseException) -> str:
