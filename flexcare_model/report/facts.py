@@ -1,0 +1,293 @@
+"""What the data half built, as tables that may be shown: sizes, flow, missing values, prevalence, provenance.
+
+In: `Results`, the count below which a cell is suppressed. Out: `Layout`s and flow steps; None where an input is absent.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from flexcare_data.store import MANIFEST
+from flexcare_data.tasks import TASKS
+from flexcare_data.variables import VARIABLES
+from flexcare_model.report.layout import Cell, Layout, number, words
+from flexcare_model.report.results import Results
+from flexcare_model.report.suppression import (
+    HIDDEN,
+    count_text,
+    funnel_texts,
+    partition_texts,
+    share_text,
+)
+
+SPLITS = ("train", "val", "test")
+MOST_CLASSES = 30
+"""A task with more classes is summarised instead of listed."""
+
+
+@dataclass(frozen=True)
+class FlowStep:
+    """One step of a flow diagram: its name and printed counts by unit; a text is None where it may not be shown."""
+
+    title: str
+    counts: tuple[tuple[str, str | None], ...]
+
+
+def flow(results: Results, *, below: int) -> dict[str, list[FlowStep]]:
+    """Flow steps of `data/flow.json` by cohort (`stays` first); empty where the file is absent."""
+    written = results.json("data/flow.json") or {}
+    order = ["stays", *TASKS]
+    diagrams = {}
+    for name in sorted(written, key=lambda key: (order.index(key) if key in order else len(order), key)):
+        steps = [step for step in written[name] if isinstance(step, dict) and "step" in step]
+        units = list(dict.fromkeys(unit for step in steps for unit in step if unit != "step"))
+        # Steps of one diagram may count different units; each unit is a funnel of its own.
+        texts: dict[str, dict[int, str | None]] = {}
+        for unit in units:
+            has = [index for index, step in enumerate(steps) if unit in step]
+            texts[unit] = dict(zip(has, funnel_texts([int(steps[i][unit]) for i in has], below), strict=True))
+        diagrams[name] = [
+            FlowStep(str(step["step"]), tuple((unit, texts[unit][index]) for unit in units if unit in step))
+            for index, step in enumerate(steps)
+        ]
+    return diagrams
+
+
+def cohort_sizes(results: Results, *, below: int) -> Layout | None:
+    """Samples and patients per task and split."""
+    if not results.cohorts:
+        return None
+    rows, records = [], []
+    for name, cohort in results.cohorts.items():
+        samples = [cohort.filter(pl.col("split") == split).height for split in SPLITS]
+        patients = [cohort.filter(pl.col("split") == split)["subject_id"].n_unique() for split in SPLITS]
+        cells = [words(TASKS[name].abbreviation), words(TASKS[name].description)]
+        cells += [number(count_text(cohort.height, below)), *map(number, partition_texts(samples, below))]
+        cells += map(number, partition_texts(patients, below))
+        rows.append(tuple(cells))
+        record: dict[str, Any] = {"task": name}
+        for split, text in zip(SPLITS, partition_texts(samples, below), strict=True):
+            record[f"samples_{split}"] = text.replace(",", "")
+        for split, text in zip(SPLITS, partition_texts(patients, below), strict=True):
+            record[f"patients_{split}"] = text.replace(",", "")
+        records.append(record)
+    header = ("Task", "Question", "Samples", *SPLITS, "Patients train", "val", "test")
+    return Layout("cohorts", "Samples and patients by split", header, tuple(rows), pl.DataFrame(records))
+
+
+def prevalence(results: Results, *, below: int) -> list[Layout]:
+    """Share of each answer among the samples of a split, one table per task.
+
+    Entries that were not assessed (below 0: uncertain, blank) are outside the share and counted beside it.
+    """
+    layouts = []
+    for name, cohort in results.cohorts.items():
+        task = TASKS[name]
+        parts = {split: cohort.filter(pl.col("split") == split) for split in SPLITS}
+        title = f"{task.abbreviation}: {task.description}"
+        if task.kind == "multiclass":
+            layout = _classes(name, title, parts, below)
+        else:
+            layout = _positives(name, title, task.labels, parts, below)
+        layouts.append(layout)
+    return layouts
+
+
+def _positives(name: str, title: str, labels: tuple[str, ...], parts: dict[str, pl.DataFrame], below: int) -> Layout:
+    rows, records = [], []
+    for label in labels:
+        cells: list[Cell] = [words("positive" if label == "label" else label)]
+        record: dict[str, Any] = {"label": label}
+        for split, part in parts.items():
+            values = part[label].to_numpy()
+            known, positive = int((values >= 0).sum()), int((values == 1).sum())
+            text = share_text(positive, known, below, decimals=1)
+            cells += [number(text), number(count_text(known, below))]
+            record |= {f"positive_percent_{split}": text, f"assessed_{split}": count_text(known, below)}
+        rows.append(tuple(cells))
+        records.append(record)
+    header = ["Label"]
+    for split in parts:
+        header += [f"{split} positive %", "assessed"]
+    return Layout(f"prevalence_{name}", title, tuple(header), tuple(rows), pl.DataFrame(records))
+
+
+def _classes(name: str, title: str, parts: dict[str, pl.DataFrame], below: int) -> Layout:
+    counts = {split: np.bincount(part["label"].to_numpy()) for split, part in parts.items()}
+    n_classes = max(len(found) for found in counts.values()) if counts else 0
+    counts = {split: np.pad(found, (0, n_classes - len(found))) for split, found in counts.items()}
+    header = ["Class", *(f"{split} %" for split in parts)]
+    if n_classes > MOST_CLASSES:
+        facts = (
+            ("classes", lambda found: str(int((found > 0).sum()))),
+            ("classes without a sample", lambda found: str(int((found == 0).sum()))),
+            (f"classes with 1 to {below - 1} samples", lambda found: str(int(((found > 0) & (found < below)).sum()))),
+            ("largest class, %", lambda found: share_text(int(found.max()), int(found.sum()), below, decimals=1)),
+        )
+        rows = tuple((words(fact), *(number(count(counts[split])) for split in parts)) for fact, count in facts)
+    else:
+        shown = {split: _partition_shares(found.tolist(), below) for split, found in counts.items()}
+        rows = tuple(
+            (words(_class_title(name, index)), *(number(shown[split][index]) for split in parts))
+            for index in range(n_classes)
+        )
+    frame = pl.DataFrame(
+        [{"class": row[0].text} | dict(zip(parts, (c.text for c in row[1:]), strict=True)) for row in rows]
+    )
+    return Layout(f"prevalence_{name}", title, tuple(header), rows, frame)
+
+
+def _partition_shares(counts: list[int], below: int) -> list[str]:
+    total = sum(counts)
+    texts = partition_texts(counts, below)
+    return [
+        HIDDEN if text == HIDDEN else share_text(count, total, below, decimals=1)
+        for text, count in zip(texts, counts, strict=True)
+    ]
+
+
+def _class_title(task: str, index: int) -> str:
+    if task != "length_of_stay":
+        return str(index)
+    return f"{index} to {index + 1} days" if index < 8 else "8 to 14 days" if index == 8 else "14 days or more"
+
+
+def missing_values(results: Results, *, below: int) -> Layout | None:
+    """Share of (stay, hour) cells without a charted value, per variable and split."""
+    index, splits, stays = (results.parquet(f"data/{name}.parquet") for name in ("hourly/index", "splits", "stays"))
+    path = results.root / "data/hourly/observed.npy"
+    if index is None or splits is None or stays is None or not path.is_file():
+        return None
+    observed = np.load(path, mmap_mode="r", allow_pickle=False)
+    named = (
+        index.join(stays.select("stay_id", "subject_id"), on="stay_id", how="left", validate="1:1")
+        .join(splits, on="subject_id", how="left", validate="m:1")
+        .sort("offset")
+    )
+    hours = dict.fromkeys(SPLITS, 0)
+    charted = {split: np.zeros(len(VARIABLES), dtype=np.int64) for split in SPLITS}
+    for split in SPLITS:
+        of_split = (named["split"] == split).fill_null(False).to_numpy()
+        offsets, lengths = named["offset"].to_numpy()[of_split], named["n_hours"].to_numpy()[of_split]
+        hours[split] = int(lengths.sum())
+        for offset, length in zip(offsets, lengths, strict=True):
+            charted[split] += observed[offset : offset + length].sum(axis=0, dtype=np.int64)
+    rows, records = [], []
+    for position, variable in enumerate(VARIABLES):
+        texts = [share_text(hours[split] - int(charted[split][position]), hours[split], below) for split in SPLITS]
+        rows.append((words(variable), *map(number, texts)))
+        records.append({"variable": variable} | {f"missing_percent_{s}": t for s, t in zip(SPLITS, texts, strict=True)})
+    total = ", ".join(f"{split} {count_text(hours[split], below)}" for split in SPLITS)
+    return Layout(
+        "missing_values",
+        "Hours without a charted value, percent of all (stay, hour) cells",
+        ("Variable", *SPLITS),
+        tuple(rows),
+        pl.DataFrame(records),
+        (f"Hours: {total}. Filled forward, then by default, for the models; the mask columns keep what was charted.",),
+    )
+
+
+def dropped(results: Results, *, below: int) -> Layout | None:
+    """Values that were dropped or nulled, by table, variable and reason."""
+    written = results.json("data/dropped.json")
+    if written is None:
+        return None
+    rows, records = [], []
+    for table in sorted(written):
+        for variable in sorted(written[table]):
+            reasons = written[table][variable]
+            for reason, count in sorted(reasons.items()):
+                text = count_text(int(count), below)
+                rows.append((words(table), words(variable or "–"), words(reason), number(text)))
+                records.append({"table": table, "what": variable, "reason": reason, "count": text.replace(",", "")})
+    frame = pl.DataFrame(
+        records, schema={"table": pl.String, "what": pl.String, "reason": pl.String, "count": pl.String}
+    )
+    header = ("Table", "What", "Reason", "Count")
+    return Layout("dropped", "Dropped and nulled values by reason", header, tuple(rows), frame, grouped=2)
+
+
+def certificate(results: Results) -> Layout | None:
+    """The leakage proof: what was checked for how many rows, and the violations (a build with any has failed)."""
+    written = results.json("data/leakage.json")
+    if written is None:
+        return None
+    rows, records = [], []
+    for path, value in _leaves(written):
+        topic = path[0] if len(path) > 1 else "all"
+        what = " / ".join(path[1:] if len(path) > 1 else path).replace("_", " ")
+        text = f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+        rows.append((words(topic), words(what), number(text) if isinstance(value, int) else words(text)))
+        records.append({"topic": topic, "check": what, "value": text.replace(",", "")})
+    return Layout(
+        "leakage", "Leakage certificate", ("Topic", "Check", "Result"), tuple(rows), pl.DataFrame(records), grouped=1
+    )
+
+
+def _leaves(value: Any, path: tuple[str, ...] = ()) -> list[tuple[tuple[str, ...], Any]]:
+    if isinstance(value, dict):
+        return [leaf for key in value for leaf in _leaves(value[key], (*path, str(key)))]
+    if isinstance(value, list):
+        return [leaf for index, item in enumerate(value) for leaf in _leaves(item, (*path, _name_of(item, index)))]
+    return [(path, value)]
+
+
+def _name_of(item: Any, index: int) -> str:
+    if isinstance(item, dict):
+        for key in ("check", "name", "step"):
+            if key in item:
+                return str(item[key])
+    return str(index + 1)
+
+
+@dataclass(frozen=True)
+class StageOrigin:
+    """Where a published part of the output comes from: its stage's key and what the key was made of."""
+
+    parts: tuple[str, ...]
+    stage: str
+    spec: dict[str, Any]
+    versions: dict[str, str]
+
+
+def origins(results: Results) -> list[StageOrigin]:
+    """The stored stages behind `data/` and `cohorts/`, found by following the links, sorted by name."""
+    behind: dict[Path, list[str]] = {}
+    for top in ("data", "cohorts"):
+        for path in sorted((results.root / top).rglob("*")):
+            if path.is_file():
+                stage = next((parent for parent in path.resolve().parents if (parent / MANIFEST).is_file()), None)
+                if stage is not None:
+                    behind.setdefault(stage, []).append(path.relative_to(results.root).as_posix())
+    found = []
+    for stage, parts in behind.items():
+        manifest = json.loads((stage / MANIFEST).read_text())
+        found.append(StageOrigin(tuple(parts), stage.name, manifest.get("spec", {}), manifest.get("versions", {})))
+    return sorted(found, key=lambda origin: origin.stage)
+
+
+def resources(results: Results) -> Layout | None:
+    """Wall time and peak memory per rule, from the workflow's benchmark files."""
+    rows, records = [], []
+    for path in sorted((results.root / "benchmarks").rglob("*.tsv")):
+        measured = pl.read_csv(path, separator="\t", infer_schema=False, null_values=["-", "NA"])
+        if not {"s", "max_rss"} <= set(measured.columns) or measured.height == 0:
+            continue
+        seconds = measured["s"].cast(pl.Float64, strict=False).max()
+        memory = measured["max_rss"].cast(pl.Float64, strict=False).max()
+        name = path.relative_to(results.root / "benchmarks").with_suffix("").as_posix()
+        texts = ["–" if value is None else f"{value:,.1f}" for value in (seconds, memory)]
+        rows.append((words(name), number(texts[0]), number(texts[1])))
+        records.append({"rule": name, "seconds": seconds, "max_rss_mb": memory})
+    if not rows:
+        return None
+    frame = pl.DataFrame(records, schema={"rule": pl.String, "seconds": pl.Float64, "max_rss_mb": pl.Float64})
+    header = ("Rule", "Time, s", "Peak memory, MB")
+    return Layout("resources", "Time and peak memory per rule", header, tuple(rows), frame)

@@ -1,0 +1,162 @@
+"""A table: the numbers as a frame (CSV) and the same as text in rows (Markdown, LaTeX, HTML)."""
+
+from __future__ import annotations
+
+import html
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import polars as pl
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One printed cell. ``best`` is set in bold; ``absent`` says that there is no number (yet)."""
+
+    text: str
+    best: bool = False
+    absent: bool = False
+    numeric: bool = True
+
+
+@dataclass(frozen=True)
+class Layout:
+    """One table in all its forms.
+
+    Attributes:
+        name: file stem, such as ``table3``.
+        title: what it shows, one line.
+        header: names of the printed columns.
+        rows: printed cells; every row has one cell per name in ``header``.
+        frame: the numbers, unrounded, as they go into the CSV.
+        notes: lines below the table: rules, what is missing.
+        grouped: leading columns whose repeated cells are printed once.
+    """
+
+    name: str
+    title: str
+    header: tuple[str, ...]
+    rows: tuple[tuple[Cell, ...], ...]
+    frame: pl.DataFrame
+    notes: tuple[str, ...] = field(default=())
+    grouped: int = 0
+
+    def __post_init__(self) -> None:
+        widths = {len(row) for row in self.rows} - {len(self.header)}
+        if widths:
+            raise ValueError(f"{self.name}: expected rows of {len(self.header)} cells, got {sorted(widths)}")
+
+    def write(self, folder: Path) -> list[Path]:
+        """Write ``<name>.csv``, ``.md`` and ``.tex`` into ``folder``."""
+        folder.mkdir(parents=True, exist_ok=True)
+        texts = {"csv": self.frame.write_csv(), "md": self.to_markdown(), "tex": self.to_latex()}
+        paths = []
+        for suffix, text in texts.items():
+            path = folder / f"{self.name}.{suffix}"
+            path.write_text(text, encoding="utf-8")
+            paths.append(path)
+        return paths
+
+    def _printed(self) -> list[list[Cell]]:
+        """Rows with repeated leading cells emptied."""
+        printed, above = [], None
+        for row in self.rows:
+            cells = list(row)
+            if above is not None:
+                for index in range(self.grouped):
+                    if row[: index + 1] != above[: index + 1]:
+                        break
+                    cells[index] = Cell("", numeric=False)
+            printed.append(cells)
+            above = row
+        return printed
+
+    def to_markdown(self) -> str:
+        def line(texts: list[str]) -> str:
+            return "| " + " | ".join(text.replace("|", "\\|") for text in texts) + " |"
+
+        body = [
+            line([f"**{cell.text}**" if cell.best and cell.text else cell.text for cell in row])
+            for row in self._printed()
+        ]
+        numeric = [self._numeric(index) for index in range(len(self.header))]
+        rule = "|" + "|".join("---:" if flag else "---" for flag in numeric) + "|"
+        lines = [f"# {self.title}", "", line(list(self.header)), rule, *body, ""]
+        lines += [f"- {note}" for note in self.notes]
+        return "\n".join(lines).rstrip() + "\n"
+
+    def to_latex(self) -> str:
+        columns = "".join("r" if self._numeric(index) else "l" for index in range(len(self.header)))
+        lines = [
+            "% needs \\usepackage{booktabs}",
+            "\\begin{table}",
+            "\\centering",
+            f"\\caption{{{_latex(self.title)}}}",
+            f"\\label{{tab:{self.name}}}",
+            f"\\begin{{tabular}}{{{columns}}}",
+            "\\toprule",
+            " & ".join(_latex(name) for name in self.header) + " \\\\",
+            "\\midrule",
+        ]
+        for index, cells in enumerate(self._printed()):
+            if index and self.grouped and cells[0].text:
+                lines.append("\\midrule")
+            texts = [f"\\textbf{{{_latex(cell.text)}}}" if cell.best else _latex(cell.text) for cell in cells]
+            lines.append(" & ".join(texts) + " \\\\")
+        lines += ["\\bottomrule", "\\end{tabular}"]
+        lines += ["\\par\\smallskip", *[_latex(note) + "\\par" for note in self.notes]] if self.notes else []
+        return "\n".join([*lines, "\\end{table}"]) + "\n"
+
+    def to_html(self) -> str:
+        """The table element with its notes; the page gives it a heading."""
+        head = "".join(
+            f'<th scope="col"{self._css(index)}>{html.escape(name)}</th>' for index, name in enumerate(self.header)
+        )
+        lines = ['<div class="scroll"><table>', f"<thead><tr>{head}</tr></thead>", "<tbody>"]
+        for number, cells in enumerate(self._printed()):
+            first = number > 0 and self.grouped > 0 and bool(cells[0].text)
+            lines.append('<tr class="group">' if first else "<tr>")
+            for index, cell in enumerate(cells):
+                text = html.escape(cell.text)
+                if cell.best:
+                    text = f"<strong>{text}</strong>"
+                classes = " ".join(name for name, on in (("num", self._numeric(index)), ("absent", cell.absent)) if on)
+                lines.append(f'<td class="{classes}">{text}</td>' if classes else f"<td>{text}</td>")
+            lines.append("</tr>")
+        lines.append("</tbody></table></div>")
+        if self.notes:
+            lines.append(
+                '<ul class="notes">' + "".join(f"<li>{html.escape(note)}</li>" for note in self.notes) + "</ul>"
+            )
+        return "\n".join(lines)
+
+    def _numeric(self, index: int) -> bool:
+        return bool(self.rows) and all(row[index].numeric for row in self.rows)
+
+    def _css(self, index: int) -> str:
+        return ' class="num"' if self._numeric(index) else ""
+
+
+_LATEX = {
+    "\\": "\\textbackslash{}", "&": "\\&", "%": "\\%", "_": "\\_", "#": "\\#", "$": "\\$", "{": "\\{", "}": "\\}",
+    "<": "\\textless{}", ">": "\\textgreater{}", "–": "--", "✓": "\\checkmark{}", "−": "$-$", "±": "$\\pm$",
+}  # fmt: skip
+
+
+def _latex(text: str) -> str:
+    return "".join(_LATEX.get(character, character) for character in text)
+
+
+def words(text: str) -> Cell:
+    """A cell of words."""
+    return Cell(text, numeric=False)
+
+
+def number(text: str) -> Cell:
+    """A cell of digits, or of a sign that stands for them."""
+    return Cell(text)
+
+
+def absent(text: str = "not run") -> Cell:
+    """A cell whose number does not exist."""
+    return Cell(text, absent=True)
