@@ -83,10 +83,17 @@ class Packing:
         """The flat tensor (n, ...) of groups (b, width, ...)."""
         return torch.cat([part.flatten(0, 1) for part in parts])
 
-    def first(self, parts: list[Tensor], rows: int) -> Tensor:
-        """Scatter one vector per sequence, ``parts`` of (b, ...), to (M * rows, ...); zeros where there is none.
+    def add(self, flat: Tensor, vectors: Tensor) -> Tensor:
+        """``flat`` (n, d) plus the vector of each token's modality, ``vectors`` (M, d)."""
+        if not self.groups:
+            return flat
+        parts = zip(self.groups, self.split(flat), strict=True)
+        return self.join([part + vectors[group.modality] for group, part in parts])
 
-        Sequence of modality m and row r goes to m * rows + r.
+    def scatter(self, parts: list[Tensor], rows: int) -> Tensor:
+        """Bring what groups say about their sequences, ``parts`` of (b, ...), to (M * rows, ...); zeros elsewhere.
+
+        The sequence of modality m and row r goes to m * rows + r.
         """
         values = torch.cat(parts)
         index = torch.cat([group.rows + group.modality * rows for group in self.groups])
@@ -301,7 +308,7 @@ class UnimodalEncoders(nn.Module):
                 first.append(tokens[:, 0])
             else:  # the last layer only at the class token, the one position that is read
                 first.append(class_output(layers[-1], tokens, group.key_mask, slice(0, 1))[:, 0])
-        vectors = packing.first(first, len(batch)).unflatten(0, (3, -1)).transpose(0, 1)  # (B, 3, d)
+        vectors = packing.scatter(first, len(batch)).unflatten(0, (3, -1)).transpose(0, 1)  # (B, 3, d)
         return vectors, packing.join(parts) if parts else flat, packing
 
 
@@ -316,7 +323,7 @@ class SampleSequences:
     """One sequence per sample: ``lead`` leading tokens of its own, then the contents of its modalities.
 
     ``types`` of a group is (b, width): 0 .. lead-1 for the leading tokens, lead + m for contents of m, lead + 3 for
-    padding. ``gather`` brings leading tokens and packed contents into this order.
+    padding. `split` brings leading tokens and packed contents into this order.
     """
 
     def __init__(self, batch: Batch, lead: int, contents: Packing, skip: int = 0) -> None:
@@ -340,13 +347,10 @@ class SampleSequences:
         self.index = both[0]
         self.types = self.packing.split(both[1])
 
-    def gather(self, leading: Tensor, contents: Tensor) -> Tensor:
-        """``leading`` (B, lead, d) and packed ``contents`` (n, d) to the packed sequences."""
-        return torch.cat([leading.flatten(0, 1), contents.to(leading.dtype)]).index_select(0, self.index)
-
-    def leading(self, flat: Tensor, lead: int, size: int) -> Tensor:
-        """The leading tokens (B, lead, d) of packed sequences ``flat``."""
-        return self.packing.first([part[:, :lead] for part in self.packing.split(flat)], size)
+    def split(self, leading: Tensor, contents: Tensor) -> list[Tensor]:
+        """Groups (b, width, d) of ``leading`` (B, lead, d) and packed ``contents`` (n, d)."""
+        tokens = torch.cat([leading.flatten(0, 1), contents.to(leading.dtype)])
+        return self.packing.split(tokens.index_select(0, self.index))
 
 
 def normal_parameter(*shape: int, std: float = 0.02) -> nn.Parameter:

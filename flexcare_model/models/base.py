@@ -20,8 +20,8 @@ class ModelConfig:
 
     Attributes:
         hidden_dim, layers, heads, dropout: width d, transformer layers a content token passes, heads, their dropout.
-        max_hours, note_width, note_dropout: rows of the position table of the series; width of the note vectors; dropout
-            on them (0.1 imitates the released encoder, which stays in training mode).
+        max_hours, note_width, note_dropout: rows of the position table of the series; width of the note vectors;
+            dropout on them (0.1 imitates the released encoder, which stays in training mode).
         attention_mask: strict blocks as the paper says; released adds 1 to the blocked logits, as the code does.
         encoder: blocks and dense compute the same; the released mask is always dense.
         covariance_normaliser, decorr_weight, decorr_present_only: of the decorrelation loss.
@@ -137,6 +137,15 @@ class Model(nn.Module):
     def linear_heads(self, width: int) -> nn.ModuleDict:
         """One linear layer per task, from ``width`` to its logits."""
         return nn.ModuleDict({name: nn.Linear(width, outputs) for name, outputs in self.task_outputs.items()})
+
+
+def readout_loss(output: Output, batch: Batch) -> Tensor:
+    """Mean over the read-outs of their prediction losses, each over the rows it was made for."""
+    losses = [
+        prediction_loss(part.logits, batch.label.index_select(0, part.rows), batch.task_name)
+        for part in output.readouts
+    ]
+    return torch.stack(losses).mean()
 
 
 def full_precision(device: torch.device) -> torch.autocast:

@@ -40,11 +40,12 @@ TASK_ROWS = 7
 class Experts(nn.Module):
     """Noisy top-k mixture of experts over (combination, task) pairs, equations (8)-(10)."""
 
-    def __init__(self, width: int, experts: int, k: int) -> None:
+    def __init__(self, width: int, experts: int, k: int, *, with_task: bool = True) -> None:
         super().__init__()
         self.k = k
         self.router = nn.Parameter(torch.zeros(width, experts))
-        self.task_router = nn.Parameter(torch.zeros(width, experts))
+        if with_task:
+            self.task_router = nn.Parameter(torch.zeros(width, experts))
         self.noise_router = nn.Parameter(torch.zeros(width, experts))
         bound = 1 / math.sqrt(width)  # as torch draws a linear layer of this width
         for name, shape in (("expand", (width, width)), ("contract", (width, width))):
@@ -154,7 +155,7 @@ class FlexCare(Model):
             self.combination_tokens = nn.Parameter(torch.zeros(dedicated, width))
         self.encoder = nn.ModuleList(EncoderLayer(width, config.heads, config.dropout) for _ in range(config.layers))
         if self.mixed:
-            self.experts = Experts(width, config.experts, config.experts_per_token)
+            self.experts = Experts(width, config.experts, config.experts_per_token, with_task=self.with_task)
         else:
             self.experts = SharedExpert(width)
         self.fusion = Fusion(width, config.temperature, self.with_task)
