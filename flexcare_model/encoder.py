@@ -100,8 +100,7 @@ def load_encoder(name: str) -> Encoder:
     """
     from transformers import AutoModel, AutoTokenizer
 
-    folder = _folder(name, _FILES, "*.safetensors")
-    _check_files(folder, name)
+    folder = find_encoder(name)
     try:
         with _quiet():
             tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
@@ -122,6 +121,13 @@ def load_encoder(name: str) -> Encoder:
     if model.config.hidden_size != WIDTH:
         raise EncoderError(f"encoder {name}: expected token vectors of width {WIDTH}, got {model.config.hidden_size}")
     return Encoder(tokenizer, model.eval().requires_grad_(False), encoder_digest(folder))
+
+
+def find_encoder(name: str) -> Path:
+    """The local folder of an encoder that `load_encoder` can read."""
+    folder = _folder(name, _FILES, "*.safetensors")
+    _check_files(folder, name)
+    return folder
 
 
 def encoder_digest(folder: Path) -> str:

@@ -20,13 +20,13 @@ ALLOWED = {
     "stays": CONTRACTS,
     "events": CONTRACTS,
     "hourly": CONTRACTS,
-    "images": {"schema", "store"},
+    "images": {"schema", "store", "progress"},
     "notes": {"schema", "protocol"},
     "splits": {"schema", "protocol"},
     "phenotypes": {"schema", "protocol"},
     "store": {"schema"},
 }
-MODEL_MAY_READ = {"schema", "tasks", "store", "hourly", "variables", "config", "protocol"}
+MODEL_MAY_READ = {"schema", "tasks", "store", "hourly", "variables", "config", "protocol", "progress"}
 HEAVY = {"torch", "torchvision", "transformers", "flexcare_model"}
 
 
