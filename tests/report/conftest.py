@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from fabricated import fabricate
+from fabricated_results import fabricate
 
 from flexcare_model.report.results import Results
 

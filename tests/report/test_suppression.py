@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import polars as pl
 from hypothesis import given
 from hypothesis import strategies as st
@@ -29,7 +31,7 @@ def test_no_two_shown_counts_of_a_funnel_differ_by_a_small_number(steps):
     falling = sorted(steps, reverse=True)
     texts = funnel_texts(falling, BELOW)
     shown = [int(text) for text in texts if text is not None and text.isdigit()]
-    assert all(first - second == 0 or first - second >= BELOW for first, second in zip(shown, shown[1:], strict=False))
+    assert all(first - second == 0 or first - second >= BELOW for first, second in pairwise(shown))
     assert all(value == 0 or value >= BELOW for value in shown)
 
 
@@ -45,7 +47,9 @@ def test_counts_below_the_configured_number_are_hidden_in_every_table(output, tm
     for folder in ("cohorts", "data"):
         (tmp_path / folder).mkdir()
     cohort = pl.read_parquet(output / "cohorts/in_hospital_mortality.parquet")
-    few = pl.concat([cohort.filter(pl.col("split") == "train").head(100), cohort.filter(pl.col("split") == "test").head(3)])
+    few = pl.concat(
+        [cohort.filter(pl.col("split") == "train").head(100), cohort.filter(pl.col("split") == "test").head(3)]
+    )
     few.write_parquet(tmp_path / "cohorts/in_hospital_mortality.parquet")
     layout = facts.cohort_sizes(Results(tmp_path), below=BELOW)
     assert layout is not None
