@@ -27,7 +27,7 @@ from PIL import Image, UnidentifiedImageError
 
 from flexcare_data.progress import Progress
 from flexcare_data.schema import CXR_INDEX, check
-from flexcare_data.store import Pool, atomic_write, sweep, write_stage
+from flexcare_data.store import Pool, atomic_write, spec_key, sweep, write_stage
 
 SIDE = 256
 PART_SIZE = 4096
@@ -189,9 +189,9 @@ def build(
     dicoms: pl.DataFrame,
     root: Path,
     *,
-    pool_dir: Path,
     out_dir: Path,
     spec: dict[str, Any],
+    pool_dir: Path | None = None,
     processes: int = 1,
     broken_share: float = 0.01,
     allow_missing: bool = False,
@@ -206,8 +206,8 @@ def build(
     Args:
         dicoms: dicom_id, subject_id, study_id; repeated rows count once.
         root: folder of MIMIC-CXR-JPG.
-        pool_dir: the pool, a sibling of ``out_dir``; made where it does not exist.
         spec: spec of the stage.
+        pool_dir: the pool, a sibling of ``out_dir`` (None: ``tensors-<key>``); made where it does not exist.
         broken_share: largest share of broken files (and missing ones, unless ``allow_missing``), 0 to 1.
 
     Returns:
@@ -216,6 +216,7 @@ def build(
     Raises:
         ImageError: above ``broken_share``; the list then lies in ``out_dir``/problems.parquet.
     """
+    pool_dir = pool_dir or Path(out_dir).parent / f"tensors-{spec_key(pool_spec())}"
     if Path(pool_dir).resolve().parent != Path(out_dir).resolve().parent:
         raise ValueError(f"images: expected the pool beside {out_dir}, got {pool_dir}")
     needed = dicoms.select("dicom_id", "subject_id", "study_id").unique().sort("dicom_id")

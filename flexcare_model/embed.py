@@ -121,6 +121,8 @@ def build(
         check(index, NOTES_INDEX).write_parquet(building / "index.parquet")
         (building / "counts.json").write_text(json.dumps(counts, indent=1, sort_keys=True) + "\n")
         (building / "shards").symlink_to(f"../{pool.folder.name}")
+        if encoder == TINY:
+            (building / "encoder").symlink_to(f"../{folder.name}")
     return counts
 
 
