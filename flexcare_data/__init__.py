@@ -1,1 +1,21 @@
-"""The data half: raw PhysioNet tables to seven cohorts."""
+"""The data half: raw PhysioNet tables to seven cohorts.
+
+From Python: `load_matrix(output, task, sample_id)` is the input matrix of one sample and `COLUMNS` its column names.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from flexcare_data.variables import COLUMNS
+
+__all__ = ["COLUMNS", "load_matrix"]
+
+
+def __getattr__(name: str) -> Any:
+    # Loaded on demand: the workflow imports this package to plan, and need not read series.
+    if name == "load_matrix":
+        from flexcare_data.explain import load_matrix
+
+        return load_matrix
+    raise AttributeError(name)

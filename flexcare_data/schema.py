@@ -129,7 +129,7 @@ RAW: dict[str, RawTable] = {
         ),
         _raw(
             "chexpert", "mimic_cxr_jpg", ("",), filename="mimic-cxr-2.0.0-chexpert",
-            columns={"subject_id": _ID, "study_id": _ID} | {name: _FLOAT for name in CHEXPERT},
+            columns={"subject_id": _ID, "study_id": _ID} | dict.fromkeys(CHEXPERT, _FLOAT),
         ),
         _raw(
             "discharge", "mimic_iv_note", ("note",), key=("note_id",),
@@ -171,7 +171,7 @@ EVENTS = Table(
     (
         _STAY,
         Column("hours", _FLOAT, "charttime - intime in hours; negative before the stay"),
-        Column("variable", pl.Enum([]), "one of the 17 clinical variables"),
+        Column("variable", _TEXT, "one of the 17 clinical variables"),
         Column("value", _TEXT, "text as charted"),
         Column("number", _FLOAT, "value in the variable's unit; for the GCS items the grade"),
     ),
@@ -183,6 +183,17 @@ HOURLY_INDEX = Table(
         _STAY,
         Column("offset", _INT, "first row of the stay in values.npy and observed.npy"),
         Column("n_hours", _INT, "rows of the stay: bins of the full grid, from intime to los"),
+        Column("first_hours", _FLOAT, "hours of the first row charted in the stay, from intime on"),
+    ),
+)  # fmt: skip
+
+TAILS_INDEX = Table(
+    "tails", "data/hourly/{task}_tails/index.parquet", ("sample_id",),
+    (
+        Column("sample_id", _TEXT, "sample whose input ends inside an hour"),
+        Column("start", _INT, "first row of the sample's grid that differs from its stay's full grid"),
+        Column("offset", _INT, "first row of the sample in values.npy and observed.npy of this folder"),
+        Column("n_rows", _INT, "rows that replace those of the stay from `start` on"),
     ),
 )  # fmt: skip
 
@@ -244,7 +255,8 @@ COHORT = Table(
 )  # fmt: skip
 
 TABLES: dict[str, Table] = {
-    table.name: table for table in (STAYS, EVENTS, HOURLY_INDEX, SPLITS, SECTIONS, CXR_INDEX, NOTES_INDEX, COHORT)
+    table.name: table
+    for table in (STAYS, EVENTS, HOURLY_INDEX, TAILS_INDEX, SPLITS, SECTIONS, CXR_INDEX, NOTES_INDEX, COHORT)
 }
 
 KNOWN_ONLY_LATER = {

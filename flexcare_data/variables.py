@@ -1,9 +1,16 @@
 """The 17 clinical variables, their values and the 76 columns of the model input.
 
-In: nothing. Out: names, categories and columns, in the published order (FlexCare's discretiser).
+In: `resources/items.csv`. Out: names, categories and columns, in the published order (FlexCare's discretiser).
 """
 
 from __future__ import annotations
+
+import csv
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+RESOURCES = Path(__file__).resolve().parent / "resources"
 
 VARIABLES: tuple[str, ...] = (
     "capillary_refill_rate",
@@ -74,3 +81,56 @@ COLUMNS: tuple[str, ...] = tuple(
     for column in ([f"{name}={text}" for text in CATEGORIES[name]] if name in CATEGORIES else [name])
 ) + tuple(f"observed:{name}" for name in VARIABLES)
 """Names of the 76 input columns: 59 values, then 17 masks."""
+
+GRADES: dict[str, dict[str, int]] = {
+    "gcs_eye": {
+        "1 No Response": 1, "None": 1, "2 To pain": 2, "To Pain": 2, "3 To speech": 3, "To Speech": 3,
+        "4 Spontaneously": 4, "Spontaneously": 4,
+    },
+    "gcs_motor": {
+        "1 No Response": 1, "No response": 1, "2 Abnorm extensn": 2, "Abnormal extension": 2, "3 Abnorm flexion": 3,
+        "Abnormal Flexion": 3, "4 Flex-withdraws": 4, "Flex-withdraws": 4, "5 Localizes Pain": 5, "Localizes Pain": 5,
+        "6 Obeys Commands": 6, "Obeys Commands": 6,
+    },
+    "gcs_verbal": {
+        "1 No Response": 1, "No Response": 1, "1.0 ET/Trach": 1, "No Response-ETT": 1, "2 Incomp sounds": 2,
+        "Incomprehensible sounds": 2, "3 Inapprop words": 3, "Inappropriate Words": 3, "4 Confused": 4, "Confused": 4,
+        "5 Oriented": 5, "Oriented": 5,
+    },
+}  # fmt: skip
+"""Grade of each known GCS spelling (Teasdale 1974). An intubated patient has verbal grade 1."""
+
+MERGED_SPELLINGS: dict[str, dict[str, str]] = {
+    variable: {
+        text: next(
+            numbered
+            for numbered in CATEGORIES[variable]
+            # A tube and silence share grade 1 but stay two categories.
+            if numbered[0].isdigit()
+            and grades[numbered] == grade
+            and ("Trach" in numbered) == (text in ("No Response-ETT", "1.0 ET/Trach"))
+        )
+        for text, grade in grades.items()
+    }
+    for variable, grades in GRADES.items()
+}
+"""Numbered spelling that stands for each spelling (option `gcs_spellings: merged`)."""
+
+
+@dataclass(frozen=True)
+class Item:
+    """An itemid that carries a variable: its unit as charted, its fluid, the option that it needs."""
+
+    itemid: int
+    table: str
+    variable: str
+    unit: str
+    fluid: str
+    option: str
+
+
+@cache
+def items() -> tuple[Item, ...]:
+    """The items of `resources/items.csv`. Other itemids of the published map are MIMIC-III's and do not occur."""
+    with open(RESOURCES / "items.csv", newline="") as file:
+        return tuple(Item(itemid=int(row.pop("itemid")), **row) for row in csv.DictReader(file))

@@ -1,9 +1,20 @@
-"""What a task is: the question, its outputs, its loss weight and its two metrics."""
+"""What a task is (the question, its outputs, its metrics) and what the cohorts of several tasks share.
+
+In: `Sources`, the tables below the cohorts. Out: helpers that choose the image and note of a sample, and `Cohort`.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Literal
+
+import polars as pl
+
+from flexcare_data.notes import note_of_admission
+from flexcare_data.protocol import Options
+from flexcare_data.raw import Dropped
+from flexcare_data.schema import COHORT, check
 
 Kind = Literal["binary", "multilabel", "multiclass"]
 
@@ -29,6 +40,7 @@ class Task:
         section: section of the discharge summary that is the note input.
         loss_weight: weight of the task in the multi-task loss (paper, section 4).
         description: one line for menus and reports.
+        build: makes the cohort.
     """
 
     name: str
@@ -40,7 +52,127 @@ class Task:
     section: Literal["past_medical_history", "brief_hospital_course"]
     loss_weight: float
     description: str
+    build: Callable[[Sources], Cohort] = field(repr=False)
 
     @property
     def metrics(self) -> tuple[str, str]:
         return METRICS[self.kind]
+
+
+@dataclass(frozen=True)
+class Sources:
+    """The tables that cohorts are built from; a modality whose raw data is absent has empty tables.
+
+    Attributes:
+        stays: STAYS.
+        splits: SPLITS.
+        series: HOURLY_INDEX, the stays with a series.
+        phenotypes: stay_id and 25 labels, for stays with a known diagnosis.
+        admissions: raw admissions in file order.
+        radiographs: AP images (dicom_id, subject_id, study_id, study_datetime, file_order).
+        chexpert: raw CheXpert labels.
+        drgcodes: raw DRG codes in file order.
+        sections: SECTIONS; of the section columns only whether they are null is looked at.
+        options: of the protocol.
+    """
+
+    stays: pl.DataFrame
+    splits: pl.DataFrame
+    series: pl.DataFrame
+    phenotypes: pl.DataFrame
+    admissions: pl.DataFrame
+    radiographs: pl.DataFrame
+    chexpert: pl.DataFrame
+    drgcodes: pl.DataFrame
+    sections: pl.DataFrame
+    options: Options
+
+
+@dataclass(frozen=True)
+class Cohort:
+    """A built cohort: the COHORT table with labels, its flow, what was dropped and, for `tails`, where inputs end.
+
+    ``ends`` (sample_id, stay_id, end_hours, los_hours) lists samples whose input may end inside an hour; None for
+    tasks without such.
+    """
+
+    table: pl.DataFrame
+    flow: list[dict[str, int | str]]
+    dropped: Dropped
+    ends: pl.DataFrame | None = None
+
+
+def stays_with_series(sources: Sources) -> pl.DataFrame:
+    """STAYS that can be samples (known diagnosis, a series), with n_hours and first_hours; sorted by stay_id."""
+    known = sources.stays.join(sources.phenotypes.select("stay_id"), on="stay_id", how="semi")
+    series = sources.series.select("stay_id", "n_hours", "first_hours")
+    return known.join(series, on="stay_id", how="inner", validate="1:1").sort("stay_id")
+
+
+def hours_after(time: str, hours: str) -> pl.Expr:
+    """The time ``hours`` (float hours) after ``time``, to the microsecond."""
+    return pl.col(time) + pl.duration(microseconds=(pl.col(hours) * 3_600_000_000).round().cast(pl.Int64))
+
+
+def with_last_image(samples: pl.DataFrame, radiographs: pl.DataFrame) -> pl.DataFrame:
+    """Add dicom_id and study_id of the last AP image of the subject in [window_start, window_end], both ends in.
+
+    Last by study time, of equal times the later row of the metadata file. Null where there is none. Rows keep their
+    order and number.
+    """
+    images = radiographs.drop_nulls("study_datetime").sort("study_datetime", "file_order")
+    images = images.select("subject_id", "study_datetime", "dicom_id", "study_id")
+    ordered = samples.with_row_index("_row").sort("window_end", nulls_last=True)
+    # A search backward from the end of the window meets the last of equal times first.
+    joined = ordered.join_asof(
+        images, left_on="window_end", right_on="study_datetime", by="subject_id", strategy="backward",
+        check_sortedness=False,
+    )  # fmt: skip
+    inside = (pl.col("study_datetime") >= pl.col("window_start")).fill_null(False)
+    chosen = [pl.when(inside).then(pl.col(name)).alias(name) for name in ("dicom_id", "study_id")]
+    return joined.with_columns(chosen).sort("_row").drop("_row", "study_datetime")
+
+
+def with_note(samples: pl.DataFrame, sources: Sources, section: str) -> pl.DataFrame:
+    """Add note_id by option `notes`; ``samples`` hold subject_id, hadm_id and prediction_time."""
+    choice = sources.options.notes
+    if choice == "none":
+        return samples.with_columns(note_id=pl.lit(None, pl.String))
+    if choice == "same_admission":
+        notes = note_of_admission(sources.sections, section, sources.options)
+        return samples.join(notes, on="hadm_id", how="left", validate="m:1", maintain_order="left")
+    return _with_prior_note(samples, sources, section)
+
+
+def _with_prior_note(samples: pl.DataFrame, sources: Sources, section: str) -> pl.DataFrame:
+    """The newest summary of an earlier admission that was filed by the prediction time."""
+    admitted = sources.admissions.select("hadm_id", "admittime")
+    notes = (
+        sources.sections.filter(pl.col(section).is_not_null())
+        .join(admitted, on="hadm_id", how="inner", validate="m:1")
+        .select("subject_id", "note_id", filed=available_from(), note_admittime="admittime", order="file_order")
+        .drop_nulls("filed")
+    )
+    asked = samples.with_row_index("_row").join(admitted, on="hadm_id", how="left", validate="m:1")
+    start = pl.coalesce("admittime", "prediction_time")
+    pairs = asked.select("_row", "subject_id", "prediction_time", start=start).join(notes, on="subject_id", how="inner")
+    usable = pairs.filter((pl.col("filed") <= pl.col("prediction_time")) & (pl.col("note_admittime") < pl.col("start")))
+    newest = usable.sort("note_admittime", "filed", "order").group_by("_row", maintain_order=True).last()
+    chosen = newest.select("_row", "note_id")
+    return asked.join(chosen, on="_row", how="left", validate="1:1").sort("_row").drop("_row", "admittime")
+
+
+def available_from() -> pl.Expr:
+    """When a note could be read: storetime, or charttime where that is missing."""
+    return pl.coalesce("storetime", "charttime")
+
+
+def finish(samples: pl.DataFrame, task: Task, sources: Sources) -> pl.DataFrame:
+    """Add the split, keep the columns of COHORT and the labels, sort by sample_id and check."""
+    table = samples.join(sources.splits, on="subject_id", how="inner", validate="m:1")
+    columns = [
+        pl.col(column.name).cast(column.dtype) if column.name != "split" else pl.col("split")
+        for column in COHORT.columns
+    ]
+    table = table.select(*columns, *(pl.col(label).cast(pl.Int64) for label in task.labels)).sort("sample_id")
+    return check(table, COHORT)

@@ -2,8 +2,82 @@
 
 from __future__ import annotations
 
+import polars as pl
+
+from flexcare_data.hourly import TOLERANCE, n_bins
+from flexcare_data.notes import note_of_admission
+from flexcare_data.raw import Dropped, count
 from flexcare_data.schema import CHEXPERT
-from flexcare_data.tasks.base import Task
+from flexcare_data.tasks.base import Cohort, Sources, Task, finish, stays_with_series, with_note
+
+FEWEST_HOURS = 4
+"""A study this early in the stay or earlier has no series (published)."""
+
+BLANK = -2
+
+
+def build(sources: Sources) -> Cohort:
+    """One sample per study with an AP image and CheXpert labels, in the ICU or not; its own image is the input.
+
+    The series is that of the kept stay that contains the study time, up to that time; the note that of the
+    admission that contains it. Labels: 1, 0, -1 uncertain, -2 blank.
+    """
+    dropped: Dropped = {}
+    images = sources.radiographs.drop_nulls("study_datetime").sort("file_order")
+    studies = images.group_by("study_id", maintain_order=True).last()
+    chexpert = sources.chexpert.unique(["subject_id", "study_id"], keep="last", maintain_order=True)
+    labels = [pl.col(name).fill_null(BLANK).cast(pl.Int64) for name in CHEXPERT]
+    labelled = studies.join(
+        chexpert.select("subject_id", "study_id", *labels), on=["subject_id", "study_id"], how="inner", validate="1:1"
+    )
+    known = labelled.join(sources.splits.select("subject_id"), on="subject_id", how="semi")
+    count(dropped, TASK.name, "", "subject_without_admission", labelled.height - known.height)
+    samples = _with_admission(_with_stay(known, sources), sources)
+    samples = samples.with_columns(
+        sample_id=pl.col("study_id").cast(pl.String), prediction_time="study_datetime"
+    ).with_columns(pl.Series("n_hours", n_bins(samples["period_length"].fill_null(0.0).to_numpy())))
+    samples = samples.with_columns(n_hours=pl.when(pl.col("stay_id").is_not_null()).then("n_hours"))
+    samples = with_note(samples, sources, TASK.section)
+    flow = [
+        {"step": "studies with an AP image", "samples": studies.height},
+        {"step": "with CheXpert labels", "samples": labelled.height},
+        {"step": "of patients with an admission", "samples": known.height},
+    ]
+    ends = samples.drop_nulls("stay_id").select(
+        "sample_id", "stay_id", end_hours="period_length", los_hours="los_hours"
+    )
+    return Cohort(finish(samples, TASK, sources), flow, dropped, ends)
+
+
+def _with_stay(studies: pl.DataFrame, sources: Sources) -> pl.DataFrame:
+    """Add stay_id, los_hours and period_length (hours from intime, six decimals), null where there is no series."""
+    stays = stays_with_series(sources).select("subject_id", "stay_id", "intime", "outtime", "los_hours", "first_hours")
+    inside = studies.select("study_id", "subject_id", "study_datetime").join(stays, on="subject_id", how="inner")
+    inside = inside.filter(pl.col("study_datetime").is_between("intime", "outtime"))
+    hours = ((pl.col("study_datetime") - pl.col("intime")).dt.total_seconds() / 3600.0).round(6)
+    inside = inside.with_columns(period_length=hours).sort("intime", "stay_id")
+    last = inside.group_by("study_id", maintain_order=True).last()
+    long_enough = (pl.col("period_length") > FEWEST_HOURS) & (
+        pl.col("first_hours") <= pl.col("period_length") + TOLERANCE
+    )
+    series = last.filter(long_enough).select("study_id", "stay_id", "los_hours", "period_length")
+    return studies.join(series, on="study_id", how="left", validate="1:1", maintain_order="left")
+
+
+def _with_admission(studies: pl.DataFrame, sources: Sources) -> pl.DataFrame:
+    """Add hadm_id of the admission that contains the study time: of several the last in file order with a note."""
+    noted = note_of_admission(sources.sections, TASK.section, sources.options).select("hadm_id", has_note=True)
+    admissions = sources.admissions.with_row_index("_order").select(
+        "subject_id", "hadm_id", "admittime", "dischtime", "_order"
+    )
+    inside = studies.select("study_id", "subject_id", "study_datetime").join(admissions, on="subject_id", how="inner")
+    inside = inside.filter(pl.col("study_datetime").is_between("admittime", "dischtime"))
+    inside = inside.join(noted, on="hadm_id", how="left", validate="m:1").sort(
+        pl.col("has_note").fill_null(False), "_order"
+    )
+    last = inside.group_by("study_id", maintain_order=True).last().select("study_id", "hadm_id")
+    return studies.join(last, on="study_id", how="left", validate="1:1", maintain_order="left")
+
 
 TASK = Task(
     name="diagnosis",
@@ -15,4 +89,5 @@ TASK = Task(
     section="past_medical_history",
     loss_weight=0.2,
     description="14 CheXpert labels of a chest radiograph",
+    build=build,
 )

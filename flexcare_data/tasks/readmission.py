@@ -2,7 +2,22 @@
 
 from __future__ import annotations
 
-from flexcare_data.tasks.base import Task
+import polars as pl
+
+from flexcare_data.tasks.base import Cohort, Sources, Task, stays_with_series
+from flexcare_data.tasks.whole_stay import cohort_of_whole_stays
+
+
+def build(sources: Sources) -> Cohort:
+    """Stays with a series whose patient could be readmitted; input is the whole stay."""
+    stays = stays_with_series(sources)
+    asked = stays.filter(pl.col("readmission").is_not_null()).with_columns(label="readmission")
+    flow = [
+        {"step": "stays with a series", "samples": stays.height},
+        {"step": "readmission possible", "samples": asked.height},
+    ]
+    return cohort_of_whole_stays(asked, TASK, sources, flow)
+
 
 TASK = Task(
     name="readmission",
@@ -14,4 +29,5 @@ TASK = Task(
     section="past_medical_history",
     loss_weight=0.2,
     description="readmission or death within 30 days of discharge",
+    build=build,
 )

@@ -1,0 +1,303 @@
+"""What each subcommand does: read its inputs, call the stage, write its folder.
+
+The only place that opens the files of the data half, through `raw` and `store`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from flexcare_data import (
+    events,
+    hourly,
+    images,
+    leakage,
+    notes,
+    phenotypes,
+    progress,
+    raw,
+    schema,
+    splits,
+    stays,
+    store,
+)
+from flexcare_data.protocol import Options
+from flexcare_data.tasks import TASKS
+from flexcare_data.tasks.base import Sources
+
+
+def run_stays(args: argparse.Namespace) -> None:
+    """stays.parquet, phenotypes.parquet."""
+    options, dropped = _options(args), raw.empty_counts()
+    tables = {
+        name: raw.read_table(args.mimiciv, name, dropped)
+        for name in ("icustays", "admissions", "patients", "diagnoses_icd", "d_icd_diagnoses")
+    }
+    frame, flow = stays.build_stays(tables["icustays"], tables["admissions"], tables["patients"], options)
+    labels = phenotypes.build_phenotypes(tables["diagnoses_icd"], tables["d_icd_diagnoses"], frame, options)
+    flow.append({"step": "a known diagnosis", **_counts(frame.join(labels, on="stay_id", how="semi"))})
+    with _stage(args) as folder:
+        frame.write_parquet(folder / "stays.parquet")
+        labels.write_parquet(folder / "phenotypes.parquet")
+        _write_counts(folder, {"stays": flow}, dropped)
+
+
+def _counts(frame: pl.DataFrame) -> dict[str, int]:
+    return {
+        "stays": frame.height,
+        "admissions": frame["hadm_id"].n_unique(),
+        "patients": frame["subject_id"].n_unique(),
+    }
+
+
+def run_splits(args: argparse.Namespace) -> None:
+    """splits.parquet."""
+    dropped = raw.empty_counts()
+    frame = splits.build_splits(raw.read_table(args.mimiciv, "admissions", dropped), _options(args))
+    with _stage(args) as folder:
+        frame.write_parquet(folder / "splits.parquet")
+        _write_counts(folder, {}, {})  # the admissions' own counts stand with the stays
+
+
+def run_events(args: argparse.Namespace) -> None:
+    """events.parquet."""
+    tables = {name: raw.locate(args.mimiciv, name) for name in ("chartevents", "labevents")}
+    frame = pl.read_parquet(args.stays / "stays.parquet")
+    with _stage(args) as folder, _scratch(folder) as scratch:
+        shown = {name: progress.meter("bytes") for name in tables}
+
+        def show(name: str, done: int, total: int) -> None:
+            meter = shown[name]
+            if meter:
+                meter(done, total)
+
+        counts = events.build_events(
+            tables, frame, _options(args), out=folder / "events.parquet", scratch=scratch, progress=show
+        )
+        _write_counts(folder, counts.flow, counts.dropped)
+
+
+def run_hourly(args: argparse.Namespace) -> None:
+    """values.npy, observed.npy, index.parquet, scaler.json."""
+    frame = pl.read_parquet(args.stays / "stays.parquet", columns=["stay_id", "subject_id", "los_hours"])
+    diagnosed = pl.read_parquet(args.stays / "phenotypes.parquet", columns=["stay_id"])
+    folds = pl.read_parquet(args.splits / "splits.parquet")
+    train = frame.join(folds.filter(pl.col("split") == "train"), on="subject_id", how="semi")
+    ends = frame.join(diagnosed, on="stay_id", how="semi").select("stay_id", "los_hours")
+    with _stage(args) as folder:
+        counts = hourly.build_hourly(
+            args.events / "events.parquet", ends, _options(args), out=folder, train_stays=train["stay_id"].to_numpy()
+        )
+        flow = [
+            {"step": "stays with a known diagnosis", "stays": ends.height},
+            {"step": "with a series", "stays": counts["with series"]},
+        ]
+        _write_counts(folder, {"series": flow}, {})
+
+
+def run_sections(args: argparse.Namespace) -> None:
+    """sections.parquet; without notes an empty one."""
+    dropped = raw.empty_counts()
+    rows = raw.read_notes(args.mimic_iv_note, dropped) if args.mimic_iv_note else iter(())
+    meter = progress.meter("notes")
+    with _stage(args) as folder, _scratch(folder) as scratch:
+        counts = notes.build_sections(
+            rows, _options(args), out=folder / "sections.parquet", scratch=scratch, dropped=dropped,
+            progress=(lambda n: meter(n, n + 1)) if meter else None,
+        )  # fmt: skip
+        flow = [{"step": step, "notes": n} for step, n in counts.items()]
+        _write_counts(folder, {"discharge": flow}, dropped)
+
+
+def run_cohort(args: argparse.Namespace) -> None:
+    """<task>.parquet; for diagnosis also tails/."""
+    if args.task not in TASKS:
+        raise raw.RawDataError(f"--task: expected one of {', '.join(TASKS)}, got {args.task}")
+    dropped = raw.empty_counts()
+    options = _options(args)
+    sources = _sources(args, options, dropped)
+    cohort = TASKS[args.task].build(sources)
+    with _stage(args) as folder:
+        cohort.table.write_parquet(folder / f"{args.task}.parquet")
+        if cohort.ends is not None:
+            (folder / "tails").mkdir()
+            hourly.build_tails(args.events / "events.parquet", cohort.ends, options, out=folder / "tails")
+        _write_counts(folder, {args.task: cohort.flow}, _merged([dropped, cohort.dropped]))
+
+
+def _sources(args: argparse.Namespace, options: Options, dropped: raw.Dropped) -> Sources:
+    cxr = args.mimic_cxr_jpg
+    is_diagnosis, is_drg = args.task == "diagnosis", args.task == "drg"
+    radiographs = _radiographs(cxr, dropped)
+    return Sources(
+        stays=pl.read_parquet(args.stays / "stays.parquet"),
+        splits=pl.read_parquet(args.splits / "splits.parquet"),
+        series=pl.read_parquet(args.hourly / "index.parquet"),
+        phenotypes=pl.read_parquet(args.stays / "phenotypes.parquet"),
+        admissions=raw.read_table(args.mimiciv, "admissions", {}),
+        radiographs=radiographs,
+        chexpert=_raw(cxr if is_diagnosis else None, "chexpert", dropped),
+        drgcodes=_raw(args.mimiciv if is_drg else None, "drgcodes", dropped),
+        sections=_section_marks(args.sections),
+        options=options,
+    )
+
+
+def _section_marks(folder: Path) -> pl.DataFrame:
+    """SECTIONS with an empty text where there is a section: cohorts only ask whether there is one."""
+    names = ("past_medical_history", "brief_hospital_course")
+    marks = [pl.when(pl.col(name).is_not_null()).then(pl.lit("")).alias(name) for name in names]
+    return pl.scan_parquet(folder / "sections.parquet").with_columns(marks).collect()
+
+
+def _raw(root: Path | None, name: str, dropped: raw.Dropped) -> pl.DataFrame:
+    if root is None:
+        return pl.DataFrame(schema=schema.RAW[name].columns)
+    return raw.read_table(root, name, dropped)
+
+
+def _radiographs(root: Path | None, dropped: raw.Dropped) -> pl.DataFrame:
+    radiographs, counts = images.ap_radiographs(_raw(root, "metadata", dropped))
+    for reason, n in counts.items():
+        raw.count(dropped, "metadata", "", reason.replace(" ", "_"), n)
+    return radiographs
+
+
+def run_audit(args: argparse.Namespace) -> None:
+    """flow.json, dropped.json, leakage.json of the whole build."""
+    parts = [args.stays, args.splits, args.events, args.hourly, args.sections, *args.cohorts]
+    dropped = raw.empty_counts()
+    cohorts = _read_cohorts(args.cohorts)
+    certificate = leakage.certify(
+        cohorts,
+        stays=pl.read_parquet(args.stays / "stays.parquet"),
+        splits=pl.read_parquet(args.splits / "splits.parquet"),
+        series=pl.read_parquet(args.hourly / "index.parquet"),
+        sections=_section_marks(args.sections),
+        radiographs=_radiographs(args.mimic_cxr_jpg, dropped),
+        admissions=raw.read_table(args.mimiciv, "admissions", {}),
+        options=_options(args),
+        scaler=json.loads((args.hourly / "scaler.json").read_text()),
+    )
+    flow: dict[str, Any] = {}
+    for part in parts:
+        flow |= json.loads((part / "flow.json").read_text())
+    merged = _merged([json.loads((part / "dropped.json").read_text()) for part in parts], of_one_table=max)
+    with _stage(args) as folder:
+        for name, content in (("flow", flow), ("dropped", merged), ("leakage", certificate)):
+            _write_json(folder / f"{name}.json", content)
+
+
+def _read_cohorts(folders: list[Path]) -> dict[str, pl.DataFrame]:
+    """Cohorts by task, in the order of TASKS."""
+    found = {path.stem: pl.read_parquet(path) for folder in folders for path in folder.glob("*.parquet")}
+    return {task: found[task] for task in TASKS if task in found}
+
+
+def run_images(args: argparse.Namespace) -> None:
+    """index.parquet, problems.parquet and the shards of the radiographs."""
+    cohorts = _read_cohorts(args.cohorts)
+    columns = ["dicom_id", "subject_id", "study_id"]
+    if args.which == "all_ap":
+        wanted = _radiographs(args.mimic_cxr_jpg, raw.empty_counts()).select(columns)
+    else:
+        chosen = [cohort.drop_nulls("dicom_id").select(columns) for cohort in cohorts.values()]
+        wanted = pl.concat(chosen).unique().sort("dicom_id")
+    images.build(
+        wanted,
+        args.mimic_cxr_jpg or args.out.parent,
+        pool_dir=args.out.parent / f"cxr-{store.spec_key(images.pool_spec())}",
+        out_dir=args.out,
+        spec=args.spec,
+        processes=args.processes,
+        broken_share=args.broken_share,
+        allow_missing=args.allow_missing,
+        group_readable=not args.private,
+        progress=progress.meter("images"),
+    )
+
+
+def run_synthesize(args: argparse.Namespace) -> None:
+    """Raw data of the three modalities, marked as synthetic."""
+    from flexcare_data import synthetic
+
+    synthetic.write(args.out, patients=args.patients, seed=args.seed, edition=args.edition)
+
+
+def run_explain(args: argparse.Namespace) -> None:
+    """One sample on standard output."""
+    from flexcare_data import explain
+
+    text, matrix = explain.explain(args.output, args.task, args.sample)
+    if args.out:
+        store.atomic_write(args.out, matrix.write_csv())
+    print(text)
+
+
+def run_config_schema(args: argparse.Namespace) -> None:
+    """The JSON schema of the configuration on standard output."""
+    from flexcare_data.config_files import schema_text
+
+    print(schema_text(), end="")
+
+
+def _options(args: argparse.Namespace) -> Options:
+    pairs = dict(pair.partition("=")[::2] for pair in args.option)
+    return Options.model_validate(pairs)
+
+
+def _stage(args: argparse.Namespace) -> Any:
+    return store.write_stage(args.out, spec=args.spec, group_readable=not args.private)
+
+
+@contextmanager
+def _scratch(folder: Path) -> Iterator[Path]:
+    """A folder for intermediate files inside the stage's own temporary one; gone when the stage is sealed."""
+    with tempfile.TemporaryDirectory(dir=folder) as scratch:
+        yield Path(scratch)
+
+
+def _merged(parts: list[raw.Dropped], of_one_table: Any = sum) -> raw.Dropped:
+    """Counts of several stages together. A table that several stages read is counted once (``of_one_table=max``)."""
+    merged: raw.Dropped = {}
+    for part in parts:
+        for table, by_column in part.items():
+            for column, reasons in by_column.items():
+                into = merged.setdefault(table, {}).setdefault(column, {})
+                for reason, n in reasons.items():
+                    into[reason] = of_one_table([into.get(reason, 0), n])
+    return merged
+
+
+def _write_counts(folder: Path, flow: dict[str, Any], dropped: raw.Dropped) -> None:
+    _write_json(folder / "flow.json", flow)
+    _write_json(folder / "dropped.json", dropped)
+
+
+def _write_json(path: Path, content: Any) -> None:
+    path.write_text(
+        json.dumps(content, indent=1, sort_keys=isinstance(content, dict) and path.stem == "dropped") + "\n"
+    )
+
+
+COMMANDS = {
+    "stays": run_stays,
+    "splits": run_splits,
+    "events": run_events,
+    "hourly": run_hourly,
+    "sections": run_sections,
+    "cohort": run_cohort,
+    "audit": run_audit,
+    "images": run_images,
+    "synthesize": run_synthesize,
+    "explain": run_explain,
+    "config-schema": run_config_schema,
+}

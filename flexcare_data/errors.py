@@ -1,0 +1,24 @@
+"""Errors that are the user's to mend: shown as one message without a traceback."""
+
+from __future__ import annotations
+
+from pydantic import ValidationError
+
+from flexcare_data.config import ConfigError
+from flexcare_data.explain import UnknownSampleError
+from flexcare_data.images import ImageError
+from flexcare_data.leakage import LeakageError
+from flexcare_data.raw import RawDataError
+from flexcare_data.schema import SchemaError
+from flexcare_data.store import StoreError
+
+KNOWN = (
+    ConfigError,
+    UnknownSampleError,
+    RawDataError,
+    SchemaError,
+    StoreError,
+    ImageError,
+    LeakageError,
+    ValidationError,
+)

@@ -1,0 +1,336 @@
+"""Chart and lab rows to EVENTS: one value per stay, time and variable.
+
+In: chartevents, labevents as published, STAYS. Out: `events.parquet`, counts of rows and of every value dropped.
+
+Three passes, so that memory does not grow with the tables: (1) scan each table once and append the linked rows to
+buckets of subjects on disk, (2) settle each bucket in memory, (3) write the stays of all buckets in order of stay_id.
+Events of a subject at one charttime form a row; a row belongs to every kept stay that one of its events is linked to
+and to every kept stay of the subject that contains the time, both ends in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+import pyarrow.compute
+import pyarrow.parquet as pq
+
+from flexcare_data.cleaning import CleanPairs, clean_pairs, wanted_items
+from flexcare_data.protocol import Options
+from flexcare_data.raw import Dropped, count
+from flexcare_data.scan import REASONS, KeptStays, PairTable, ScanCounts, scan_events, size_of
+from flexcare_data.variables import GRADES, VARIABLES
+
+ORDER: tuple[str, ...] = tuple(sorted(VARIABLES))
+"""EVENTS is sorted by the variable's name; codes below are positions in this order."""
+
+_LINKED = np.dtype([("stay", "<i4"), ("pair", "<i4"), ("time", "<i8")])
+_SETTLED = np.dtype([("hours", "<f8"), ("number", "<f8"), ("text", "<i4"), ("variable", "i1")])
+_BYTES_PER_BUCKET = 16 << 20
+_MOST_BUCKETS = 256
+_ROWS_PER_GROUP = 1 << 18
+_NO_TEXT = -1
+_NEVER = np.iinfo(np.int64).min
+
+
+@dataclass(frozen=True)
+class EventCounts:
+    """Rows read and used by table, and what was dropped, by table, variable and reason."""
+
+    flow: dict[str, list[dict[str, int | str]]]
+    dropped: Dropped
+
+
+def build_events(
+    tables: dict[str, Path],
+    stays: pl.DataFrame,
+    options: Options,
+    *,
+    out: Path,
+    scratch: Path,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> EventCounts:
+    """Write EVENTS of ``stays`` to ``out``.
+
+    Args:
+        tables: chartevents and labevents by name (a table may be left out).
+        stays: STAYS; all kept stays, also those without a known diagnosis, as rows are shared among them.
+        scratch: an empty folder for the buckets, about 16 bytes per used row.
+        progress: called with table, bytes read so far and bytes in all.
+
+    Raises:
+        RawDataError: see `scan.scan_events`.
+    """
+    kept = _kept_stays(stays)
+    buckets = _Buckets(kept, scratch, sum(size_of(path) for path in tables.values()))
+    pairs = PairTable()
+    counts = {name: ScanCounts() for name in tables}
+    itemids = np.array([item.itemid for item in wanted_items()])
+    with buckets:
+        for name, path in tables.items():
+            total = size_of(path)
+            batches = scan_events(
+                path, name, itemids, kept, pairs, counts[name],
+                link_by_time=name == "labevents" and options.lab_without_hadm == "by_time",
+                progress=(lambda done, name=name, total=total: progress(name, done, total)) if progress else None,
+            )  # fmt: skip
+            for stay, time, pair in batches:
+                buckets.append(stay, time, pair)
+    clean = clean_pairs(pairs.items(), pairs.texts(), options)
+    result = EventCounts({}, {})
+    _report(counts, clean, result)
+    runs = scratch / "settled.bin"
+    slices = np.zeros((len(kept.stay_id), 2), np.int64)
+    with open(runs, "wb") as file:
+        position = 0
+        for linked in buckets.read():
+            stay, settled = _settle(linked, kept, clean, options, result.dropped)
+            file.write(settled.tobytes())
+            first = np.flatnonzero(np.diff(stay, prepend=-1))
+            slices[stay[first], 0] = position + first
+            slices[stay[first], 1] = np.diff(first, append=len(stay))
+            position += len(stay)
+    _write(out, kept.stay_id, slices, runs, _texts_by_rank(clean))
+    return result
+
+
+def _kept_stays(stays: pl.DataFrame) -> KeptStays:
+    ordered = stays.sort("hadm_id")
+    ids = (ordered[name].to_numpy() for name in ("hadm_id", "stay_id", "subject_id"))
+    return KeptStays(*ids, _seconds(ordered["intime"]), _seconds(ordered["outtime"]))
+
+
+def _seconds(times: pl.Series) -> np.ndarray:
+    # A missing outtime contains no time.
+    return times.dt.epoch("s").fill_null(_NEVER).to_numpy()
+
+
+class _Buckets:
+    """Linked rows on disk, split by subject, so that a bucket fits in memory whatever the size of the tables."""
+
+    def __init__(self, kept: KeptStays, folder: Path, n_bytes: int) -> None:
+        n = min(_MOST_BUCKETS, max(1, -(-n_bytes // _BYTES_PER_BUCKET)))
+        subjects, rank = np.unique(kept.subject_id, return_inverse=True)
+        self.of_stay = (rank * n // max(1, len(subjects))).astype(np.int16)
+        self.paths = [folder / f"bucket{index:03d}.bin" for index in range(n)]
+        self._stack = ExitStack()
+
+    def __enter__(self) -> _Buckets:
+        self._files = [self._stack.enter_context(open(path, "wb")) for path in self.paths]
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def append(self, stay: np.ndarray, time: np.ndarray, pair: np.ndarray) -> None:
+        rows = np.empty(len(stay), _LINKED)
+        rows["stay"], rows["time"], rows["pair"] = stay, time, pair
+        bucket = self.of_stay[stay]
+        if len(self.paths) > 1:
+            order = np.argsort(bucket, kind="stable")
+            rows, bucket = rows[order], bucket[order]
+        first = np.flatnonzero(np.diff(bucket, prepend=-1))
+        for start, end in zip(first, np.append(first[1:], len(rows)), strict=True):
+            self._files[bucket[start]].write(rows[start:end].tobytes())
+
+    def read(self) -> Iterator[np.ndarray]:
+        for path in self.paths:
+            yield np.fromfile(path, _LINKED)
+            path.unlink()
+
+
+def _report(counts: dict[str, ScanCounts], clean: CleanPairs, result: EventCounts) -> None:
+    """Fill in rows read and used by table; read = used + dropped, per table."""
+    for name, scanned in counts.items():
+        for reason, n in zip(REASONS, scanned.dropped, strict=True):
+            count(result.dropped, name, "", reason, n)
+        unusable = 0
+        for pair, why in enumerate(clean.reason):
+            n = int(scanned.pair_rows[pair]) if pair < len(scanned.pair_rows) else 0
+            if why and n:
+                unusable += n
+                count(result.dropped, name, VARIABLES[clean.variable[pair]], why, n)
+        result.flow[name] = [
+            {"step": "rows read", "rows": scanned.rows},
+            {"step": "rows used", "rows": scanned.used - unusable},
+        ]
+
+
+def _settle(
+    linked: np.ndarray, kept: KeptStays, clean: CleanPairs, options: Options, dropped: Dropped
+) -> tuple[np.ndarray, np.ndarray]:
+    """One bucket: one value per row and variable, rows given to their stays. Sorted by stay, time, variable."""
+    linked = linked[clean.usable[linked["pair"]]]
+    if not len(linked):
+        return np.zeros(0, np.int64), np.zeros(0, _SETTLED)
+    code = np.array([ORDER.index(name) for name in VARIABLES], np.int64)[clean.variable[linked["pair"]]]
+    subject = kept.subject_id[linked["stay"]]
+    rank = clean.rank[linked["pair"]]
+    order = _sorted_by(subject, linked["time"], code, rank if options.duplicates == "mean" else None)
+    subject, time, code, rank = subject[order], linked["time"][order], code[order], rank[order]
+    stay = linked["stay"][order].astype(np.int64)
+    new_row = _changes(subject, time)
+    new_value = new_row | _changes(code)
+    first = np.flatnonzero(new_value)
+    _count_repeats(new_value, code, dropped)
+    row = np.cumsum(new_row) - 1
+    text = np.maximum.reduceat(rank, first)
+    number = _numbers_by_rank(clean)[text]
+    if options.duplicates == "mean":
+        number, text = _means(rank, code, first, number, text, clean)
+    values = {"row": row[first], "variable": code[first], "number": number, "text": text}
+    if options.gcs_total == "derived":
+        values = _with_gcs_total(values)
+    members = _stays_of_rows(row, subject[new_row], time[new_row], stay, kept)
+    return _give_to_stays(values, members, time[new_row], kept)
+
+
+def _sorted_by(subject: np.ndarray, time: np.ndarray, code: np.ndarray, rank: np.ndarray | None) -> np.ndarray:
+    """Order by subject, time, variable (and rank). One integer key sorts faster than four columns."""
+    spans = [int(part.max() - part.min()) + 1 for part in (subject, time)]
+    if rank is None and spans[0] * spans[1] * 32 < 1 << 62:
+        key = ((subject - subject.min()) * spans[1] + (time - time.min())) * 32 + code
+        return np.argsort(key, kind="stable")
+    return np.lexsort((rank, code, time, subject) if rank is not None else (code, time, subject))
+
+
+def _changes(*columns: np.ndarray) -> np.ndarray:
+    """True at the first row and wherever a column differs from the row before."""
+    changed = np.zeros(len(columns[0]), bool)
+    changed[0] = True
+    for column in columns:
+        changed[1:] |= column[1:] != column[:-1]
+    return changed
+
+
+def _count_repeats(new_value: np.ndarray, code: np.ndarray, dropped: Dropped) -> None:
+    for variable, n in enumerate(np.bincount(code[~new_value], minlength=len(ORDER))):
+        count(dropped, "events", ORDER[variable], "further_value_at_one_time", n)
+
+
+def _means(
+    rank: np.ndarray, code: np.ndarray, first: np.ndarray, number: np.ndarray, text: np.ndarray, clean: CleanPairs
+) -> tuple[np.ndarray, np.ndarray]:
+    """Mean of the numbers of a group; GCS keeps the grade of largest rank, which is the worst."""
+    size = np.diff(first, append=len(rank))
+    mean = np.add.reduceat(_numbers_by_rank(clean)[rank], first) / size
+    averaged = (size > 1) & ~np.isin(code[first], [ORDER.index(name) for name in GRADES]) & (mean != number)
+    return np.where(averaged, mean, number), np.where(averaged, _NO_TEXT, text)
+
+
+def _with_gcs_total(values: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Add the sum of the three grades where all three are charted at one time (Teasdale 1974)."""
+    graded = np.isin(values["variable"], [ORDER.index(name) for name in GRADES])
+    n_rows = int(values["row"][-1]) + 1
+    n_grades = np.bincount(values["row"][graded], minlength=n_rows)
+    total = np.bincount(values["row"][graded], weights=values["number"][graded], minlength=n_rows)
+    rows = np.flatnonzero(n_grades == len(GRADES))
+    added = {
+        "row": rows,
+        "variable": np.full(len(rows), ORDER.index("gcs_total")),
+        "number": total[rows],
+        "text": np.full(len(rows), _NO_TEXT),
+    }
+    merged = {name: np.concatenate([values[name], added[name]]) for name in values}
+    order = np.lexsort((merged["variable"], merged["row"]))
+    return {name: column[order] for name, column in merged.items()}
+
+
+def _stays_of_rows(
+    row: np.ndarray, subject: np.ndarray, time: np.ndarray, stay: np.ndarray, kept: KeptStays
+) -> tuple[np.ndarray, np.ndarray]:
+    """(row, stay) pairs: stays that an event of the row is linked to, and stays of the subject that contain its time.
+
+    ``row`` and ``stay`` are per event, ``subject`` and ``time`` per row.
+    """
+    start = np.searchsorted(kept.sorted_subject, subject, "left")
+    n_stays = np.searchsorted(kept.sorted_subject, subject, "right") - start
+    first_event = np.flatnonzero(_changes(row))
+    single = n_stays == 1
+    several = np.flatnonzero(~single)
+    each = np.repeat(several, n_stays[several])
+    candidate = kept.by_subject[np.repeat(start[several], n_stays[several]) + _within(n_stays[several])]
+    n_all = len(kept.stay_id)
+    linked = np.unique(row * n_all + stay)
+    is_linked = np.isin(each * n_all + candidate, linked)
+    contains = (kept.intime[candidate] <= time[each]) & (time[each] <= kept.outtime[candidate])
+    member = is_linked | contains
+    rows = np.concatenate([np.flatnonzero(single), each[member]])
+    stays = np.concatenate([stay[first_event[single]], candidate[member]])
+    return rows, stays
+
+
+def _give_to_stays(
+    values: dict[str, np.ndarray], members: tuple[np.ndarray, np.ndarray], time: np.ndarray, kept: KeptStays
+) -> tuple[np.ndarray, np.ndarray]:
+    rows, stays = members
+    order = np.lexsort((rows, stays))
+    rows, stays = rows[order], stays[order]
+    first = np.searchsorted(values["row"], rows, "left")
+    n_values = np.searchsorted(values["row"], rows, "right") - first
+    source = np.repeat(first, n_values) + _within(n_values)
+    stay = np.repeat(stays, n_values)
+    settled = np.empty(len(source), _SETTLED)
+    settled["hours"] = (np.repeat(time[rows], n_values) - kept.intime[stay]) / 3600.0
+    for name in ("number", "text", "variable"):
+        settled[name] = values[name][source]
+    return stay, settled
+
+
+def _within(sizes: np.ndarray) -> np.ndarray:
+    """0 .. size-1 for each size, one after another."""
+    return np.arange(sizes.sum()) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+
+
+def _numbers_by_rank(clean: CleanPairs) -> np.ndarray:
+    number = np.full(int(clean.rank.max(initial=0)) + 1, np.nan)
+    number[clean.rank[clean.usable]] = clean.number[clean.usable]
+    return number
+
+
+def _texts_by_rank(clean: CleanPairs) -> pa.Array:
+    texts = [""] * (int(clean.rank.max(initial=0)) + 1)
+    for pair in np.flatnonzero(clean.usable):
+        texts[clean.rank[pair]] = clean.text[pair]
+    return pa.array(texts, pa.string())
+
+
+def _write(out: Path, stay_ids: np.ndarray, slices: np.ndarray, runs: Path, texts: pa.Array) -> None:
+    """Gather the settled stays in order of stay_id, a row group of bounded size at a time."""
+    schema = pa.schema(
+        [
+            ("stay_id", pa.int64()), ("hours", pa.float64()), ("variable", pa.string()), ("value", pa.string()),
+            ("number", pa.float64()),
+        ]
+    )  # fmt: skip
+    settled = np.memmap(runs, _SETTLED, "r") if runs.stat().st_size else np.zeros(0, _SETTLED)
+    names = pa.array(ORDER, pa.string())
+    order = np.argsort(stay_ids, kind="stable")
+    ends = np.cumsum(slices[order, 1])
+    with pq.ParquetWriter(out, schema, compression="zstd", compression_level=1) as writer:
+        start = 0
+        while start < len(order):
+            done = ends[start - 1] if start else 0
+            stop = max(start + 1, int(np.searchsorted(ends, done + _ROWS_PER_GROUP, "right")))
+            chosen = order[start:stop]
+            n = slices[chosen, 1]
+            rows = settled[np.repeat(slices[chosen, 0], n) + _within(n)]
+            start = stop
+            if not len(rows):
+                continue
+            value = texts.take(pa.array(np.maximum(rows["text"], 0)))
+            if (rows["text"] == _NO_TEXT).any():
+                # Averaged and derived numbers were never charted: their text is the number.
+                plain = pl.Series(rows["number"]).cast(pl.String).to_arrow()
+                value = pa.compute.if_else(pa.array(rows["text"] == _NO_TEXT), plain.cast(pa.string()), value)
+            columns = [
+                pa.array(np.repeat(stay_ids[chosen], n)), pa.array(rows["hours"]),
+                names.take(pa.array(rows["variable"])), value, pa.array(rows["number"]),
+            ]  # fmt: skip
+            writer.write_table(pa.Table.from_arrays(columns, schema=schema))

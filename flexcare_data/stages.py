@@ -1,0 +1,322 @@
+"""The build plan: which stages there are, what decides the content of each, and where it lies in the store.
+
+In: a `Config`. Out: a `Plan` with a key per stage. A stage's folder is `<store>/<stage>-<key>/`, and the key is a digest of
+its options, its raw files' content, the keys of the stages it reads, and its code; so equal work has one place, whoever does
+it, and a changed option moves only what depends on it.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import shlex
+from dataclasses import dataclass, field
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from flexcare_data import raw
+from flexcare_data.config import Config
+from flexcare_data.protocol import Options
+from flexcare_data.schema import OUTPUT_FORMAT, RAW
+from flexcare_data.store import canonical, spec_key
+from flexcare_data.tasks import TASKS
+from flexcare_data.variables import RESOURCES
+
+ROOTS = ("mimiciv", "mimic_cxr_jpg", "mimic_iv_note")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One step of the data half.
+
+    Attributes:
+        name: as in the store; also the subcommand, up to a dash.
+        raw: raw tables it reads.
+        options: options of the protocol that it uses.
+        upstream: stages whose folders it reads.
+        module: where its code begins.
+        outputs: its files and where they are published below the output folder.
+    """
+
+    name: str
+    module: str
+    raw: tuple[str, ...] = ()
+    options: tuple[str, ...] = ()
+    upstream: tuple[str, ...] = ()
+    outputs: dict[str, str] = field(default_factory=dict)
+
+
+def cohort_stage(task: str) -> str:
+    """Name of the stage that builds the cohort of ``task``."""
+    return f"cohort-{task}"
+
+
+_COHORT_RAW = {
+    "decompensation": ("admissions", "metadata"),
+    "diagnosis": ("admissions", "metadata", "chexpert"),
+    "drg": ("admissions", "metadata", "drgcodes"),
+}
+_COHORT_OPTIONS = {
+    "length_of_stay": ("sampling",),
+    "decompensation": ("sampling",),
+    "diagnosis": ("edges", "height", "gcs_spellings"),
+}
+
+
+def _cohort(task: str) -> Stage:
+    outputs = {f"{task}.parquet": f"cohorts/{task}.parquet"}
+    upstream = ("stays", "splits", "hourly", "sections")
+    if task == "diagnosis":
+        tails = ("index.parquet", "values.npy", "observed.npy")
+        outputs |= {f"tails/{name}": f"data/hourly/{task}_tails/{name}" for name in tails}
+        upstream += ("events",)
+    return Stage(
+        cohort_stage(task),
+        module=f"flexcare_data.tasks.{task}",
+        raw=_COHORT_RAW.get(task, ("admissions", "metadata")),
+        options=("notes", "repeats", *_COHORT_OPTIONS.get(task, ())),
+        upstream=upstream,
+        outputs=outputs,
+    )
+
+
+STAGES: dict[str, Stage] = {
+    stage.name: stage
+    for stage in (
+        Stage(
+            "stays",
+            module="flexcare_data.stays",
+            raw=("icustays", "admissions", "patients", "diagnoses_icd", "d_icd_diagnoses"),
+            options=("death_label", "age", "readmission", "icd", "icd10"),
+            outputs={"stays.parquet": "data/stays.parquet"},
+        ),
+        Stage(
+            "splits",
+            module="flexcare_data.splits",
+            raw=("admissions",),
+            options=("split",),
+            outputs={"splits.parquet": "data/splits.parquet"},
+        ),
+        Stage(
+            "events",
+            module="flexcare_data.events",
+            raw=("chartevents", "labevents"),
+            options=(
+                "fluids", "fio2", "height", "gcs_total", "capillary_refill", "duplicates", "ranges", "lab_without_hadm",
+            ),
+            upstream=("stays",),
+            outputs={"events.parquet": "data/events.parquet"},
+        ),
+        Stage(
+            "hourly",
+            module="flexcare_data.hourly",
+            options=("edges", "height", "gcs_spellings", "scaler"),
+            upstream=("stays", "splits", "events"),
+            outputs={
+                name: f"data/hourly/{name}" for name in ("index.parquet", "values.npy", "observed.npy", "scaler.json")
+            },
+        ),
+        Stage(
+            "sections",
+            module="flexcare_data.notes",
+            raw=("discharge",),
+            options=("note_cleaning", "bhc_fallback"),
+            outputs={"sections.parquet": "data/notes/sections.parquet"},
+        ),
+        *(_cohort(task) for task in TASKS),
+    )
+}  # fmt: skip
+"""Stages with one folder each, in the order of the flow. The audit and the pools follow from the cohorts chosen."""
+
+_AUDIT_OUTPUTS = {name: f"data/{name}" for name in ("flow.json", "dropped.json", "leakage.json")}
+_CXR_OUTPUTS = {"index.parquet": "data/cxr/index.parquet", "shards": "data/cxr/shards"}
+_NOTES_OUTPUTS = {"index.parquet": "data/notes/index.parquet", "shards": "data/notes/shards"}
+
+
+class Plan:
+    """Keys, folders and command-line arguments of all stages of one configuration."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.options = config.resolved_options
+        self.store = config.store_path
+        self._specs: dict[str, dict[str, Any]] = {}
+        cohorts = tuple(cohort_stage(task) for task in config.tasks)
+        self.stages: dict[str, Stage] = dict(STAGES) | {
+            stage.name: stage
+            for stage in (
+                Stage(
+                    "audit",
+                    module="flexcare_data.leakage",
+                    raw=("metadata", "admissions"),
+                    options=("notes", "scaler"),
+                    upstream=("stays", "splits", "events", "hourly", "sections", *cohorts),
+                    outputs=_AUDIT_OUTPUTS,
+                ),
+                Stage("cxr", module="flexcare_data.images", raw=("metadata",), upstream=cohorts, outputs=_CXR_OUTPUTS),
+                Stage("notes", module="flexcare_model.embed", upstream=("sections", *cohorts), outputs=_NOTES_OUTPUTS),
+            )
+        }
+
+    def spec(self, stage: str) -> dict[str, Any]:
+        """Everything that decides the content of ``stage``."""
+        if stage not in self._specs:
+            part = self.stages[stage]
+            self._specs[stage] = {
+                "stage": stage,
+                "options": {name: getattr(self.options, name) for name in part.options},
+                "settings": self._settings(stage),
+                "raw": {name: self._raw_digest(name)[:16] for name in part.raw},
+                "upstream": {name: self.key(name) for name in part.upstream},
+                "code": code_digest(part.module)[:16],
+                "format": OUTPUT_FORMAT,
+            }
+        return self._specs[stage]
+
+    def _settings(self, stage: str) -> dict[str, Any]:
+        if stage == "cxr":
+            return {"which": self.config.images.which}
+        if stage == "notes":
+            notes = self.config.notes
+            return {"encoder": notes.encoder, "storage": notes.storage, "max_tokens": notes.max_tokens}
+        return {}
+
+    def key(self, stage: str) -> str:
+        """12 hex digits."""
+        return spec_key(self.spec(stage))
+
+    def dir(self, stage: str) -> Path:
+        """Folder of ``stage`` in the store."""
+        return self.store / f"{stage}-{self.key(stage)}"
+
+    def manifest(self, stage: str) -> Path:
+        """The file that exists once the stage is complete."""
+        return self.dir(stage) / "manifest.json"
+
+    def spec_text(self, stage: str) -> str:
+        """The spec as the commands take it (``--spec``)."""
+        return canonical(self.spec(stage))
+
+    def option_arguments(self, stage: str) -> str:
+        """``--option name=value`` for each option of the stage that differs from the published benchmark."""
+        published = Options()
+        changed = [
+            name for name in self.stages[stage].options if getattr(self.options, name) != getattr(published, name)
+        ]
+        return " ".join(f"--option {shlex.quote(f'{name}={getattr(self.options, name)}')}" for name in changed)
+
+    def root(self, root: str) -> Path | None:
+        """Folder of a raw data set, or None where the modality is absent."""
+        return raw_roots(self.config)[root]
+
+    def raw_arguments(self, *roots: str) -> str:
+        """``--mimiciv DIR`` and so on, for the data sets that are there."""
+        given = {root: self.root(root) for root in roots}
+        return " ".join(
+            f"--{root.replace('_', '-')} {shlex.quote(str(path))}" for root, path in given.items() if path is not None
+        )
+
+    def raw_files(self, stage: str) -> list[Path]:
+        """The raw files that the stage reads and that exist."""
+        return [path for name in self.stages[stage].raw if (path := self._raw_file(name))]
+
+    def _raw_file(self, name: str) -> Path | None:
+        root = self.root(RAW[name].root)
+        if root is None or self.config.is_synthetic:
+            return None
+        try:
+            return raw.locate(root, name)
+        except raw.RawDataError:
+            return None  # check_raw says what is wrong before anything runs
+
+    def _raw_digest(self, name: str) -> str:
+        root = self.root(RAW[name].root)
+        if root is None:
+            return "absent"
+        if self.config.is_synthetic:
+            # Made by the workflow itself: its settings and code decide its content.
+            synthetic = self.config.synthetic.model_dump() | {"code": code_digest("flexcare_data.synthetic")}
+            return hashlib.sha256(canonical(synthetic).encode()).hexdigest()
+        path = self._raw_file(name)
+        return raw.digest(path, self.store / "digests") if path else "missing"
+
+
+def raw_roots(config: Config) -> dict[str, Path | None]:
+    """The three raw folders; those of the embedded synthetic data where raw.mimiciv is not set."""
+    if config.is_synthetic:
+        return {root: config.output / "synthetic_raw" / root for root in ROOTS}
+    return {root: getattr(config.raw, root) for root in ROOTS}
+
+
+@cache
+def code_digest(module: str) -> str:
+    """sha256 of the code that ``module`` runs: itself and what it imports from the two packages.
+
+    Comments and docstrings do not count, so that a mended sentence recomputes nothing. Resource tables count with
+    the modules that read them.
+    """
+    total = hashlib.sha256()
+    for name in sorted(_closure(module)):
+        total.update(name.encode())
+        total.update(_code(name).encode())
+        if name == "flexcare_data.variables":
+            for path in sorted(RESOURCES.glob("*.csv")):
+                total.update(path.read_bytes())
+    return total.hexdigest()
+
+
+def _closure(module: str) -> set[str]:
+    known: set[str] = set()
+    todo = [module]
+    while todo:
+        name = todo.pop()
+        if name not in known and name.split(".")[0] in ("flexcare_data", "flexcare_model") and _source(name):
+            known.add(name)
+            todo += _imports(name)
+    return known
+
+
+@cache
+def _source(module: str) -> Path | None:
+    top, *rest = module.split(".")
+    spec = find_spec(top)
+    folder = Path(spec.submodule_search_locations[0]) if spec and spec.submodule_search_locations else None
+    if folder is None:
+        return None
+    path = folder.joinpath(*rest)
+    if (path / "__init__.py").is_file():
+        return path / "__init__.py"
+    return path.with_suffix(".py") if rest and path.with_suffix(".py").is_file() else None
+
+
+@cache
+def _tree(module: str) -> ast.Module:
+    path = _source(module)
+    assert path is not None
+    return ast.parse(path.read_text())
+
+
+def _imports(module: str) -> list[str]:
+    found: list[str] = []
+    for node in ast.walk(_tree(module)):
+        if isinstance(node, ast.Import):
+            found += [name.name for name in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            found += [node.module, *(f"{node.module}.{name.name}" for name in node.names)]
+    return found
+
+
+def _code(module: str) -> str:
+    """Source without comments and docstrings."""
+    tree = _tree(module)
+    for node in ast.walk(tree):
+        body = getattr(node, "body", None)
+        if isinstance(body, list):
+            node.body = [part for part in body if not _is_text(part)] or [ast.Pass()]
+    return ast.unparse(tree)
+
+
+def _is_text(node: ast.AST) -> bool:
+    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)

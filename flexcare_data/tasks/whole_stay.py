@@ -1,0 +1,25 @@
+"""Cohorts whose input is the whole ICU stay: phenotyping and readmission.
+
+In: labelled stays with a series. Out: the cohort, asked at the end of the stay.
+"""
+
+from __future__ import annotations
+
+import polars as pl
+
+from flexcare_data.tasks.base import Cohort, Sources, Task, finish, hours_after, with_last_image, with_note
+
+
+def cohort_of_whole_stays(
+    stays: pl.DataFrame, task: Task, sources: Sources, flow: list[dict[str, int | str]]
+) -> Cohort:
+    """One sample per stay; series up to its length, images in [intime, outtime]."""
+    samples = stays.with_columns(
+        sample_id=pl.col("stay_id").cast(pl.String),
+        period_length="los_hours",
+        window_start="intime",
+        window_end="outtime",
+        prediction_time=pl.coalesce(pl.col("outtime"), hours_after("intime", "los_hours")),
+    )
+    samples = with_note(with_last_image(samples, sources.radiographs), sources, task.section)
+    return Cohort(finish(samples, task, sources), flow, {})
