@@ -1,0 +1,150 @@
+"""Where the inputs of a cohort's samples lie in the shards: positions, labels, and the shards themselves.
+
+In: a cohort table and the indices below `data/`. Out: arrays of global positions (see `flexcare_model.arrays`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import torch
+from torch import Tensor
+
+from flexcare_data.tasks import Task
+from flexcare_model.arrays import (
+    NO_TAIL,
+    ImageMaps,
+    ImagesOnDevice,
+    NoteMaps,
+    NotesOnDevice,
+    SeriesMaps,
+    SeriesOnDevice,
+    ShardedRows,
+)
+from flexcare_model.batch import MODALITIES
+
+ASKED_OF_IMAGE = {"diagnosis"}
+"""Tasks whose question is about the radiograph: a sample whose image has no tensor is dropped."""
+
+
+class SampleError(ValueError):
+    """A cohort cannot be turned into samples. The message holds counts and paths, never a patient's values."""
+
+
+class Sources:
+    """The shards that the samples of a task point at, opened when first used (also in a DataLoader worker)."""
+
+    def __init__(self, output: Path, task: str, image_shards: list[str], note_shards: list[str]):
+        self.data, self.task = output / "data", task
+        self.image_shards, self.note_shards = image_shards, note_shards
+
+    def __reduce__(self):
+        # Memory maps do not travel to workers; each opens its own.
+        return Sources, (self.data.parent, self.task, self.image_shards, self.note_shards)
+
+    @property
+    def tails(self) -> Path | None:
+        """Folder of the hours that end inside an hour, where the task has such."""
+        folder = self.data / "hourly" / f"{self.task}_tails"
+        return folder if folder.exists() else None
+
+    @cached_property
+    def series(self) -> SeriesMaps | SeriesOnDevice:
+        return SeriesMaps(self.data / "hourly", self.tails)
+
+    @cached_property
+    def images(self) -> ImageMaps | ImagesOnDevice:
+        return ImageMaps(ShardedRows(self.data / "cxr" / "shards", self.image_shards))
+
+    @cached_property
+    def notes(self) -> NoteMaps | NotesOnDevice:
+        return NoteMaps(ShardedRows(self.data / "notes" / "shards", self.note_shards))
+
+
+def number_of_classes(output: Path | str, task: str) -> int:
+    """Outputs of a task whose number the data decides: distinct labels of its whole cohort, numbered from 0."""
+    labels = read_table(Path(output) / f"cohorts/{task}.parquet")["label"]
+    n = labels.n_unique()
+    if n and (labels.min(), labels.max()) != (0, n - 1):
+        raise SampleError(f"{task}: expected labels numbered 0 to {n - 1} for {n} distinct ones, got other numbers")
+    return n
+
+
+def check_modalities(names: Iterable[str]) -> None:
+    unknown = sorted(set(names) - set(MODALITIES))
+    if unknown:
+        raise SampleError(f"expected modalities of {list(MODALITIES)}, got {unknown}")
+
+
+def read_table(path: Path) -> pl.DataFrame:
+    if not path.exists():
+        raise SampleError(f"{path}: no such table; build it with `snakemake cohorts` or check the output folder")
+    return pl.read_parquet(path)
+
+
+def _index(path: Path, ids: pl.DataFrame, on: list[str]) -> pl.DataFrame:
+    """Rows of an index for ``ids`` in their order; an id that the index lacks is an error."""
+    index = read_table(path).with_columns(pl.lit(True).alias("known"))
+    index = index.with_columns(pl.col(name).cast(ids.schema[name]) for name in on)
+    found = ids.join(index, on=on, how="left", maintain_order="left", validate="m:1")
+    lacking = found.filter(pl.col(on[0]).is_not_null() & pl.col("known").is_null()).height
+    if lacking:
+        raise SampleError(f"{path}: lacks {lacking} of the {on[0]} values that the cohort names; rebuild it")
+    return found
+
+
+def locate_series(output: Path, task: str, frame: pl.DataFrame) -> dict[str, np.ndarray]:
+    hourly = output / "data" / "hourly"
+    stays = frame.select(pl.when(pl.col("n_hours").is_not_null()).then("stay_id").alias("stay_id"))
+    found = _index(hourly / "index.parquet", stays, ["stay_id"])
+    n_hours = frame["n_hours"].fill_null(0).to_numpy().astype(np.int64)
+    tail_row, tail_offset = np.full(frame.height, NO_TAIL), np.zeros(frame.height, np.int64)
+    tails = hourly / f"{task}_tails" / "index.parquet"
+    if tails.exists():
+        own = frame.select("sample_id").join(read_table(tails), on="sample_id", how="left", maintain_order="left")
+        tail_row = own["start"].fill_null(NO_TAIL).to_numpy().astype(np.int64)
+        tail_offset = own["offset"].fill_null(0).to_numpy().astype(np.int64)
+    beyond = int((np.minimum(n_hours, tail_row) > found["n_hours"].fill_null(0).to_numpy()).sum())
+    if beyond:
+        raise SampleError(f"{task}: {beyond} samples ask for more hours than their stay has in {hourly}; rebuild it")
+    return {
+        "offset": found["offset"].fill_null(0).to_numpy().astype(np.int64),
+        "n_hours": n_hours,
+        "tail_row": tail_row,
+        "tail_offset": tail_offset,
+    }
+
+
+def locate_images(output: Path, frame: pl.DataFrame) -> tuple[np.ndarray, list[str]]:
+    """Global row of each image, -1 where it has no tensor, and the shards in their order."""
+    found = _index(output / "data/cxr/index.parquet", frame.select("dicom_id"), ["dicom_id"])
+    shards = read_table(output / "data/cxr/index.parquet")["shard"].drop_nulls().unique().sort().to_list()
+    base = dict(zip(shards, ShardedRows(output / "data/cxr/shards", shards).base.tolist(), strict=False))
+    first = found["shard"].replace_strict(base, default=None, return_dtype=pl.Int64)
+    return (first + found["row"]).fill_null(-1).to_numpy().astype(np.int64), shards
+
+
+def locate_notes(output: Path, task: Task, frame: pl.DataFrame) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    """Global first token and number of tokens of each note, and the shards in their order."""
+    path = output / "data/notes/index.parquet"
+    ids = frame.select("note_id", pl.lit(task.section).alias("section"))
+    found = _index(path, ids, ["note_id", "section"])
+    shards = [f"{stem}.npy" for stem in read_table(path)["shard"].unique().sort()]
+    base = dict(zip(shards, ShardedRows(output / "data/notes/shards", shards).base.tolist(), strict=False))
+    first = (found["shard"] + ".npy").replace_strict(base, default=None, return_dtype=pl.Int64)
+    offset = (first + found["offset"]).fill_null(0).to_numpy().astype(np.int64)
+    return offset, found["n_tokens"].fill_null(0).to_numpy().astype(np.int64), shards
+
+
+def labels_of(task: Task, frame: pl.DataFrame) -> Tensor:
+    lacking = [name for name in task.labels if name not in frame.columns]
+    if lacking:
+        frame = frame.with_columns(pl.lit(-2, dtype=pl.Int64).alias(name) for name in lacking)
+    values = torch.from_numpy(frame.select(task.labels).to_numpy().astype(np.int64))
+    if task.kind == "multilabel":
+        return values.float()
+    return values[:, 0] if task.kind == "multiclass" else values[:, 0].float()

@@ -1,0 +1,162 @@
+"""Radiographs as models take them: uint8 (n, 256, 256) in, float32 (n, 3, 224, 224) out, a whole batch at once.
+
+Training: random horizontal flip, random rotation up to 45 degrees, scale 0.85 to 1.15, translation up to 0.15 of the
+side, then centre crop. Evaluation: centre crop. Both end with the ImageNet normalisation. The random numbers are drawn
+on the CPU, so that a seed gives the same images on every device.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numba
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+STORED_SIZE, MODEL_SIZE = 256, 224
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+MAX_DEGREES, MAX_TRANSLATION, SCALE = 45.0, 0.15, (0.85, 1.15)
+FLIP_PROBABILITY = 0.5
+_GAIN = np.array([1.0 / (255.0 * std) for std in STD], dtype=np.float32)
+_BIAS = np.array([-mean / std for mean, std in zip(MEAN, STD, strict=True)], dtype=np.float32)
+
+
+@dataclass(frozen=True)
+class Affine:
+    """One flip and affine map per image, about the image centre; the map of torchvision's ``affine``, shear 0.
+
+    Attributes:
+        flip: (n,) bool, mirrored left to right before the map.
+        degrees: (n,) rotation, clockwise where positive.
+        shift: (n, 2) whole pixels to the right and down.
+        scale: (n,) factor.
+    """
+
+    flip: Tensor
+    degrees: Tensor
+    shift: Tensor
+    scale: Tensor
+
+    def inverse(self) -> Tensor:
+        """(n, 2, 2) from a pixel of the result, shifted back, to its source; both (right, down) of the centre."""
+        radians = self.degrees * (math.pi / 180.0)
+        cos, sin = radians.cos() / self.scale, radians.sin() / self.scale
+        mirror = torch.where(self.flip, -1.0, 1.0)
+        return torch.stack([torch.stack([mirror * cos, mirror * sin], -1), torch.stack([-sin, cos], -1)], -2)
+
+
+def draw_affine(n: int, generator: torch.Generator | None = None) -> Affine:
+    """Draw ``n`` maps from the ranges above (CPU). ``generator`` None: torch's global one, seeded per worker."""
+    uniform = torch.rand(n, 5, generator=generator)
+    reach = MAX_TRANSLATION * STORED_SIZE
+    return Affine(
+        flip=uniform[:, 0] < FLIP_PROBABILITY,
+        degrees=(2.0 * uniform[:, 1] - 1.0) * MAX_DEGREES,
+        shift=((2.0 * uniform[:, 2:4] - 1.0) * reach).round(),
+        scale=SCALE[0] + uniform[:, 4] * (SCALE[1] - SCALE[0]),
+    )
+
+
+def centre_crop(images: Tensor) -> Tensor:
+    """The middle (n, 224, 224) of ``images`` (n, 256, 256)."""
+    first = (STORED_SIZE - MODEL_SIZE) // 2
+    return images[:, first : first + MODEL_SIZE, first : first + MODEL_SIZE]
+
+
+def warp(images: Tensor, affine: Affine) -> Tensor:
+    """Flip, map and centre crop uint8 ``images`` (n, 256, 256) to float32 (n, 224, 224), levels 0 to 255.
+
+    Nearest neighbour, black outside, as torchvision's ``RandomAffine`` does by default. Only the pixels of the crop
+    are computed.
+    """
+    device = images.device
+    inverse = affine.inverse().to(device)
+    middle = (MODEL_SIZE - 1) / 2.0
+    steps = torch.arange(MODEL_SIZE, device=device, dtype=torch.float32) - middle
+    down, right = torch.meshgrid(steps, steps, indexing="ij")
+    pixels = torch.stack([right, down], -1).reshape(1, -1, 2)  # (1, 224 * 224, 2)
+    source = (pixels - affine.shift.to(device).unsqueeze(1)) @ inverse.transpose(1, 2)  # (n, 224 * 224, 2)
+    grid = (source * (2.0 / STORED_SIZE)).view(-1, MODEL_SIZE, MODEL_SIZE, 2)
+    levels = images.unsqueeze(1).float()
+    return functional.grid_sample(levels, grid, mode="nearest", padding_mode="zeros", align_corners=False).squeeze(1)
+
+
+def normalise(levels: Tensor) -> Tensor:
+    """Grey ``levels`` (n, 224, 224) of 0 to 255 to three equal channels, ImageNet normalised (n, 3, 224, 224)."""
+    gain, bias = (torch.from_numpy(values).to(levels.device).view(1, 3, 1, 1) for values in (_GAIN, _BIAS))
+    return torch.addcmul(bias, levels.unsqueeze(1).float(), gain)
+
+
+def model_images(
+    stored: Tensor, rows: Tensor, batch: int, *, augment: bool, generator: torch.Generator | None = None
+) -> Tensor:
+    """Images of a batch as models take them: (``batch``, 3, 224, 224), zeros where a sample has none.
+
+    Args:
+        stored: (n, 256, 256) uint8, the images that exist.
+        rows: (n,) int64, sample of the batch that each belongs to.
+        batch: samples in the batch.
+        augment: random flip and affine map (training), else the centre crop alone.
+        generator: source of the random numbers, on the CPU.
+    """
+    if not len(rows):
+        # A view of one zero: nobody has an image, so nothing is allocated.
+        return torch.zeros(1, device=stored.device).expand(batch, 3, MODEL_SIZE, MODEL_SIZE)
+    affine = draw_affine(len(rows), generator) if augment else None
+    if stored.device.type == "cpu":
+        return _on_cpu(stored, rows, batch, affine)
+    images = normalise(centre_crop(stored) if affine is None else warp(stored, affine))
+    if len(rows) == batch:
+        return images
+    return torch.zeros(batch, *images.shape[1:], device=images.device).index_copy_(0, rows, images)
+
+
+def _on_cpu(stored: Tensor, rows: Tensor, batch: int, affine: Affine | None) -> Tensor:
+    """As `warp` or `centre_crop`, then `normalise`, in one pass over the result: no intermediate image."""
+    out = torch.empty(batch, 3, MODEL_SIZE, MODEL_SIZE)
+    absent = torch.ones(batch, dtype=torch.bool)
+    absent[rows] = False
+    out[absent] = 0.0
+    if affine is None:
+        _crop_images(out.numpy(), stored.numpy(), rows.numpy(), _GAIN, _BIAS)
+    else:
+        maps = torch.cat([affine.inverse().flatten(1), affine.shift], dim=1)  # (n, 6)
+        _warp_images(out.numpy(), stored.numpy(), rows.numpy(), maps.numpy(), _GAIN, _BIAS)
+    return out
+
+
+@numba.njit(cache=True, nogil=True)
+def _crop_images(out, stored, rows, gain, bias):
+    size = out.shape[2]
+    first = (stored.shape[1] - size) // 2
+    for i in range(len(rows)):
+        for channel in range(3):
+            g, o = gain[channel], bias[channel]
+            for y in range(size):
+                for x in range(size):
+                    out[rows[i], channel, y, x] = np.float32(stored[i, first + y, first + x]) * g + o
+
+
+@numba.njit(cache=True, nogil=True)
+def _warp_images(out, stored, rows, maps, gain, bias):
+    size, side = out.shape[2], stored.shape[1]
+    middle, centre = np.float32((size - 1) / 2), np.float32((side - 1) / 2)
+    line = np.empty(size, np.uint8)
+    for i in range(len(rows)):
+        a, b, c, d = maps[i, 0], maps[i, 1], maps[i, 2], maps[i, 3]
+        for y in range(size):
+            down = y - middle - maps[i, 5]
+            for x in range(size):
+                right = x - middle - maps[i, 4]
+                # Half a pixel is added to round; far outside stays negative or above the side.
+                column = int(np.floor(a * right + b * down + centre + np.float32(0.5)))
+                row = int(np.floor(c * right + d * down + centre + np.float32(0.5)))
+                inside = 0 <= column < side and 0 <= row < side
+                line[x] = stored[i, row, column] if inside else 0
+            for channel in range(3):
+                g, o = gain[channel], bias[channel]
+                for x in range(size):
+                    out[rows[i], channel, y, x] = np.float32(line[x]) * g + o
