@@ -1,11 +1,11 @@
 """Bedside charting: chartevents and outputevents of the ICU stays.
 
-In: a `Population` and a range of its stays. Out: the rows of these stays, sorted as published (by stay, time, item). All
-draws are arrays over events; stays are done some hundreds at a time, so memory does not grow with the data set.
+In: a `Population` and a range of its stays. Out: the rows of these stays, sorted as published (by stay, time, item).
+All draws are arrays over events; stays are done some hundreds at a time, so memory does not grow with the data set.
 
-What is charted follows the stay's factors `ts_s` (breathing, oxygen, pulse, pressure, consciousness) and `ts_c` (weight,
-temperature, voice), a crisis of about a day (before a death in the unit, but also in half of the other severe stays) and
-the recovery of the last day before leaving.
+What is charted follows the stay's factors `ts_s` (breathing, oxygen, pulse, pressure, consciousness) and `ts_c`
+(weight, temperature, voice), a crisis of about a day (before a death in the unit, but also in half of the other severe
+stays) and the recovery of the last day before leaving.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from flexcare_data.synthetic.population import Population, generator
 
 DISTRACTOR_RATIO = 2.6
 """Rows of unused items per used row: 72 % of the table, as published."""
-STEP_HOURS = 2.0
+STEP_HOURS = 2.2
 """Mean time between two rounds of charting; real charting is about hourly."""
 _MESS_TEXTS = ("ERROR", ">500", "___", "NaN", "120/80", "", "-1", "see note")
 

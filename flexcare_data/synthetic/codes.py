@@ -19,11 +19,11 @@ _FAMILIES = Path(__file__).parent.parent / "resources" / "phenotype_codes.csv"
 OTHER_CODES: dict[int, tuple[tuple[str, str], ...]] = {
     9: (
         ("V707", "Examination of participant in clinical trial"), ("4139", "Other and unspecified angina pectoris"),
-        ("2449", "Unspecified acquired hypothyroidism"), ("53081", "Esophageal reflux"), ("V1582", "History of tobacco use"),
-        ("0090", "Infectious colitis, enteritis, and gastroenteritis"), ("E8859", "Fall from other slipping"),
+        ("2449", "Unspecified acquired hypothyroidism"), ("53081", "Esophageal reflux"),
+        ("V1582", "History of tobacco use"), ("0090", "Infectious colitis"), ("E8859", "Fall from other slipping"),
     ),
     10: (
-        ("Z87891", "Personal history of nicotine dependence"), ("K219", "Gastro-esophageal reflux disease without esophagitis"),
+        ("Z87891", "Personal history of nicotine dependence"), ("K219", "Gastro-esophageal reflux disease"),
         ("E039", "Hypothyroidism, unspecified"), ("Z66", "Do not resuscitate"), ("F329", "Major depressive disorder"),
         # Common codes of the phenotypes that the published list lacks.
         ("J9601", "Acute respiratory failure with hypoxia"), ("I480", "Paroxysmal atrial fibrillation"),
@@ -37,20 +37,8 @@ _UNLISTED = {9: "99999", 10: "Z9999"}
 
 
 def d_icd_diagnoses() -> pl.DataFrame:
-    """The dictionary: the codes of the phenotypes, below each family itself and two children, and some others."""
-    families = _families()
-    children = pl.concat(
-        [
-            families,
-            *(
-                families.filter(~pl.col("exact") & (pl.col("icd_code").str.len_chars() < 6)).with_columns(
-                    pl.col("icd_code") + digit
-                )
-                for digit in ("0", "9")
-            ),
-        ]
-    )
-    listed = children.select(
+    """The dictionary: the codes of the phenotypes, each family itself with two children, and some others."""
+    listed = _expanded().select(
         "icd_code", "icd_version", long_title=pl.col("phenotype") + ", fabricated code " + pl.col("icd_code")
     )
     others = pl.DataFrame(
@@ -59,6 +47,12 @@ def d_icd_diagnoses() -> pl.DataFrame:
         orient="row",
     )
     return pl.concat([others, listed]).unique(["icd_code", "icd_version"], keep="first").sort("icd_version", "icd_code")
+
+
+def _expanded() -> pl.DataFrame:
+    families = _families()
+    parents = families.filter(~pl.col("exact") & (pl.col("icd_code").str.len_chars() < 6))
+    return pl.concat([families, *(parents.with_columns(pl.col("icd_code") + digit) for digit in ("0", "9"))])
 
 
 def _families() -> pl.DataFrame:
@@ -84,7 +78,7 @@ def diagnoses_icd(people: Population, *, seed: int) -> pl.DataFrame:
     has = rng.random((n, planted.N_PHENOTYPES)) < planted.phenotypes(hidden)
     fate = rng.random(n)
     has[fate < 0.015] = False
-    listed = _families()
+    listed = _expanded()
     row, code = [], []
     for k, name in enumerate(sorted(listed["phenotype"].unique())):
         for v in (9, 10):
@@ -136,7 +130,7 @@ def drgcodes(people: Population, *, seed: int) -> pl.DataFrame:
             "subject_id": admissions["subject_id"].to_numpy()[row],
             "hadm_id": admissions["hadm_id"].to_numpy()[row],
             "drg_type": np.where(is_apr, "APR", "HCFA"),
-            "drg_code": np.where(is_apr, numbers + 1000, numbers) % 1000,
+            "drg_code": numbers,
             "description": np.array([title for _, title in planted.DRG_CODES], object)[which],
             "drg_severity": np.where(is_apr, rng.integers(1, 5, len(row)), 0),
             "drg_mortality": np.where(is_apr, rng.integers(1, 5, len(row)), 0),

@@ -1,7 +1,8 @@
 """Chest radiographs: the studies, their side tables and the JPEG files.
 
-In: a `Population`. Out: `Radiographs` (metadata, chexpert, split; hidden: what each image shows) and the drawn files. An image
-tells the factor `img_s` by its overall brightness and `img_c` by a bright or dark middle: both survive flips, turns and crops.
+In: a `Population`. Out: `Radiographs` (metadata, chexpert, split; hidden: what each image shows) and the drawn files.
+An image tells the factor `img_s` by its overall brightness and `img_c` by a bright or dark middle: both survive flips,
+turns and crops.
 """
 
 from __future__ import annotations
@@ -40,8 +41,8 @@ class Radiographs:
 
 
 def radiographs(people: Population, *, seed: int) -> Radiographs:
-    """Studies of seven kinds: early in an ICU stay (two of three stays have one), later in it, before it, on the ward after
-    it, in admissions without ICU stay, between admissions, and of people who are in no admission at all.
+    """Studies of seven kinds: early in an ICU stay (two of three stays have one), later in it, before it, on the ward
+    after it, in admissions without ICU stay, between admissions, and of people who are in no admission at all.
     """
     rng = generator(seed, 7)
     studies = _studies(rng, people)
@@ -52,13 +53,7 @@ def radiographs(people: Population, *, seed: int) -> Radiographs:
     clock = studies["clock"][study] + images["later"]
     day = (clock // DAY).astype("datetime64[D]")
     year, month = day.astype("datetime64[Y]"), day.astype("datetime64[M]")
-    date = (
-        (year.astype(np.int64) + 1970) * 10000
-        + (month - year).astype(np.int64) * 100
-        + 100
-        + (day - month).astype(np.int64)
-        + 1
-    )
+    date = (year.astype(int) + 1970) * 10000 + ((month - year).astype(int) + 1) * 100 + (day - month).astype(int) + 1
     second = clock % DAY
     hhmmss = second // 3600 * 10000 + second // 60 % 60 * 100 + second % 60
     # The fraction is cut when the study time is read, so equal seconds are equal times.
@@ -125,7 +120,7 @@ def _studies(rng, people: Population) -> dict[str, np.ndarray]:
             )
         )
 
-    some(0.68, row, intime, intime + 4 * HOUR)
+    some(0.7, row, intime, intime + 4 * HOUR)
     some(0.25, row, intime + 5 * HOUR, outtime)
     some(0.2, row, begin[row], intime)
     some(0.1, row, outtime, end[row])
@@ -153,7 +148,7 @@ def _studies(rng, people: Population) -> dict[str, np.ndarray]:
 
 
 def _views(rng, studies: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """One element per image. Of ten studies eight are AP (some with two, or with a lateral), one is PA, one has no view."""
+    """One element per image. Nine of ten studies are AP (some twice, some with a lateral), the rest PA or blank."""
     n = len(studies["subject"])
     u = rng.random(n)
     first = np.where(u < 0.88, "AP", np.where(u < 0.96, "PA", ""))

@@ -1,7 +1,7 @@
 """Laboratory results: labevents of all admissions, in the unit and on the ward, and some of outpatients.
 
-In: a `Population` and a range of its admissions. Out: their rows, sorted by patient, time and specimen. Labs carry no planted
-factor, as the published standardisation leaves nothing of glucose and pH to learn from.
+In: a `Population` and a range of its admissions. Out: their rows, sorted by patient, time and specimen. Labs carry no
+planted factor, as the published standardisation leaves nothing of glucose and pH to learn from.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _URINE = ("NEG", "TR", "150", "300", "1000")
 def labevents(
     people: Population, start: int, stop: int, *, seed: int, panel_hours: float = PANEL_HOURS, first_id: int = 0
 ) -> pl.DataFrame:
-    """Rows of the admissions ``start`` to ``stop`` (positions in ``people.admissions``); ids start after ``first_id``."""
+    """Rows of the admissions ``start`` to ``stop`` (positions in ``people.admissions``), ids after ``first_id``."""
     rng = generator(seed, 3, start)
     admissions = people.admissions[start:stop]
     begin = admissions["admittime"].dt.epoch("s").to_numpy()

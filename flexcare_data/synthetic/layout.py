@@ -1,8 +1,8 @@
 """Where each fabricated table lies and which columns it has, edition by edition.
 
 In: nothing. Out: `EDITIONS`, `tables(edition)`. Columns and their order are those of the published files. Editions
-differ in layout only: the same seed gives the same patients in each of them, also where a real edition holds fewer facts
-(the date of a death after discharge is unknown in 1.0, but fabricated data keeps it).
+differ in layout only: the same seed gives the same patients in each of them, also where a real edition holds fewer
+facts (the date of a death after discharge is unknown in 1.0, but fabricated data keeps it).
 """
 
 from __future__ import annotations
@@ -62,6 +62,7 @@ _ICU = {
     "d_items": "itemid label abbreviation linksto category unitname param_type lownormalvalue highnormalvalue",
     "caregiver": "caregiver_id",
 }
+_DISCHARGE = "note_id subject_id hadm_id note_type note_seq charttime storetime text"
 _METADATA = (
     "dicom_id subject_id study_id PerformedProcedureStepDescription ViewPosition Rows Columns StudyDate StudyTime "
     "ProcedureCodeSequence_CodeMeaning ViewCodeSequence_CodeMeaning PatientOrientationCodeSequence_CodeMeaning"
@@ -100,8 +101,5 @@ def tables(edition: str) -> dict[str, Layout]:
     layouts["metadata"] = Layout(f"{cxr}metadata", tuple(_METADATA.split()))
     layouts["chexpert"] = Layout(f"{cxr}chexpert", ("subject_id", "study_id", *CHEXPERT))
     layouts["split"] = Layout(f"{cxr}split", ("dicom_id", "study_id", "subject_id", "split"))
-    layouts["discharge"] = Layout(
-        "mimic_iv_note/note/discharge",
-        tuple("note_id subject_id hadm_id note_type note_seq charttime storetime text".split()),
-    )
+    layouts["discharge"] = Layout("mimic_iv_note/note/discharge", tuple(_DISCHARGE.split()))
     return layouts

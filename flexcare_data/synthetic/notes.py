@@ -1,7 +1,7 @@
 """Discharge summaries.
 
-In: a `Population`. Out: discharge. Words of the past medical history tell the factors `note_s` and `note_c`, words of the
-hospital course tell `note_d`; nothing else in a note depends on the patient. One admission in twelve has no note.
+In: a `Population`. Out: discharge. Words of the past medical history tell the factors `note_s` and `note_c`, words of
+the hospital course tell `note_d`; nothing else in a note depends on the patient. One admission in twelve has no note.
 """
 
 from __future__ import annotations
@@ -42,14 +42,57 @@ _FILLER_COURSE = (
     "The patient was admitted to the intensive care unit", "Electrolytes were repleted", "Family meeting was held",
     "Physical therapy was consulted", 'The patient said "I feel better"', "Code status was discussed",
 )  # fmt: skip
+# A bar stands for the blank that ends many lines of the real notes.
+_FRAME = """\
+|
+Name:  ___                     Unit No:   ___
+|
+Admission Date:  ___              Discharge Date:   ___
+|
+Date of Birth:  ___             Sex:   ___
+|
+Service: MEDICINE
+|
+Allergies:|
+No Known Allergies / Adverse Drug Reactions
+|
+Attending: ___.
+|
+Chief Complaint:
+{complaint}
+|
+Major Surgical or Invasive Procedure:
+see below
+|
+History of Present Illness:
+___ presented with "{complaint}", brought in by family.|
+|
+{past}{social}Physical Exam:
+VS: T 98.4, BP 120/80, HR 88|
+|
+Pertinent Results:
+___ 06:40AM BLOOD WBC-7.4 Hgb-11.2*|
+|
+{stay}{drugs}Discharge Medications:
+1. Aspirin 81 mg PO DAILY|
+|
+Discharge Disposition:
+Home
+|
+Discharge Condition:
+Alert and interactive.|
+|
+Followup Instructions:
+___
+""".replace("|", " ")
 _COMPLAINTS = ("dyspnea", "abdominal pain", "altered mental status", "fever", "chest pain", "fall")
 
 
 def discharge(people: Population, *, seed: int) -> pl.DataFrame:
     """Notes in the order of the file. Kinds of trouble, each in one to four of a hundred notes:
 
-    no history, an empty one, one that is `None`, a history without an end, no hospital course, a course that ends at other
-    words, carriage returns, capital headings, second notes of an admission (with all sections or with none).
+    no history, an empty one, one that is `None`, a history without an end, no hospital course, a course that ends at
+    other words, carriage returns, capital headings, second notes of an admission (with all sections or with none).
     """
     rng = generator(seed, 6)
     admissions = people.admissions.sort("subject_id", "admittime")
@@ -113,15 +156,7 @@ def _note(rng, severe: bool, chronic: bool, surgical: bool, trouble: float) -> s
     elif trouble < 0.10:
         drugs = ""
     complaint = _words(rng, _COMPLAINTS, 1)[0]
-    text = (
-        " \nName:  ___                     Unit No:   ___\n \nAdmission Date:  ___              Discharge Date:   ___\n \n"
-        "Date of Birth:  ___             Sex:   F\n \nService: MEDICINE\n \nAllergies: \nNo Known Allergies / Adverse Drug "
-        f"Reactions\n \nAttending: ___.\n \nChief Complaint:\n{complaint}\n \nMajor Surgical or Invasive Procedure:\nsee below\n \n"
-        f'History of Present Illness:\n___ presented with "{complaint}", brought in by family. \n \n{past}{social}'
-        "Physical Exam:\nVS: T 98.4, BP 120/80, HR 88 \n \nPertinent Results:\n___ 06:40AM BLOOD WBC-7.4 Hgb-11.2* \n \n"
-        f"{stay}{drugs}Discharge Medications:\n1. Aspirin 81 mg PO DAILY \n \nDischarge Disposition:\nHome\n \n"
-        "Discharge Condition:\nAlert and interactive. \n \nFollowup Instructions:\n___\n"
-    )
+    text = _FRAME.format(complaint=complaint, past=past, social=social, stay=stay, drugs=drugs)
     if 0.10 <= trouble < 0.13:
         text = text.replace("\n", "\r\n")
     elif 0.13 <= trouble < 0.14:

@@ -1,7 +1,7 @@
 """Patients, their admissions and ICU stays, with the times of everything that happens to them.
 
-In: number of patients, seed. Out: a `Population`, frames with the published columns and, beside them, the hidden ones that
-the other modules need. Times are shifted dates without time zone, as whole seconds.
+In: number of patients, seed. Out: a `Population`, frames with the published columns and, beside them, the hidden ones
+that the other modules need. Times are shifted dates without time zone, as whole seconds.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ def populate(n: int, seed: int) -> Population:
         "admittime": times(flat["admit"]),
         "dischtime": times(flat["discharge"]),
         "deathtime": times(flat["death"]),
-        "admission_type": rng.choice(["EW EMER.", "URGENT", "OBSERVATION ADMIT", "ELECTIVE"], m, p=[0.5, 0.2, 0.2, 0.1]),
+        "admission_type": rng.choice(["EW EMER.", "URGENT", "ELECTIVE"], m, p=[0.6, 0.3, 0.1]),
         "admit_provider_id": _providers(rng, m),
         "admission_location": np.where(ed, "EMERGENCY ROOM", "TRANSFER FROM HOSPITAL"),
         "discharge_location": pl.Series(where).replace("", None),
@@ -132,7 +132,7 @@ def _rounds(rng: np.random.Generator, n: int, begin: np.ndarray) -> list[dict[st
         kind = np.where(forced, 0, rng.choice(4, m, p=[0.84, 0.08, 0.05, 0.03]))
         part |= _course(rng, part, icu)
         back = ~part["died"] & (rng.random(m) < planted.readmission(part))
-        again = ~part["died"] & (rng.random(m) < np.where(back, 0.8, 0.55)) & (k < _MAX_ADMISSIONS - 1)
+        again = ~part["died"] & (rng.random(m) < np.where(back, 0.8, 0.65)) & (k < _MAX_ADMISSIONS - 1)
         later = ~part["died"] & ~back & ~again & (rng.random(m) < 0.1)
         after = np.where(back & ~again, rng.uniform(1, 28, m), np.where(later, rng.uniform(35, 360, m), -np.inf)) * DAY
         end_of_life = np.where(part["died"], part["death"], part["leaves"] + after)
@@ -149,7 +149,7 @@ def _course(rng: np.random.Generator, part: dict[str, np.ndarray], icu: np.ndarr
     m = len(icu)
     died = rng.random(m) < np.where(icu, planted.death(part), 0.02)
     hours = planted.stay_hours(part, rng)
-    hours = np.where(died, np.clip(hours, 49, 110), hours)
+    hours = np.where(died, np.clip(hours, 49, 80), hours)
     intime = np.floor(part["admit"] + rng.uniform(0.3, 20, m) * HOUR)
     # One stay in five starts on the hour, so that charting falls exactly on the edges of its bins.
     intime = np.where(rng.random(m) < 0.2, np.ceil(intime / HOUR) * HOUR, intime)
@@ -160,7 +160,7 @@ def _course(rng: np.random.Generator, part: dict[str, np.ndarray], icu: np.ndarr
     death = np.where(died, np.where(in_unit, unit_death, ward_death), -np.inf)
     leaves = np.where(died, death + rng.integers(0, 90, m) * 60, np.floor(outtime + rng.uniform(8, 120, m) * HOUR))
     # Often only the day of death was entered at discharge, so the patient "leaves" before dying.
-    midnight = died & (rng.random(m) < 0.12)
+    midnight = died & (rng.random(m) < 0.08)
     discharge = np.where(midnight, np.floor(death / DAY) * DAY, np.floor(leaves / 60) * 60)
     return {
         "died": died, "hours": hours, "intime": intime, "outtime": outtime, "in_unit": in_unit, "death": death,
@@ -169,7 +169,7 @@ def _course(rng: np.random.Generator, part: dict[str, np.ndarray], icu: np.ndarr
 
 
 def _stays(rng, subject: np.ndarray, hadm: np.ndarray, flat: dict[str, np.ndarray]) -> pl.DataFrame:
-    """ICU stays. Kinds of admission: 0 one unit, 1 a unit transfer, 2 two stays, 3 two stays, the first with a transfer."""
+    """ICU stays. Kinds of admission: 0 one unit, 1 a unit transfer, 2 two stays, 3 two, the first with a transfer."""
     first = np.flatnonzero(flat["icu"])
     kind = flat["kind"][first]
     second = first[kind >= 2]

@@ -1,14 +1,15 @@
 """A fabricated data set on disk: PhysioNet folders in the layout of one edition.
 
-In: how many patients, a seed, an edition. Out: `mimiciv/`, `mimic_cxr_jpg/` and `mimic_iv_note/` below one folder, each with
-the mark of fabricated data and a `SHA256SUMS.txt`. The same arguments give the same bytes.
+In: how many patients, a seed, an edition. Out: `mimiciv/`, `mimic_cxr_jpg/` and `mimic_iv_note/` below one folder, each
+with the mark of fabricated data and a `SHA256SUMS.txt`. The same arguments give the same bytes.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import polars as pl
@@ -46,7 +47,7 @@ def write(out: Path, *, patients: int, seed: int, edition: str, broken_images: i
     for name, frame in _small_tables(people, radiographs, seed).items():
         if name in layouts:
             write_table(out, layouts[name], [frame])
-    stays, admissions = _chunks(people.stays.height), _chunks(people.admissions.height)
+    stays, admissions = chunks_of(people.stays.height), chunks_of(people.admissions.height)
     write_table(out, layouts["chartevents"], (chart.chartevents(people, a, b, seed=seed) for a, b in stays))
     write_table(out, layouts["outputevents"], (chart.outputevents(people, a, b, seed=seed) for a, b in stays))
     write_table(out, layouts["labevents"], lab_chunks(people, admissions, seed=seed))
@@ -56,25 +57,36 @@ def write(out: Path, *, patients: int, seed: int, edition: str, broken_images: i
 
 
 def lab_chunks(
-    people: Population, chunks: list[tuple[int, int]], *, seed: int, **density: float
+    people: Population, chunks: list[tuple[int, int]], *, seed: int, panel_hours: float = labs.PANEL_HOURS
 ) -> Iterable[pl.DataFrame]:
     """labevents of all chunks, numbered through."""
     last = 0
     for start, stop in chunks:
-        frame = labs.labevents(people, start, stop, seed=seed, first_id=last, **density)
+        frame = labs.labevents(people, start, stop, seed=seed, first_id=last, panel_hours=panel_hours)
         last += frame.height
         yield frame
 
 
-def write_table(out: Path, layout: Layout, frames: Iterable[pl.DataFrame], *, level: int = 2) -> int:
+def fast_gzip(raw: BinaryIO) -> BinaryIO:
+    """A gzip stream into ``raw`` without name and time of writing."""
+    return igzip.IGzipFile("", "wb", compresslevel=2, fileobj=raw, mtime=0)
+
+
+def write_table(
+    out: Path,
+    layout: Layout,
+    frames: Iterable[pl.DataFrame],
+    *,
+    open_gzip: Callable[[BinaryIO], BinaryIO] = fast_gzip,
+) -> int:
     """Write ``frames`` one after the other as `{path}.csv.gz` and return the number of rows.
 
-    Columns are chosen and ordered by ``layout``; one that a frame lacks is written empty. Bytes depend on the content alone.
+    Columns are chosen and ordered by ``layout``; one that a frame lacks is written empty. Equal content, equal bytes.
     """
     path = out / f"{layout.path}.csv.gz"
     path.parent.mkdir(parents=True, exist_ok=True)
     rows = 0
-    with path.open("wb") as raw, igzip.IGzipFile("", "wb", compresslevel=level, fileobj=raw, mtime=0) as file:
+    with path.open("wb") as raw, open_gzip(raw) as file:
         for k, frame in enumerate(frames):
             frame = frame.rename({"race": "ethnicity"}) if "ethnicity" in layout.columns and "race" in frame else frame
             missing = [pl.lit(None, pl.String).alias(name) for name in layout.columns if name not in frame.columns]
@@ -142,7 +154,7 @@ def _transfers(people: Population) -> pl.DataFrame:
     return pl.concat([unit, others.select(unit.columns)]).sort("subject_id", "intime", "eventtype")
 
 
-def _chunks(n: int) -> list[tuple[int, int]]:
+def chunks_of(n: int) -> list[tuple[int, int]]:
     return [(start, min(start + _CHUNK, n)) for start in range(0, n, _CHUNK)]
 
 
