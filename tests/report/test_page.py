@@ -19,7 +19,7 @@ CHROMIUM = next(
 )
 QUIET = (
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-    "--disable-background-networking", "--disable-component-update", "--disable-sync", "--enable-logging=stderr", "--v=0",
+    "--disable-background-networking", "--disable-component-update", "--disable-sync", "--enable-logging=stderr",
 )  # fmt: skip
 
 
