@@ -1,6 +1,6 @@
 """One subcommand per stage of the data half: read, call, write.
 
-Every command can be run by hand as the workflow prints it; ``--spec`` only records in the manifest what decided the result.
+Every command can be run by hand as the workflow prints it; ``--spec`` only records what decided the result.
 """
 
 from __future__ import annotations

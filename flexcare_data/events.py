@@ -87,7 +87,7 @@ def build_events(
     _report(counts, clean, result)
     runs = scratch / "settled.bin"
     slices = np.zeros((len(kept.stay_id), 2), np.int64)
-    with open(runs, "wb") as file:
+    with runs.open("wb") as file:
         position = 0
         for linked in buckets.read():
             stay, settled = _settle(linked, kept, clean, options, result.dropped)
@@ -122,7 +122,7 @@ class _Buckets:
         self._stack = ExitStack()
 
     def __enter__(self) -> _Buckets:
-        self._files = [self._stack.enter_context(open(path, "wb")) for path in self.paths]
+        self._files = [self._stack.enter_context(path.open("wb")) for path in self.paths]
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -7,6 +7,7 @@ others the position of the value in `variables.CATEGORIES`.
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -134,11 +135,7 @@ def build_hourly(
     total = 0
     with _NpyWriter(out / "values.npy", np.float64) as values_file, _NpyWriter(out / "observed.npy", np.uint8) as seen:
         for part in read_events(events, options):
-            at = np.searchsorted(known, part.stay_id)
-            asked = (
-                (at < len(known)) & (known[np.minimum(at, len(known) - 1)] == part.stay_id) if len(known) else at < 0
-            )
-            end = np.where(asked, los[np.minimum(at, len(known) - 1)] if len(known) else 0.0, np.nan)
+            end = _ends_of(part.stay_id, known, los)
             first = first_hours(part, end)
             chosen = np.flatnonzero(~np.isnan(first))
             n_hours = n_bins(end[chosen])
@@ -161,6 +158,14 @@ def build_hourly(
     scaler = moments.scaler() if moments else mimic3_scaler()
     (out / "scaler.json").write_text(json.dumps(scaler, indent=1) + "\n")
     return {"stays": ends.height, "with series": len(stay_id), "hours": total}
+
+
+def _ends_of(stay_id: np.ndarray, known: np.ndarray, los: np.ndarray) -> np.ndarray:
+    """los of each stay, NaN where it is not among the sorted ``known``."""
+    end = np.full(len(stay_id), np.nan)
+    asked, at = np.intersect1d(stay_id, known, assume_unique=True, return_indices=True)[1:]
+    end[asked] = los[at]
+    return end
 
 
 def first_hours(part: StayEvents, end: np.ndarray) -> np.ndarray:
@@ -243,7 +248,7 @@ def _pieces(n_hours: np.ndarray) -> list[slice]:
         return []
     piece = (np.cumsum(n_hours) - n_hours) // _HOURS_PER_PIECE
     bounds = np.append(np.flatnonzero(np.diff(piece, prepend=-1)), len(n_hours))
-    return [slice(int(a), int(b)) for a, b in zip(bounds[:-1], bounds[1:], strict=True)]
+    return [slice(int(a), int(b)) for a, b in itertools.pairwise(bounds)]
 
 
 def build_tails(events: Path, samples: pl.DataFrame, options: Options, *, out: Path) -> None:
@@ -341,7 +346,7 @@ class _NpyWriter:
         self._path, self._dtype, self._n = path, np.dtype(dtype), 0
 
     def __enter__(self) -> _NpyWriter:
-        self._file = open(self._path, "wb")
+        self._file = self._path.open("wb")
         self._header()
         return self
 

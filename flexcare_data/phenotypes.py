@@ -1,8 +1,8 @@
 """ICD codes to the 25 phenotypes of each stay.
 
-In: diagnoses_icd, d_icd_diagnoses, STAYS. Out: one row per stay with a known diagnosis: stay_id and 25 labels. Code facts
-lie in `resources/`: the published list (Harutyunyan 2019, its ICD-10 side a back-translation that lacks common codes)
-and a complete ICD-10 list by the same CCS categories.
+In: diagnoses_icd, d_icd_diagnoses, STAYS. Out: one row per stay with a known diagnosis: stay_id and 25 labels.
+The codes lie in `resources/`: the published list (Harutyunyan 2019; its ICD-10 side is a back-translation that lacks
+common codes) and a complete ICD-10 list by the same CCS categories.
 """
 
 from __future__ import annotations

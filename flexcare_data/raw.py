@@ -79,7 +79,7 @@ class ByteStream:
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
-            self._file: IO[bytes] = open(path, "rb")  # noqa: SIM115 - closed by __exit__
+            self._file: IO[bytes] = path.open("rb")
         except OSError as error:
             raise RawDataError(f"{path}: cannot be opened ({error.strerror})") from None
         magic = self._file.read(2)
@@ -104,7 +104,7 @@ class ByteStream:
         except (EOFError, zlib.error, isal_zlib.error, OSError) as error:
             problem = "ends too early" if isinstance(error, EOFError) else "is damaged"
             raise RawDataError(
-                f"{self.path}: the gzip data {problem} after {self.raw_position():,} of {os.path.getsize(self.path):,} "
+                f"{self.path}: the gzip data {problem} after {self.raw_position():,} of {self.path.stat().st_size:,} "
                 "bytes; compare with SHA256SUMS.txt of the release and download the file again"
             ) from None
 
@@ -261,7 +261,7 @@ def digest(path: Path, cache: Path | None = None) -> str:
         if len(text) == 64:
             return text
     total = hashlib.sha256()
-    with open(path, "rb") as stream:
+    with path.open("rb") as stream:
         while block := stream.read(8 << 20):
             total.update(block)
     text = total.hexdigest()

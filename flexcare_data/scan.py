@@ -3,14 +3,13 @@
 In: a `.csv` or `.csv.gz` as published, the wanted items, the kept stays. Out: batches of (stay, charttime, pair), where
 a pair is a distinct (item, text), and a count for every row that is not in a batch.
 
-Why not a general CSV reader: these two tables are most of MIMIC, three rows of four are not wanted, and the wanted texts
-repeat. One compiled loop splits the fields, looks the ids up and gives equal (item, text) pairs one number, so that
-values are cleaned once per distinct pair (events.py) and no text column is ever held. A second thread inflates.
+Why not a general CSV reader: these two tables are most of MIMIC, three rows of four are not wanted, and the wanted
+texts repeat. One compiled loop splits the fields, looks the ids up and gives equal (item, text) pairs one number, so
+that values are cleaned once per distinct pair (cleaning.py) and no text column is ever held. A second thread inflates.
 """
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -444,7 +443,7 @@ def _scan(
             dropped[_NO_VALUE] += 1
             continue
         seconds = _seconds(buffer, field_start[_TIME], field_end[_TIME])
-        if seconds == _EMPTY or seconds == _BAD:
+        if seconds <= _BAD:
             n_rows += 1
             dropped[_NO_TIME if seconds == _EMPTY else _BAD_TIME] += 1
             continue
@@ -537,4 +536,4 @@ def _scan(
 
 def size_of(path: Path) -> int:
     """Bytes on disk, the unit of progress."""
-    return os.path.getsize(path)
+    return path.stat().st_size

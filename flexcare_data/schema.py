@@ -154,7 +154,7 @@ STAYS = Table(
         _STAY, _SUBJECT, _HADM,
         Column("intime", _TIME, "ICU admission, shifted date"),
         Column("outtime", _TIME, "ICU discharge; null where not charted", nullable=True),
-        Column("los_hours", _FLOAT, "length of the ICU stay in hours, 24 times `los`; null where unknown", nullable=True),
+        Column("los_hours", _FLOAT, "length of the stay, 24 times `los`; null where unknown", nullable=True),
         Column("age", _INT, "age in years (option `age`)"),
         Column("gender", _TEXT, "F or M as published", nullable=True),
         Column("race", _TEXT, "race as published (`ethnicity` in edition 1.0)", nullable=True),
@@ -162,7 +162,7 @@ STAYS = Table(
         Column("died_in_hospital", _FLAG, "1 if died during the admission (option `death_label`), else 0"),
         Column("died_in_unit", _FLAG, "1 if dod or deathtime lies within [intime, outtime], else 0"),
         Column("died", _FLAG, "1 if a dod or deathtime is known, else 0"),
-        Column("readmission", _FLAG, "1 if readmitted or dead within 30 days, 0 if not, null where excluded", nullable=True),
+        Column("readmission", _FLAG, "1 if readmitted or dead within 30 days, null where excluded", nullable=True),
     ),
 )  # fmt: skip
 
@@ -219,7 +219,7 @@ CXR_INDEX = Table(
     "cxr", "data/cxr/index.parquet", ("dicom_id",),
     (
         Column("dicom_id", _TEXT, "radiograph"),
-        Column("shard", _TEXT, "file below data/cxr/shards/ that holds the tensor; null where the JPEG is absent or broken", nullable=True),
+        Column("shard", _TEXT, "file below data/cxr/shards/; null where the JPEG is absent or broken", nullable=True),
         Column("row", _INT, "row of the tensor (256, 256) uint8 in its shard; null as above", nullable=True),
         Column("problem", _TEXT, "why there is no tensor; null where there is one", nullable=True),
     ),

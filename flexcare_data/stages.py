@@ -1,8 +1,8 @@
 """The build plan: which stages there are, what decides the content of each, and where it lies in the store.
 
-In: a `Config`. Out: a `Plan` with a key per stage. A stage's folder is `<store>/<stage>-<key>/`, and the key is a digest of
-its options, its raw files' content, the keys of the stages it reads, and its code; so equal work has one place, whoever does
-it, and a changed option moves only what depends on it.
+In: a `Config`. Out: a `Plan` with a key per stage. A stage's folder is `<store>/<stage>-<key>/`, and the key is a
+digest of its options, its raw files' content, the keys of the stages it reads, and its code; so equal work has one
+place, whoever does it, and a changed option moves only what depends on it.
 """
 
 from __future__ import annotations

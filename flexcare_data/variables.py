@@ -132,5 +132,5 @@ class Item:
 @cache
 def items() -> tuple[Item, ...]:
     """The items of `resources/items.csv`. Other itemids of the published map are MIMIC-III's and do not occur."""
-    with open(RESOURCES / "items.csv", newline="") as file:
+    with (RESOURCES / "items.csv").open(newline="") as file:
         return tuple(Item(itemid=int(row.pop("itemid")), **row) for row in csv.DictReader(file))
