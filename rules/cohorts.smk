@@ -1,0 +1,137 @@
+# Who is asked what and when: one cohort per task, the audit of all of them, and the links below the output folder.
+
+
+rule cohort:
+    input:
+        raw=cohort_raw_files,
+        events=cohort_events,
+        **built("stays", "splits", "hourly", "sections"),
+    output:
+        manifest=manifest("cohort-{task}"),
+    params:
+        raw=PLAN.raw_arguments("mimiciv", "mimic_cxr_jpg"),
+        stays=subpath(input.stays, parent=True),
+        splits=subpath(input.splits, parent=True),
+        hourly=subpath(input.hourly, parent=True),
+        sections=subpath(input.sections, parent=True),
+        options=cohort_options,
+        out=subpath(output.manifest, parent=True),
+    log:
+        f"{OUT}/logs/cohort-{{task}}-{{key}}.log",
+    benchmark:
+        f"{OUT}/benchmarks/cohort-{{task}}-{{key}}.tsv"
+    threads: CONFIG.resources.threads
+    resources:
+        mem_mb=growing(CONFIG.resources.memory_mb),
+        runtime=growing(60),
+    conda:
+        ENVIRONMENT
+    shell:
+        "python -m flexcare_data cohort --task {wildcards.task} {params.raw} --stays {params.stays:q}"
+        " --splits {params.splits:q} --hourly {params.hourly:q} --sections {params.sections:q}"
+        " {params.options} --threads {threads} --out {params.out:q} > {log:q} 2>&1"
+
+
+rule audit:
+    input:
+        raw=raw_files("audit"),
+        cohorts=list(built(*COHORTS).values()),
+        **built("stays", "splits", "events", "hourly", "sections"),
+    output:
+        manifest=manifest("audit"),
+    params:
+        raw=PLAN.raw_arguments("mimiciv", "mimic_cxr_jpg"),
+        cohorts=folders(*COHORTS),
+        stays=subpath(input.stays, parent=True),
+        splits=subpath(input.splits, parent=True),
+        events=subpath(input.events, parent=True),
+        hourly=subpath(input.hourly, parent=True),
+        sections=subpath(input.sections, parent=True),
+        options=options("audit"),
+        out=subpath(output.manifest, parent=True),
+    log:
+        f"{OUT}/logs/audit-{{key}}.log",
+    benchmark:
+        f"{OUT}/benchmarks/audit-{{key}}.tsv"
+    threads: CONFIG.resources.threads
+    resources:
+        mem_mb=growing(CONFIG.resources.memory_mb),
+        runtime=growing(60),
+    conda:
+        ENVIRONMENT
+    shell:
+        "python -m flexcare_data audit {params.raw} --stays {params.stays:q} --splits {params.splits:q}"
+        " --events {params.events:q} --hourly {params.hourly:q} --sections {params.sections:q}"
+        " --cohorts {params.cohorts} {params.options} --threads {threads} --out {params.out:q} > {log:q} 2>&1"
+
+
+# Links below the output folder. The marker has the key in its name, so that links of another configuration are seen as
+# such and made anew. The output folder is a wildcard to keep these rules out of `--list-target-rules`.
+for stage in PLAN.stages:
+
+    rule:
+        name:
+            f"publish_{stage.replace('-', '_')}"
+        input:
+            manifest=ancient(str(PLAN.manifest(stage))),
+        output:
+            marker=touch(f"{{out}}/.published/{stage}-{PLAN.key(stage)}"),
+            links=[f"{{out}}/{link}" for link in PLAN.stages[stage].outputs.values()],
+        params:
+            old=f"{shlex.quote(OUT)}/.published/{stage}-*",
+            commands=link_commands(stage),
+        log:
+            f"{{out}}/logs/publish-{stage}.log",
+        conda:
+            ENVIRONMENT
+        localrule: True
+        shell:
+            "(rm -f {params.old}; {params.commands}) > {log:q} 2>&1"
+
+
+rule cohorts:
+    """The cohorts of all configured tasks, their data, and the proof that nothing leaks."""
+    input:
+        published("stays", "splits", "events", "hourly", "sections", "audit", *COHORTS),
+
+
+rule in_hospital_mortality:
+    """Cohort: dies the patient in this hospital admission? Asked 48 h after ICU admission."""
+    input:
+        task_files("in_hospital_mortality"),
+
+
+rule length_of_stay:
+    """Cohort: how many more days will the patient stay in the ICU, in 10 classes? Asked at one hour of each stay."""
+    input:
+        task_files("length_of_stay"),
+
+
+rule decompensation:
+    """Cohort: dies the patient within the next 24 h? Asked at one hour of each ICU stay."""
+    input:
+        task_files("decompensation"),
+
+
+rule phenotyping:
+    """Cohort: which of 25 conditions does the patient have? Asked at the end of the ICU stay."""
+    input:
+        task_files("phenotyping"),
+
+
+rule readmission:
+    """Cohort: is the patient readmitted, or dead, within 30 days? Asked at the end of the ICU stay."""
+    input:
+        task_files("readmission"),
+
+
+rule diagnosis:
+    """Cohort: which of the 14 CheXpert labels does this radiograph show? Asked when it is taken."""
+    input:
+        task_files("diagnosis"),
+
+
+rule drg:
+    """Cohort: which diagnosis related group was the hospital admission billed under?"""
+    input:
+        task_files("drg"),

@@ -1,0 +1,144 @@
+# Configuration, plan, and every function of the rules.
+#
+# The store. A data stage writes {store}/{stage}-{key}/ and its manifest.json last; the key is a digest of everything
+# that decides the content (flexcare_data/stages.py). So "it exists" means "it is right", whoever built it: inputs from
+# the store are ancient(), and a changed option or changed code asks for another folder. Links below the output folder
+# point at the folders of this configuration (rule publish_*).
+
+import json
+import os
+import re
+import shlex
+import sys
+from pathlib import Path
+
+from flexcare_data.config import ConfigError, load_config
+from flexcare_data.stages import Plan, code_digest, cohort_stage
+from flexcare_data.store import spec_key
+from flexcare_data.tasks import TASKS
+from snakemake.exceptions import WorkflowError
+
+try:
+    CONFIG = load_config(config)
+except ConfigError as error:
+    raise WorkflowError(str(error)) from None
+
+PLAN = Plan(CONFIG)
+COHORTS = [cohort_stage(task) for task in CONFIG.tasks]
+OUT = str(CONFIG.output)
+STORE = str(CONFIG.store_path)
+SYNTHETIC = CONFIG.synthetic.model_dump()
+SYNTHETIC_DONE = f"{OUT}/synthetic_raw/complete-{spec_key([SYNTHETIC, code_digest('flexcare_data.synthetic')])}"
+ENVIRONMENT = str(Path(workflow.basedir, "environment.yml"))
+
+# Nothing derived from patients is readable by everybody: this holds for what Snakemake makes and for all its jobs.
+os.umask(0o027)
+
+# Commands read `python -m ...` and run in the interpreter that runs Snakemake, activated or not.
+shell.prefix(f"set -euo pipefail; export PATH={shlex.quote(str(Path(sys.executable).parent))}:$PATH; ")
+
+
+wildcard_constraints:
+    key="[0-9a-f]{12}",
+    out=re.escape(OUT),
+    task="|".join(TASKS),
+    model="[a-z0-9_]+",
+    experiment="[a-z0-9_]+",
+    seed="[0-9]+",
+
+
+def manifest(stage):
+    """Pattern of the manifest of ``stage``: the key stays a wildcard, so that rules and log names are general."""
+    return f"{STORE}/{stage}-{{key}}/manifest.json"
+
+
+def built(*stages):
+    """Manifests of the upstream stages by name, as named inputs."""
+    return {stage.replace("-", "_"): ancient(str(PLAN.manifest(stage))) for stage in stages}
+
+
+def folders(*stages):
+    """Folders of stages in the store, as arguments of a command."""
+    return " ".join(shlex.quote(str(PLAN.dir(stage))) for stage in stages)
+
+
+def raw_files(stage):
+    """Raw files of ``stage``. Their content is in its key, so their dates do not matter."""
+    if CONFIG.is_synthetic:
+        return [ancient(SYNTHETIC_DONE)]
+    return [ancient(str(path)) for path in PLAN.raw_files(stage)]
+
+
+def cohort_events(wildcards):
+    """Events, for the cohort whose series may end within an hour (diagnosis)."""
+    reads = PLAN.stages[cohort_stage(wildcards.task)].upstream
+    return list(built("events").values()) if "events" in reads else []
+
+
+def folders(*stages):
+    """Folders of stages in the store, as arguments of a command."""
+    return " ".join(shlex.quote(str(PLAN.dir(stage))) for stage in stages)
+
+
+def raw_files(stage):
+    """Raw files of ``stage``. Their content is in its key, so their dates do not matter."""
+    if CONFIG.is_synthetic:
+        return [ancient(SYNTHETIC_DONE)]
+    return [ancient(str(path)) for path in PLAN.raw_files(stage)]
+
+
+def cohort_inputs(wildcards):
+    """What the cohort of a task is derived from."""
+    return built(*PLAN.stages[cohort_stage(wildcards.task)].upstream)
+
+
+def published(*stages):
+    """Files below the output folder that come from ``stages``."""
+    return [f"{OUT}/{link}" for stage in stages for link in PLAN.stages[stage].outputs.values()]
+
+
+def task_files(task):
+    """The cohort of a task and the published files that its samples point into."""
+    return published(*PLAN.stages[cohort_stage(task)].upstream, cohort_stage(task))
+
+
+def options(stage):
+    """Arguments that every stage takes: its protocol options, its spec, and who may read it."""
+    private = "" if CONFIG.store.group_readable else " --private"
+    return f"{PLAN.option_arguments(stage)} --spec {shlex.quote(PLAN.spec_text(stage))}{private}".strip()
+
+
+def cohort_options(wildcards):
+    """The same for the cohort of a task, with the folder of the events where it reads them."""
+    events = f"--events {folders('events')} " if cohort_events(wildcards) else ""
+    return events + options(cohort_stage(wildcards.task))
+
+
+def cohort_raw_files(wildcards):
+    """Raw files of the cohort of a task."""
+    return raw_files(cohort_stage(wildcards.task))
+
+
+def link_target(stage, name, link):
+    """What a published link says: relative where store and output lie in one tree, so that the tree can be moved."""
+    target, place = Path(os.path.realpath(PLAN.dir(stage))) / name, Path(os.path.realpath(OUT)) / link
+    inside = target.is_relative_to(os.path.realpath(OUT))
+    return os.path.relpath(target, place.parent) if inside else str(target)
+
+
+def link_commands(stage):
+    """Shell commands that make the links of ``stage``."""
+    links = PLAN.stages[stage].outputs.items()
+    return "; ".join(
+        f"ln -sfn {shlex.quote(link_target(stage, name, link))} {shlex.quote(f'{OUT}/{link}')}" for name, link in links
+    )
+
+
+def growing(base):
+    """A resource that doubles with each attempt, as a retried job may have died for want of it."""
+    return lambda wildcards, attempt: base * 2 ** (attempt - 1)
+
+
+def gpus(device):
+    """One GPU, unless the work is meant for the CPU."""
+    return 0 if device == "cpu" else 1

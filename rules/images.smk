@@ -1,0 +1,31 @@
+# Radiographs that the cohorts need, each decoded once for everybody who shares the store.
+
+
+rule cxr:
+    input:
+        raw=raw_files("cxr"),
+        cohorts=list(built(*COHORTS).values()),
+    output:
+        manifest=manifest("cxr"),
+    params:
+        raw=PLAN.raw_arguments("mimic_cxr_jpg"),
+        cohorts=folders(*COHORTS),
+        which=CONFIG.images.which,
+        broken_share=CONFIG.images.broken_share,
+        allow_missing="--allow-missing" if CONFIG.images.allow_missing else "",
+        options=options("cxr"),
+        out=subpath(output.manifest, parent=True),
+    log:
+        f"{OUT}/logs/cxr-{{key}}.log",
+    benchmark:
+        f"{OUT}/benchmarks/cxr-{{key}}.tsv"
+    threads: CONFIG.resources.image_processes
+    resources:
+        mem_mb=growing(CONFIG.resources.memory_mb),
+        runtime=growing(720),
+    conda:
+        ENVIRONMENT
+    shell:
+        "python -m flexcare_data images {params.raw} --cohorts {params.cohorts} --which {params.which}"
+        " --broken-share {params.broken_share} {params.allow_missing} {params.options} --processes {threads}"
+        " --out {params.out:q} > {log:q} 2>&1"
