@@ -11,17 +11,20 @@ import hashlib
 import io
 import json
 import os
+import re
+import stat
 import sys
 import zlib
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO
 
 import polars as pl
 from isal import igzip, isal_zlib
 
-from flexcare_data.schema import RAW, RawTable
+from flexcare_data.records import sieve
+from flexcare_data.schema import CHEXPERT, RAW, RawTable
 
 WHERE = {
     "mimiciv": "https://physionet.org/content/mimiciv/",
@@ -30,11 +33,29 @@ WHERE = {
 }
 """Where each data set is downloaded."""
 
+TITLES = {"mimiciv": "MIMIC-IV", "mimic_cxr_jpg": "MIMIC-CXR-JPG", "mimic_iv_note": "MIMIC-IV-Note"}
+"""What each data set is called."""
+
 MARK = "SYNTHETIC"
 """A root that holds a file of this name was fabricated."""
 
 Dropped = dict[str, dict[str, dict[str, int]]]
 """Counts by table, by column or variable ('' for whole rows) and by reason."""
+
+
+RANGES: dict[tuple[str, str], tuple[float, float]] = {
+    ("patients", "anchor_age"): (0, 150),
+    ("icustays", "los"): (0, 3660),  # days; the longest published stay lasts less than a year
+    ("admissions", "hospital_expire_flag"): (0, 1),
+    ("diagnoses_icd", "icd_version"): (9, 10),
+    ("d_icd_diagnoses", "icd_version"): (9, 10),
+    **{("chexpert", label): (-1, 1) for label in CHEXPERT},
+}
+"""Numbers outside cannot be meant: they become null and are counted. An hour of a stay has a row on disk, so one wrong
+length of stay could fill it."""
+
+ORDERED = {"icustays": ("intime", "outtime"), "admissions": ("admittime", "dischtime")}
+"""Times of which the second cannot come first. Such rows are used as published, and counted."""
 
 
 class RawDataError(ValueError):
@@ -55,22 +76,37 @@ def locate(root: Path, name: str) -> Path:
         RawDataError: no such file (says which places were tried), a folder in its place, or no permission.
     """
     table = RAW[name]
-    if not root.is_dir():
-        raise RawDataError(f"{root}: expected the folder of {table.root}, found {_kind(root)}; set raw.{table.root}")
+    kind = _kind(root)
+    if kind != "a folder":
+        raise RawDataError(f"{root}: expected the folder of {TITLES[table.root]}, found {kind}; set raw.{table.root}")
     places = [root / folder / f"{table.filename}{end}" for folder in table.folders for end in (".csv.gz", ".csv")]
     for path in places:
-        if path.exists():
-            if not path.is_file():
-                raise RawDataError(f"{path}: expected a file, found {_kind(path)}")
-            if not os.access(path, os.R_OK):
-                raise RawDataError(f"{path}: no permission to read; ask the owner of the folder")
-            return path
+        kind = _kind(path)
+        if kind == "nothing":
+            continue
+        if kind != "a file":
+            raise RawDataError(f"{path}: expected a file, found {kind}; {HELP.get(kind, f'download {name} again')}")
+        if not os.access(path, os.R_OK):
+            raise RawDataError(f"{path}: expected a file that can be read, found no permission; {HELP[NO_ACCESS]}")
+        return path
     tried = ", ".join(str(path.relative_to(root)) for path in places)
     raise RawDataError(f"{root}: expected one of {tried}, found none; download {name} from {WHERE[table.root]}")
 
 
+NO_ACCESS = "a folder without permission to look into"
+HELP = {NO_ACCESS: "ask its owner for access (your account may have to join a group)"}
+
+
 def _kind(path: Path) -> str:
-    return "a folder" if path.is_dir() else "a file" if path.exists() else "nothing"
+    try:
+        mode = path.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return "a link to nothing" if path.is_symlink() else "nothing"
+    except PermissionError:
+        return NO_ACCESS
+    except OSError as error:
+        return f"something unreadable ({error.strerror})"
+    return "a folder" if stat.S_ISDIR(mode) else "a file" if stat.S_ISREG(mode) else "something that is no file"
 
 
 class ByteStream:
@@ -131,36 +167,58 @@ def read_table(root: Path, name: str, dropped: Dropped) -> pl.DataFrame:
     path = locate(root, name)
     with open_bytes(path) as stream:
         data = stream.read()
-    return _typed(_split(data, path, table), table, path, dropped)
+    return _typed(_split(data, path, table, dropped), table, dropped)
 
 
-def _split(data: bytes, path: Path, table: RawTable) -> pl.DataFrame:
-    header = next(csv.reader([data[: 1 << 16].decode("utf-8-sig", "replace").split("\n", 1)[0].rstrip("\r")]), [])
-    header = [column.strip() for column in header]
-    known = {table.renamed.get(column, column) for column in header}
-    missing = [column for column in table.columns if column not in known]
-    if missing:
+def header_of(data: bytes) -> list[str]:
+    """Column names of the first line, without byte-order mark, quotes and blanks around them."""
+    line = data[: 1 << 16].decode("utf-8-sig", "replace").split("\n", 1)[0].rstrip("\r")
+    return [column.strip() for column in next(csv.reader([line]), [])]
+
+
+def check_header(header: list[str], path: Path, table: RawTable, columns: Iterable[str]) -> None:
+    """Raise a RawDataError unless every one of ``columns`` stands in ``header`` once."""
+    names = [table.renamed.get(column, column) for column in header]
+    if missing := [column for column in columns if column not in names]:
+        # Without a header the first line is a patient's: it is shown only where it can be nothing but names.
+        is_header = header and all(re.fullmatch(r"[A-Za-z_][A-Za-z_ ]*\d?", name) for name in header)
+        found = ", ".join(header) if is_header else "no line of column names"
         raise RawDataError(
-            f"{path}: expected columns {', '.join(table.columns)}; missing {', '.join(missing)}. Is this "
-            f"{table.filename} of {table.root}?"
+            f"{path}: expected columns {', '.join(columns)}; missing {', '.join(missing)}; found {found}. Is this "
+            f"{table.filename} of {TITLES[table.root]}? Download it from {WHERE[table.root]}"
         )
-    try:
-        frame = pl.read_csv(
-            data, has_header=False, skip_rows=0, infer_schema=False, new_columns=None, encoding="utf8-lossy",
-            raise_if_empty=False,
-        )  # fmt: skip
-    except pl.exceptions.PolarsError:
+    if repeated := [column for column in columns if names.count(column) > 1]:
+        raise RawDataError(f"{path}: column {', '.join(repeated)} stands more than once in the header, expected once")
+
+
+def _split(data: bytes, path: Path, table: RawTable, dropped: Dropped) -> pl.DataFrame:
+    header = header_of(data)
+    check_header(header, path, table, table.columns)
+    sieved = sieve(data[data.find(b"\n") + 1 or len(data) :], len(header))
+    if sieved.is_open:
         raise RawDataError(
-            f"{path}: rows are not all {len(header)} fields wide, or a quote is never closed; download it again"
-        ) from None
-    if frame.width != len(header):
-        raise RawDataError(f"{path}: expected {len(header)} fields per row as in the header, got {frame.width}")
-    frame = frame.slice(1)
-    position = {table.renamed.get(column, column): index for index, column in reversed(list(enumerate(header)))}
-    return frame.select(pl.col(frame.columns[position[column]]).alias(column) for column in table.columns)
+            f"{path}: a quote is opened and never closed; expected a line break outside quotes at the end. Download "
+            "the file again"
+        )
+    if sieved.malformed > 1 and sieved.malformed == sieved.records:
+        raise RawDataError(
+            f"{path}: expected {len(header)} fields per row as in the header, found another number in "
+            f"all {sieved.records:,} rows. Was the file edited? Download it again"
+        )
+    count(dropped, table.name, "", "malformed_row", sieved.malformed)
+    names = [str(index) for index in range(len(header))]
+    schema = dict.fromkeys(names, pl.String)
+    frame = (
+        pl.read_csv(sieved.data, has_header=False, schema=schema, encoding="utf8-lossy")
+        if sieved.records > sieved.malformed
+        else pl.DataFrame(schema=schema)
+    )
+    place = {table.renamed.get(column, column): name for column, name in zip(header, names, strict=True)}
+    # A quoted empty field is as empty as one without quotes.
+    return frame.select(pl.col(place[column]).replace("", None).alias(column) for column in table.columns)
 
 
-def _typed(frame: pl.DataFrame, table: RawTable, path: Path, dropped: Dropped) -> pl.DataFrame:
+def _typed(frame: pl.DataFrame, table: RawTable, dropped: Dropped) -> pl.DataFrame:
     ids = [column for column in table.columns if column.endswith("_id")]
     casts = [typed(column, dtype) for column, dtype in table.columns.items()]
     result = frame.select(casts)
@@ -169,6 +227,12 @@ def _typed(frame: pl.DataFrame, table: RawTable, path: Path, dropped: Dropped) -
             continue
         lost = result[column].null_count() - frame[column].null_count()
         count(dropped, table.name, column, "not_a_time" if isinstance(dtype, pl.Datetime) else "not_a_number", lost)
+        if (table.name, column) in RANGES:
+            inside = pl.when(pl.col(column).is_between(*RANGES[table.name, column])).then(column)
+            limited = result.with_columns(inside.alias(column))
+            lost = limited[column].null_count() - result[column].null_count()
+            count(dropped, table.name, column, "out_of_range", lost)
+            result = limited
     for column in ids:
         bad = result[column].is_null()
         empty = frame[column].is_null()
@@ -179,6 +243,9 @@ def _typed(frame: pl.DataFrame, table: RawTable, path: Path, dropped: Dropped) -
         unique = result.unique(list(table.key), keep="first", maintain_order=True)
         count(dropped, table.name, "", "repeated_key", result.height - unique.height)
         result = unique
+    if table.name in ORDERED:
+        first, second = ORDERED[table.name]
+        count(dropped, table.name, second, f"before_{first}_but_used", int((result[second] < result[first]).sum()))
     return result
 
 
@@ -191,7 +258,8 @@ def typed(column: str, dtype: pl.DataType) -> pl.Expr:
         return full.fill_null(clean.str.to_datetime("%Y-%m-%d", time_unit="us", strict=False)).alias(column)
     if dtype == pl.String:
         return text
-    return text.str.strip_chars().cast(dtype, strict=False)
+    number = text.str.strip_chars().cast(dtype, strict=False)
+    return pl.when(number.is_finite()).then(number).alias(column) if dtype.is_float() else number
 
 
 def read_notes(root: Path, dropped: Dropped) -> Iterator[dict[str, str]]:

@@ -16,7 +16,7 @@ ALLOWED = {
     "schema": set(),
     "protocol": set(),
     "variables": set(),
-    "raw": {"schema", "variables"},
+    "raw": {"schema", "variables", "records"},
     "stays": CONTRACTS,
     "events": CONTRACTS,
     "hourly": CONTRACTS,
