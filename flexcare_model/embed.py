@@ -101,12 +101,12 @@ def build(
     folder = _tiny(store, texts, group_readable) if encoder == TINY else find_encoder(encoder)
     settings = pool_spec(encoder_digest(folder), storage=storage, max_tokens=max_tokens)
     pool = Pool(store / f"vectors-{spec_key(settings)}", key="text_key", spec=settings, group_readable=group_readable)
-    todo = texts.join(pool.lookup(), on="text_key", how="anti")
+    todo = texts.join(_known(pool), on="text_key", how="anti")
     if todo.height:
         sweep(pool.folder)
         _grow(pool, todo, load_encoder(str(folder)), batch_tokens, _device(device), threads, progress)
     index = (
-        notes.join(pool.lookup(), on="text_key", how="inner", validate="m:1")
+        notes.join(_known(pool), on="text_key", how="inner", validate="m:1")
         .select("note_id", "section", "text_key", "shard", "offset", "n_tokens")
         .sort("note_id", "section")
     )
@@ -225,6 +225,12 @@ def _texts(sections: pl.LazyFrame, wanted: pl.DataFrame) -> pl.DataFrame:
     if notes.height != expected:
         raise ValueError(f"notes: {expected} sections are wanted, {notes.height} of them are in the sections table")
     return notes.with_columns(text_key=pl.Series([text_key(text) for text in notes["text"]], dtype=pl.String))
+
+
+def _known(pool: Pool) -> pl.DataFrame:
+    """text_key, shard, offset, n_tokens of the texts in the pool."""
+    columns = {"text_key": pl.String, "shard": pl.String, "offset": pl.Int64, "n_tokens": pl.Int64}
+    return pool.lookup().select(*columns) if pool.parts() else pl.DataFrame(schema=columns)
 
 
 def _tiny(store: Path, texts: pl.DataFrame, group_readable: bool) -> Path:

@@ -209,7 +209,10 @@ def make_tiny_encoder(folder: Path, texts: Iterable[str], *, seed: int = 0, word
 
 
 def _vocabulary(texts: Iterable[str], words: int) -> dict[str, int]:
-    """Special pieces, every character, then the commonest words, beginnings and ends of words; ties by the alphabet."""
+    """Special pieces, every character, then the commonest words, beginnings and ends of words; ties by the alphabet.
+
+    All of ASCII is in it, so that a new text has unknown pieces only where it has foreign letters.
+    """
     from tokenizers.normalizers import BertNormalizer
     from tokenizers.pre_tokenizers import BertPreTokenizer
 
@@ -218,7 +221,7 @@ def _vocabulary(texts: Iterable[str], words: int) -> dict[str, int]:
     for text in texts:
         counts.update(word for word, _ in splitter.pre_tokenize_str(normalizer.normalize_str(text)))
     pieces: Counter[str] = Counter()
-    characters = set()
+    characters = {chr(code) for code in range(33, 127)}
     for word, count in counts.items():
         characters.update(word)
         pieces[word] += count
