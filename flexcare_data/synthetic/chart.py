@@ -171,7 +171,7 @@ def _coma(rng, rows: _Rows, state: _State) -> None:
     tube = state.chronicity[rounds] + 0.15 * rng.standard_normal(len(rounds)) > 0.5
     grades = {
         220739: np.clip(np.round(3.2 - 1.6 * drowsy), 0, 3),
-        223901: np.clip(np.round(5.3 - 2.0 * drowsy), 0, 5),
+        223901: np.clip(np.round(5.4 - 2.6 * drowsy), 0, 5),
         223900: np.where(
             tube, np.where(rng.random(len(rounds)) < 0.9, 0, 1), np.clip(np.round(5.4 - 1.5 * drowsy), 2, 5)
         ),

@@ -32,7 +32,7 @@ OTHER_CODES: dict[int, tuple[tuple[str, str], ...]] = {
         ("I25110", "Atherosclerotic heart disease with unstable angina pectoris"), ("I160", "Hypertensive urgency"),
     ),
 }  # fmt: skip
-_UNLISTED = {9: "99999", 10: "Z9999"}
+_UNLISTED = {9: "V8989", 10: "Z8989"}
 """Codes that diagnoses_icd has and the dictionary lacks."""
 
 
