@@ -64,6 +64,12 @@ class Sources:
     def notes(self) -> NoteMaps | NotesOnDevice:
         return NoteMaps(ShardedRows(self.data / "notes" / "shards", self.note_shards))
 
+    def resident(self, needed: np.ndarray) -> bool:
+        """Whether the sources of the ``needed`` modalities (3,) are on a device; memory maps are not opened for it."""
+        kinds = {"series": SeriesOnDevice, "images": ImagesOnDevice, "notes": NotesOnDevice}
+        on_device = [isinstance(self.__dict__.get(name), kind) for name, kind in kinds.items()]
+        return all(on for on, use in zip(on_device, needed, strict=True) if use)
+
 
 def number_of_classes(output: Path | str, task: str) -> int:
     """Outputs of a task whose number the data decides: distinct labels of its whole cohort, numbered from 0."""
@@ -141,6 +147,7 @@ def locate_notes(output: Path, task: Task, frame: pl.DataFrame) -> tuple[np.ndar
 
 
 def labels_of(task: Task, frame: pl.DataFrame) -> Tensor:
+    """Labels as in a batch; -2 where the cohort has no such column."""
     lacking = [name for name in task.labels if name not in frame.columns]
     if lacking:
         frame = frame.with_columns(pl.lit(-2, dtype=pl.Int64).alias(name) for name in lacking)

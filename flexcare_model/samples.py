@@ -191,6 +191,16 @@ class TaskDataset(Dataset):
     def __len__(self) -> int:
         return len(self.present)
 
+    @property
+    def labelled(self) -> bool:
+        """False where the cohort came without labels."""
+        return self.task.kind == "multilabel" or not bool((self.labels < 0).any())
+
+    @property
+    def resident(self) -> bool:
+        """Whether every input lives on a device (see `flexcare_model.feed`)."""
+        return self.sources.resident(self.present.any(axis=0))
+
     def without(self, *modalities: str) -> TaskDataset:
         """The same samples with ``modalities`` taken away; samples with nothing left are dropped and counted."""
         check_modalities(modalities)

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 
 from flexcare_data.tasks import TASKS
 from flexcare_data.variables import CATEGORIES, CONTINUOUS, VARIABLES
-from flexcare_model.resident import make_resident
+from flexcare_model.feed import make_resident
 from flexcare_model.samples import NOTE_WIDTH, SampleError, load_task
 
 FIELDS = ("ts", "ts_len", "img", "note_tok", "note_len", "present", "label", "visible")

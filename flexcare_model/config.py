@@ -1,0 +1,173 @@
+"""What one run is: model, experiment, seed and settings, all resolved. In: the `train` section. Out: `RunConfig`.
+
+What changes the results is in `RunConfig`, which is written beside the weights; what only decides where and how fast
+they are computed is in `Execution`.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, Literal
+
+from pydantic import ValidationError
+
+from flexcare_data.config import Train
+from flexcare_data.tasks import TASKS
+from flexcare_model.models import MODELS, ModelConfig
+
+RUN_FORMAT = 1
+"""Version of config.json and of the weights beside it."""
+
+
+class RunConfigError(ValueError):
+    """A run cannot be made of these settings; one line per mistake."""
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """What a run trains on.
+
+    Attributes:
+        name: as in the path of the run.
+        tasks: in training order; None: the setting `tasks`.
+        percent: share of the training samples; validation and test are always complete.
+        pretrained: starts from the best weights of the multi-task run of the same model and seed.
+        fine_tuning: counts its epochs by the setting `baseline_epochs`, as the paper's fine-tuning does.
+        description: one line for menus.
+    """
+
+    name: str
+    tasks: tuple[str, ...] | None
+    percent: int = 100
+    pretrained: bool = False
+    fine_tuning: bool = False
+    description: str = ""
+
+
+EXPERIMENTS: dict[str, Experiment] = {
+    experiment.name: experiment
+    for experiment in (
+        Experiment("six_tasks", None, description="all tasks of train.tasks in one model"),
+        *(Experiment(name, (name,), description=f"one task: {task.description}") for name, task in TASKS.items()),
+        *(
+            Experiment(
+                f"drg_{percent}pct" + ("_pretrained" if pretrained else ""), ("drg",), percent, pretrained, True,
+                f"drg on {percent} % of the training data, "
+                + ("from the multi-task weights" if pretrained else "from scratch"),
+            )
+            for percent in (1, 100)
+            for pretrained in (False, True)
+        ),
+    )
+}  # fmt: skip
+"""All experiments, by name."""
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """One run. ``settings`` are the model's; the other fields are explained in the configuration's `train` section."""
+
+    model: str
+    experiment: str
+    seed: int
+    tasks: tuple[str, ...]
+    epochs: int
+    lr: float
+    batch_size: int = 32
+    max_hours: int = 512
+    percent: int = 100
+    pretrained: bool = False
+    augment: bool = True
+    drg_subset: Literal["fixed", "per_epoch"] = "fixed"
+    precision: Literal["float32", "bfloat16"] = "float32"
+    settings: ModelConfig = field(default_factory=ModelConfig)
+
+    def to_json(self, task_outputs: dict[str, int]) -> str:
+        """The run as text, with the number of logits that the data gave each task."""
+        content = {"format": RUN_FORMAT, **asdict(self), "task_outputs": task_outputs}
+        return json.dumps(content, indent=2, sort_keys=True) + "\n"
+
+
+@dataclass(frozen=True)
+class Execution:
+    """Where and how fast a run is computed."""
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    data_device: Literal["auto", "cpu", "cuda"] = "auto"
+    compile: bool = False
+    workers: int = 0
+    threads: int = 2
+
+
+def resolve_run(model: str, experiment: str, seed: int, settings: dict[str, Any]) -> tuple[RunConfig, Execution]:
+    """The run of ``model`` in ``experiment`` with ``seed`` under the `train` settings (missing ones: defaults).
+
+    Raises:
+        RunConfigError: an unknown name or setting, or a single-task model asked for several tasks.
+    """
+    problems = []
+    if model not in MODELS:
+        problems.append(f"model: expected one of {', '.join(MODELS)}; got {model!r}")
+    if experiment not in EXPERIMENTS:
+        problems.append(f"experiment: expected one of {', '.join(EXPERIMENTS)}; got {experiment!r}")
+    try:
+        train = Train.model_validate(settings)
+    except ValidationError as error:
+        problems += [f"train.{'.'.join(map(str, e['loc']))}: {e['msg']}, got {e['input']!r}" for e in error.errors()]
+    if problems:
+        raise RunConfigError("\n".join(problems))
+    known = EXPERIMENTS[experiment]
+    tasks = known.tasks or tuple(train.tasks)
+    several = MODELS[model].multi_task
+    if not several and (known.tasks is None or known.pretrained):
+        raise RunConfigError(f"{model} is trained per task: expected a single-task experiment, got {experiment}")
+    shared = {f.name: getattr(train, f.name) for f in fields(ModelConfig) if hasattr(train, f.name)}
+    try:
+        model_settings = ModelConfig(**shared)
+    except ValueError as error:
+        raise RunConfigError(f"train: {error}") from None
+    run = RunConfig(
+        model=model,
+        experiment=experiment,
+        seed=seed,
+        tasks=tasks,
+        epochs=train.epochs if several and not known.fine_tuning else train.baseline_epochs,
+        lr=train.lr if several else train.baseline_lr,
+        batch_size=train.batch_size,
+        max_hours=train.max_hours,
+        percent=known.percent,
+        pretrained=known.pretrained,
+        augment=train.augment,
+        drg_subset=train.drg_subset,
+        precision=train.precision,
+        settings=model_settings,
+    )
+    return run, Execution(train.device, train.data_device, train.compile, train.workers, train.threads)
+
+
+def parse_run(text: str) -> tuple[RunConfig, dict[str, int]]:
+    """A run from its config.json, and its number of logits per task.
+
+    Raises:
+        RunConfigError: if the file is of another version or has other fields.
+    """
+    try:
+        content = json.loads(text)
+        version = content.pop("format")
+        outputs = {str(name): int(n) for name, n in content.pop("task_outputs").items()}
+        content["settings"] = ModelConfig(**content["settings"])
+        content["tasks"] = tuple(content["tasks"])
+        run = RunConfig(**content)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise RunConfigError(f"config.json: expected the fields of a run of format {RUN_FORMAT}; {error}") from None
+    if version != RUN_FORMAT:
+        raise RunConfigError(f"config.json: expected format {RUN_FORMAT}, got {version}; train the run again")
+    return run, outputs
+
+
+def differences(one: RunConfig, other: RunConfig) -> list[str]:
+    """Fields in which two runs differ, as `name: ..., ...` lines."""
+    left, right = (asdict(run) | {f"settings.{k}": v for k, v in asdict(run.settings).items()} for run in (one, other))
+    changed = [name for name in left if name != "settings" and left[name] != right[name]]
+    return [f"{name}: {left[name]!r}, {right[name]!r}" for name in changed]
