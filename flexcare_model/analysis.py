@@ -7,48 +7,31 @@ can be drawn again without the model. Nothing here selects anything; the test sp
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import combinations
 
 import numpy as np
 import polars as pl
-import torch
 from sklearn.manifold import TSNE
 from sklearn.metrics import silhouette_score
 from sklearn.neighbors import NearestNeighbors
+from threadpoolctl import threadpool_limits
 
-from flexcare_data.tasks import TASKS
-from flexcare_model.batch import Batch
-from flexcare_model.metrics import compute
-from flexcare_model.models import Model, Output
+from flexcare_model.evaluate import score
+from flexcare_model.feed import Feed
+from flexcare_model.models import Model
 from flexcare_model.samples import TaskDataset
 
 LETTERS = "TIN"
 """Time series, image, note: the names of modality subsets, in the order of `batch.MODALITIES`."""
 SUBSETS = tuple("".join(chosen) for number in (3, 2, 1) for chosen in combinations(LETTERS, number))
 DROP_RATES = (0.0, 0.2, 0.4, 0.6, 0.8)
-BATCH = 32
-"""As in evaluation: predictions of M3Care depend on the batch."""
 SAMPLES_PER_TASK = 960
 """Points of figure 5 per task: 30 random batches of 32."""
 
 
-def batches(dataset: TaskDataset, size: int = BATCH) -> Iterator[Batch]:
-    """All samples in their order."""
-    for first in range(0, len(dataset), size):
-        yield dataset.batch(np.arange(first, min(first + size, len(dataset))))
-
-
-@torch.no_grad()
-def run_model(model: Model, dataset: TaskDataset, *, device: torch.device | str = "cpu") -> Iterator[Output]:
-    """The model's outputs with details, batch by batch, in evaluation mode."""
-    model = model.to(device).eval()
-    for batch in batches(dataset):
-        yield model(batch.to(device), details=True)
-
-
 def collect(
-    model: Model, datasets: Mapping[str, TaskDataset], *, seed: int = 0, device: torch.device | str = "cpu"
+    model: Model, datasets: Mapping[str, TaskDataset], feed: Feed, *, batch_size: int = 32, seed: int = 0
 ) -> tuple[pl.DataFrame, pl.DataFrame]:
     """One pass over the test samples of all tasks.
 
@@ -61,16 +44,12 @@ def collect(
     parts, counted = [], []
     for name, dataset in datasets.items():
         drawn = np.sort(rng.permutation(len(dataset))[:SAMPLES_PER_TASK])
-        vectors, chosen = [], []
-        for output in run_model(model, dataset, device=device):
-            vectors.append(output.details["rep"].float().cpu().numpy())
-            if "expert_index" in output.details:
-                chosen.append(output.details["expert_index"].cpu().numpy())
-        rep = np.concatenate(vectors)[drawn] if vectors else np.zeros((0, 1), np.float32)
+        details = score(model, dataset, feed, batch_size=batch_size, details=("rep", "expert_index")).details
+        rep = details["rep"][drawn] if "rep" in details else np.zeros((0, 1), np.float32)
         ids = np.asarray(dataset.sample_ids, dtype=object)[drawn].tolist()
         parts.append(pl.DataFrame({"task": [name] * len(ids), "sample_id": ids, "rep": rep.tolist()}))
-        if chosen:
-            counted.append(count_experts(name, np.concatenate(chosen), model))
+        if "expert_index" in details:
+            counted.append(count_experts(name, details["expert_index"].astype(np.int64), model))
     frame = pl.concat(parts).with_columns(pl.col("rep").cast(pl.List(pl.Float32)))
     points = embed_2d(np.array(frame["rep"].to_list(), dtype=np.float32), seed=seed)
     frame = frame.with_columns(x=pl.Series(points[:, 0]), y=pl.Series(points[:, 1])).select(
@@ -99,9 +78,10 @@ def embed_2d(vectors: np.ndarray, *, seed: int = 0) -> np.ndarray:
     if n < 5 or vectors.shape[1] < 2:
         return np.zeros((n, 2))
     perplexity = min(30.0, (n - 1) / 3)
-    return (
-        TSNE(perplexity=perplexity, init="pca", random_state=seed, n_jobs=1).fit_transform(vectors).astype(np.float64)
-    )
+    # One thread: the loop over points is short, and threads that wait for one another cost more than they give.
+    with threadpool_limits(limits=1):
+        points = TSNE(perplexity=perplexity, init="pca", random_state=seed, n_jobs=1).fit_transform(vectors)
+    return points.astype(np.float64)
 
 
 def separation(vectors: np.ndarray, groups: Sequence[str], *, neighbours: int = 5) -> dict[str, float]:
@@ -144,7 +124,7 @@ def drop_modalities(present: np.ndarray, rate: float, *, seed: int) -> np.ndarra
 
 
 def score_with_less(
-    model: Model, datasets: Mapping[str, TaskDataset], *, seed: int = 0, device: torch.device | str = "cpu"
+    model: Model, datasets: Mapping[str, TaskDataset], feed: Feed, *, batch_size: int = 32, seed: int = 0
 ) -> pl.DataFrame:
     """Test metrics under every modality subset and under random loss.
 
@@ -162,27 +142,16 @@ def score_with_less(
             reduced = with_present(complete, np.broadcast_to(taken, complete.present.shape).copy())
             rows += [
                 (name, "subset", letters, None, len(complete), metric, value)
-                for metric, value in score(model, reduced, device=device).items()
+                for metric, value in score(model, reduced, feed, batch_size=batch_size).metrics.items()
             ]
         for rate in DROP_RATES if len(dataset) else ():
             reduced = with_present(dataset, drop_modalities(dataset.present, rate, seed=seed))
             rows += [
                 (name, "drop_rate", None, rate, len(dataset), metric, value)
-                for metric, value in score(model, reduced, device=device).items()
+                for metric, value in score(model, reduced, feed, batch_size=batch_size).metrics.items()
             ]
     schema = {
         "task": pl.String, "kind": pl.String, "kept": pl.String, "rate": pl.Float64, "n": pl.Int64,
         "metric": pl.String, "value": pl.Float64,
     }  # fmt: skip
     return pl.DataFrame(rows, schema=schema, orient="row")
-
-
-@torch.no_grad()
-def score(model: Model, dataset: TaskDataset, *, device: torch.device | str = "cpu") -> dict[str, float]:
-    """Metrics of ``model`` on all samples of ``dataset``; they only need the order of the logits."""
-    model = model.to(device).eval()
-    logits = np.concatenate([model(batch.to(device)).logits.float().cpu().numpy() for batch in batches(dataset)])
-    task = dataset.task.name
-    if TASKS[task].kind == "binary":
-        logits = logits[:, 0]
-    return compute(task, dataset.labels.numpy(), logits)

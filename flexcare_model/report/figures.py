@@ -207,37 +207,40 @@ def _marker(marker: str):
 
 
 def training_curves(results: Results, *, model: str, experiments: tuple[str, ...]) -> Figure | None:
-    """Training and validation loss per task and epoch, one pair of lines per seed.
-
-    Several ``experiments`` are those of a model that is trained per task: each task's curve comes from its own run.
-    """
-    histories = [
-        run.history
-        for experiment in experiments
-        for run in results.runs_of(model, experiment)
-        if run.history is not None
-    ]
-    tasks = [name for name in TASKS if any(name in set(frame["task"]) for frame in histories)]
-    if not tasks:
+    """Training and validation loss per epoch, a panel per task and setting, one pair of lines per seed."""
+    panels: dict[tuple[str, str], list[pl.DataFrame]] = {}
+    for experiment in experiments:
+        for run in results.runs_of(model, experiment):
+            history = run.history
+            if history is None:
+                continue
+            for name in (name for name in TASKS if name in set(history["task"])):
+                setting = "" if experiment in TASKS or experiment == "six_tasks" else experiment.removeprefix("drg_")
+                panels.setdefault((name, setting), []).append(history.filter(pl.col("task") == name))
+    if not panels:
         return None
-    columns = min(3, len(tasks))
-    lines = -(-len(tasks) // columns)
+    columns = min(3, len(panels))
+    lines = -(-len(panels) // columns)
     with house_style():
         figure = new_figure(PAGE if columns > 1 else PAGE / 2, 1.9 * lines + 0.4)
         grid = np.atleast_1d(figure.subplots(lines, columns)).flatten()
-        for axes, name in zip(grid, tasks, strict=False):
-            for frame in histories:
-                for position, phase in enumerate(("train", "val")):
-                    part = frame.filter((pl.col("task") == name) & (pl.col("phase") == phase)).sort("epoch")
-                    if part.height and part["loss"].is_not_null().any():
-                        axes.plot(
-                            part["epoch"], part["loss"], color=COLOURS[position], linestyle=("-", "--")[position],
-                            alpha=0.85, marker="o" if part.height == 1 else None,
-                        )  # fmt: skip
-            axes.set(title=TASKS[name].abbreviation, xlabel="epoch", ylabel="loss")
+        for axes, ((name, setting), histories) in zip(grid, panels.items(), strict=False):
+            for history in histories:
+                _loss_lines(axes, history)
+            title = f"{TASKS[name].abbreviation} {setting.replace('pct', ' %').replace('_', ', ')}".strip()
+            axes.set(title=title, xlabel="epoch", ylabel="loss")
             axes.xaxis.get_major_locator().set_params(integer=True)
-        for axes in grid[len(tasks) :]:
+        for axes in grid[len(panels) :]:
             axes.set_visible(False)
         handles = [Line2D([], [], color=COLOURS[i], linestyle=("-", "--")[i]) for i in range(2)]
         figure.legend(handles, ["train", "validation"], loc="outside lower center", ncols=2)
     return figure
+
+
+def _loss_lines(axes: Axes, history: pl.DataFrame) -> None:
+    for position, phase in enumerate(("train", "val")):
+        part = history.filter(pl.col("phase") == phase).drop_nulls("loss").sort("epoch")
+        if part.height:
+            marker = "o" if part.height == 1 else None
+            style = ("-", "--")[position]
+            axes.plot(part["epoch"], part["loss"], color=COLOURS[position], linestyle=style, marker=marker, alpha=0.85)

@@ -295,7 +295,8 @@ def _training_sections(results: Results) -> list[Section]:
     experiments: dict[tuple[str, str], list[str]] = {}
     for run in results.runs:
         # The runs of a model that is trained per task share one figure.
-        group = "one task at a time" if run.experiment in TASKS else run.experiment.replace("_", " ")
+        single = run.experiment in TASKS
+        group = "one task at a time" if single else "DRG" if run.experiment.startswith("drg_") else "six tasks"
         experiments.setdefault((run.model, group), []).append(run.experiment)
     for (model, group), names in sorted(experiments.items(), key=lambda item: (item[0] != FIRST, item[0])):
         figure = figures.training_curves(results, model=model, experiments=tuple(dict.fromkeys(names)))

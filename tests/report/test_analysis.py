@@ -12,18 +12,21 @@ import torch
 
 from flexcare_data.tasks import TASKS
 from flexcare_model import analysis
+from flexcare_model.evaluate import score
+from flexcare_model.feed import Feed
 from flexcare_model.models import MODELS, ModelConfig
 from flexcare_model.samples import load_task
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "model"))
 from fabricated import write_output
 
+FEED = Feed(torch.device("cpu"))
 TASKS_HERE = ("readmission", "length_of_stay", "diagnosis")
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
-    return write_output(tmp_path_factory.mktemp("analysis"), stays=40)
+    return write_output(tmp_path_factory.mktemp("analysis"), stays=24)
 
 
 @pytest.fixture(scope="module")
@@ -38,8 +41,13 @@ def model(datasets):
     return MODELS["flexcare"](config, {name: dataset.n_outputs for name, dataset in datasets.items()})
 
 
-def test_every_available_pair_chooses_k_experts(model, datasets):
-    _, experts = analysis.collect(model, datasets)
+@pytest.fixture(scope="module")
+def collected(model, datasets):
+    return analysis.collect(model, datasets, FEED, seed=3)
+
+
+def test_every_available_pair_chooses_k_experts(model, datasets, collected):
+    _, experts = collected
     for name, dataset in datasets.items():
         for combination in model.combinations:
             letters = [analysis.LETTERS.index(letter) for letter in combination]
@@ -49,9 +57,9 @@ def test_every_available_pair_chooses_k_experts(model, datasets):
             assert part["chosen"].sum() == pairs * model.config.experts_per_token
 
 
-def test_representations_are_those_of_the_samples_and_repeatable(model, datasets):
-    frame, _ = analysis.collect(model, datasets, seed=3)
-    again, _ = analysis.collect(model, datasets, seed=3)
+def test_representations_are_those_of_the_samples_and_repeatable(model, datasets, collected):
+    frame, _ = collected
+    again, _ = analysis.collect(model, datasets, FEED, seed=3)
     assert frame.equals(again)
     assert frame.height == sum(len(dataset) for dataset in datasets.values())
     dataset = datasets["readmission"]
@@ -63,9 +71,9 @@ def test_representations_are_those_of_the_samples_and_repeatable(model, datasets
 
 def test_all_modalities_give_the_ordinary_scores(model, datasets):
     dataset = datasets["readmission"]
-    scores = analysis.score_with_less(model, {"readmission": dataset})
+    scores = analysis.score_with_less(model, {"readmission": dataset}, FEED)
     full = scores.filter(kind="drop_rate", rate=0.0, metric="auroc")["value"].item()
-    assert full == pytest.approx(analysis.score(model, dataset)["auroc"])
+    assert full == pytest.approx(score(model, dataset, FEED, batch_size=32).metrics["auroc"])
     assert scores.filter(kind="subset")["kept"].unique().sort().to_list() == sorted(analysis.SUBSETS)
     assert scores.filter(kind="subset")["n"].n_unique() == 1
 
@@ -73,8 +81,8 @@ def test_all_modalities_give_the_ordinary_scores(model, datasets):
 def test_the_image_subset_equals_a_data_set_without_the_others(model, datasets):
     dataset = datasets["diagnosis"]
     complete = dataset.subset(np.flatnonzero(dataset.present.all(axis=1)))
-    expected = analysis.score(model, complete.without("time_series", "note"))
-    found = analysis.score_with_less(model, {"diagnosis": dataset}).filter(kind="subset", kept="I")
+    expected = score(model, complete.without("time_series", "note"), FEED, batch_size=32).metrics
+    found = analysis.score_with_less(model, {"diagnosis": dataset}, FEED).filter(kind="subset", kept="I")
     assert dict(found.select("metric", "value").rows()) == pytest.approx(expected)
 
 
