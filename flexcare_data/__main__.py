@@ -22,11 +22,15 @@ def main(arguments: list[str] | None = None) -> int:
     if getattr(args, "threads", None):
         # Polars reads this once, when it is imported.
         os.environ["POLARS_MAX_THREADS"] = str(args.threads)
-    from flexcare_data import commands, errors
+    from flexcare_data import commands
 
     try:
         return commands.COMMANDS[args.command](args) or 0
-    except errors.KNOWN as error:
+    except Exception as error:
+        from flexcare_data import errors
+
+        if not isinstance(error, errors.KNOWN):
+            raise
         print(f"error: {error}", file=sys.stderr)
         return 1
 

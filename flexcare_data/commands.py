@@ -11,31 +11,23 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from flexcare_data import (
-    events,
-    hourly,
-    images,
-    leakage,
-    notes,
-    phenotypes,
-    progress,
-    raw,
-    schema,
-    splits,
-    stays,
-    store,
-)
+from flexcare_data import progress, raw, schema, store
 from flexcare_data.protocol import Options
-from flexcare_data.tasks import TASKS
-from flexcare_data.tasks.base import Sources
+
+if TYPE_CHECKING:
+    from flexcare_data.tasks.base import Sources
+
+# Stages are imported where they are called: a command loads only what it needs, and starts in half the time.
 
 
 def run_stays(args: argparse.Namespace) -> None:
     """stays.parquet, phenotypes.parquet."""
+    from flexcare_data import phenotypes, stays
+
     options, dropped = _options(args), raw.empty_counts()
     tables = {
         name: raw.read_table(args.mimiciv, name, dropped)
@@ -60,6 +52,8 @@ def _counts(frame: pl.DataFrame) -> dict[str, int]:
 
 def run_splits(args: argparse.Namespace) -> None:
     """splits.parquet."""
+    from flexcare_data import splits
+
     dropped = raw.empty_counts()
     frame = splits.build_splits(raw.read_table(args.mimiciv, "admissions", dropped), _options(args))
     with _stage(args) as folder:
@@ -69,6 +63,8 @@ def run_splits(args: argparse.Namespace) -> None:
 
 def run_events(args: argparse.Namespace) -> None:
     """events.parquet."""
+    from flexcare_data import events
+
     tables = {name: raw.locate(args.mimiciv, name) for name in ("chartevents", "labevents")}
     frame = pl.read_parquet(args.stays / "stays.parquet")
     with _stage(args) as folder, _scratch(folder) as scratch:
@@ -80,13 +76,21 @@ def run_events(args: argparse.Namespace) -> None:
                 meter(done, total)
 
         counts = events.build_events(
-            tables, frame, _options(args), out=folder / "events.parquet", scratch=scratch, progress=show
+            tables,
+            frame,
+            _options(args),
+            out=folder / "events.parquet",
+            scratch=scratch,
+            threads=args.threads or 1,
+            progress=show,
         )
         _write_counts(folder, counts.flow, counts.dropped)
 
 
 def run_hourly(args: argparse.Namespace) -> None:
     """values.npy, observed.npy, index.parquet, scaler.json."""
+    from flexcare_data import hourly
+
     frame = pl.read_parquet(args.stays / "stays.parquet", columns=["stay_id", "subject_id", "los_hours"])
     diagnosed = pl.read_parquet(args.stays / "phenotypes.parquet", columns=["stay_id"])
     folds = pl.read_parquet(args.splits / "splits.parquet")
@@ -105,6 +109,8 @@ def run_hourly(args: argparse.Namespace) -> None:
 
 def run_sections(args: argparse.Namespace) -> None:
     """sections.parquet; without notes an empty one."""
+    from flexcare_data import notes
+
     dropped = raw.empty_counts()
     rows = raw.read_notes(args.mimic_iv_note, dropped) if args.mimic_iv_note else iter(())
     meter = progress.meter("notes")
@@ -119,6 +125,9 @@ def run_sections(args: argparse.Namespace) -> None:
 
 def run_cohort(args: argparse.Namespace) -> None:
     """<task>.parquet; for diagnosis also tails/."""
+    from flexcare_data import hourly
+    from flexcare_data.tasks import TASKS
+
     if args.task not in TASKS:
         raise raw.RawDataError(f"--task: expected one of {', '.join(TASKS)}, got {args.task}")
     dropped = raw.empty_counts()
@@ -134,6 +143,8 @@ def run_cohort(args: argparse.Namespace) -> None:
 
 
 def _sources(args: argparse.Namespace, options: Options, dropped: raw.Dropped) -> Sources:
+    from flexcare_data.tasks.base import Sources
+
     cxr = args.mimic_cxr_jpg
     is_diagnosis, is_drg = args.task == "diagnosis", args.task == "drg"
     radiographs = _radiographs(cxr, dropped)
@@ -165,6 +176,8 @@ def _raw(root: Path | None, name: str, dropped: raw.Dropped) -> pl.DataFrame:
 
 
 def _radiographs(root: Path | None, dropped: raw.Dropped) -> pl.DataFrame:
+    from flexcare_data import images
+
     radiographs, counts = images.ap_radiographs(_raw(root, "metadata", dropped))
     for reason, n in counts.items():
         raw.count(dropped, "metadata", "", reason.replace(" ", "_"), n)
@@ -173,6 +186,8 @@ def _radiographs(root: Path | None, dropped: raw.Dropped) -> pl.DataFrame:
 
 def run_audit(args: argparse.Namespace) -> None:
     """flow.json, dropped.json, leakage.json of the whole build."""
+    from flexcare_data import leakage
+
     parts = [args.stays, args.splits, args.events, args.hourly, args.sections, *args.cohorts]
     dropped = raw.empty_counts()
     cohorts = _read_cohorts(args.cohorts)
@@ -198,12 +213,16 @@ def run_audit(args: argparse.Namespace) -> None:
 
 def _read_cohorts(folders: list[Path]) -> dict[str, pl.DataFrame]:
     """Cohorts by task, in the order of TASKS."""
+    from flexcare_data.tasks import TASKS
+
     found = {path.stem: pl.read_parquet(path) for folder in folders for path in folder.glob("*.parquet")}
     return {task: found[task] for task in TASKS if task in found}
 
 
 def run_images(args: argparse.Namespace) -> None:
     """index.parquet, problems.parquet and the shards of the radiographs."""
+    from flexcare_data import images
+
     cohorts = _read_cohorts(args.cohorts)
     columns = ["dicom_id", "subject_id", "study_id"]
     if args.which == "all_ap":
