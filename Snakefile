@@ -24,4 +24,4 @@ rule all:
     input:
         cohorts=rules.cohorts.input,
         models=rules.flexcare.input,
-        report=rules.report.input,
+        report=rules.report.output,

@@ -3,9 +3,9 @@
 
 rule cohort:
     input:
+        **built("stays", "splits", "hourly", "sections"),
         raw=cohort_raw_files,
         events=cohort_events,
-        **built("stays", "splits", "hourly", "sections"),
     output:
         manifest=manifest("cohort-{task}"),
     params:
@@ -34,9 +34,9 @@ rule cohort:
 
 rule audit:
     input:
+        **built("stays", "splits", "events", "hourly", "sections"),
         raw=raw_files("audit"),
         cohorts=list(built(*COHORTS).values()),
-        **built("stays", "splits", "events", "hourly", "sections"),
     output:
         manifest=manifest("audit"),
     params:
@@ -72,11 +72,12 @@ for stage in PLAN.stages:
     rule:
         name:
             f"publish_{stage.replace('-', '_')}"
+        localrule: True
         input:
             manifest=ancient(str(PLAN.manifest(stage))),
         output:
             marker=touch(f"{{out}}/.published/{stage}-{PLAN.key(stage)}"),
-            links=[f"{{out}}/{link}" for link in PLAN.stages[stage].outputs.values()],
+            links=[f"{{out}}/{link}" for link in links(stage)],
         params:
             old=f"{shlex.quote(OUT)}/.published/{stage}-*",
             commands=link_commands(stage),
@@ -84,7 +85,6 @@ for stage in PLAN.stages:
             f"{{out}}/logs/publish-{stage}.log",
         conda:
             ENVIRONMENT
-        localrule: True
         shell:
             "(rm -f {params.old}; {params.commands}) > {log:q} 2>&1"
 

@@ -27,6 +27,9 @@ PLAN = Plan(CONFIG)
 COHORTS = [cohort_stage(task) for task in CONFIG.tasks]
 OUT = str(CONFIG.output)
 STORE = str(CONFIG.store_path)
+ABLATIONS = ["flexcare_base", "flexcare_no_ct", "flexcare_no_decorr", "flexcare_no_moe", "flexcare_no_task_token"]
+DRG_EXPERIMENTS = ["drg_1pct", "drg_100pct", "drg_1pct_pretrained", "drg_100pct_pretrained"]
+TRAIN_SETTINGS = json.dumps(CONFIG.train.model_dump(exclude={"seeds", "baselines", "threads"}), sort_keys=True)
 SYNTHETIC = CONFIG.synthetic.model_dump()
 SYNTHETIC_DONE = f"{OUT}/synthetic_raw/complete-{spec_key([SYNTHETIC, code_digest('flexcare_data.synthetic')])}"
 ENVIRONMENT = str(Path(workflow.basedir, "environment.yml"))
@@ -43,7 +46,7 @@ wildcard_constraints:
     out=re.escape(OUT),
     task="|".join(TASKS),
     model="[a-z0-9_]+",
-    experiment="[a-z0-9_]+",
+    experiment="|".join(["six_tasks", *TASKS, *DRG_EXPERIMENTS]),
     seed="[0-9]+",
 
 
@@ -92,9 +95,14 @@ def cohort_inputs(wildcards):
     return built(*PLAN.stages[cohort_stage(wildcards.task)].upstream)
 
 
+def links(stage):
+    """Published files of ``stage``, below the output folder. A linked folder is a pool that others may add to."""
+    return [link for link in PLAN.stages[stage].outputs.values() if Path(link).suffix]
+
+
 def published(*stages):
     """Files below the output folder that come from ``stages``."""
-    return [f"{OUT}/{link}" for stage in stages for link in PLAN.stages[stage].outputs.values()]
+    return [f"{OUT}/{link}" for stage in stages for link in links(stage)]
 
 
 def task_files(task):
@@ -128,10 +136,8 @@ def link_target(stage, name, link):
 
 def link_commands(stage):
     """Shell commands that make the links of ``stage``."""
-    links = PLAN.stages[stage].outputs.items()
-    return "; ".join(
-        f"ln -sfn {shlex.quote(link_target(stage, name, link))} {shlex.quote(f'{OUT}/{link}')}" for name, link in links
-    )
+    pairs = [(link_target(stage, *pair), f"{OUT}/{pair[1]}") for pair in PLAN.stages[stage].outputs.items()]
+    return "; ".join(f"ln -sfn {shlex.quote(target)} {shlex.quote(link)}" for target, link in pairs)
 
 
 def growing(base):
@@ -142,3 +148,40 @@ def growing(base):
 def gpus(device):
     """One GPU, unless the work is meant for the CPU."""
     return 0 if device == "cpu" else 1
+
+
+def run_file(name):
+    """Pattern of a file of a run."""
+    return f"{OUT}/runs/{{model}}/{{experiment}}/seed{{seed}}/{name}"
+
+
+def runs(models, experiments):
+    """Results of every combination, for all configured seeds."""
+    return expand(run_file("metrics.json"), model=models, experiment=experiments, seed=CONFIG.train.seeds)
+
+
+def run_tasks(experiment):
+    """Tasks that a run trains on."""
+    if experiment == "six_tasks":
+        return CONFIG.train.tasks
+    return ["drg"] if experiment in DRG_EXPERIMENTS else [experiment]
+
+
+def run_inputs(wildcards):
+    """Cohorts of a run, what their samples point into, and the weights that it starts from."""
+    cohorts = [cohort_stage(task) for task in run_tasks(wildcards.experiment)]
+    inputs = {"cohorts": published(*cohorts), "samples": published("hourly", "cxr", "notes")}
+    if wildcards.experiment.endswith("_pretrained"):
+        inputs["pretrained"] = pretrained_run(wildcards) + "/model.safetensors"
+    return inputs
+
+
+def pretrained_run(wildcards):
+    """The multi-task run that a pretrained run starts from."""
+    return f"{OUT}/runs/{wildcards.model}/six_tasks/seed{wildcards.seed}"
+
+
+def pretrained_argument(wildcards):
+    """The same as an argument; nothing for a run from scratch."""
+    is_pretrained = wildcards.experiment.endswith("_pretrained")
+    return f"--pretrained {shlex.quote(pretrained_run(wildcards))}" if is_pretrained else ""

@@ -25,8 +25,8 @@ rule sections:
 
 rule notes:
     input:
-        cohorts=list(built(*COHORTS).values()),
         **built("sections"),
+        cohorts=list(built(*COHORTS).values()),
     output:
         manifest=manifest("notes"),
     params:

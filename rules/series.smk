@@ -20,8 +20,7 @@ rule stays:
     conda:
         ENVIRONMENT
     shell:
-        "python -m flexcare_data stays {params.raw}"
-        " {params.options} --out {params.out:q} > {log:q} 2>&1"
+        "python -m flexcare_data stays {params.raw} {params.options} --out {params.out:q} > {log:q} 2>&1"
 
 
 rule splits:
@@ -43,14 +42,13 @@ rule splits:
     conda:
         ENVIRONMENT
     shell:
-        "python -m flexcare_data splits {params.raw}"
-        " {params.options} --out {params.out:q} > {log:q} 2>&1"
+        "python -m flexcare_data splits {params.raw} {params.options} --out {params.out:q} > {log:q} 2>&1"
 
 
 rule events:
     input:
-        raw=raw_files("events"),
         **built("stays"),
+        raw=raw_files("events"),
     output:
         manifest=manifest("events"),
     params:
