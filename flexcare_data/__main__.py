@@ -70,6 +70,26 @@ def _parser() -> argparse.ArgumentParser:
     cxr.add_argument("--broken-share", type=float, default=0.01, help="share of broken files that fails the build")
     cxr.add_argument("--allow-missing", action="store_true", help="absent files do not count as broken")
 
+    listing = sub.add_parser("image-list", help="the radiographs that the cohorts need, for wget -i")
+    _roots(listing, "mimic_cxr_jpg", required=False)
+    listing.add_argument("--cohorts", type=Path, nargs="+", required=True, help="folders of the cohorts")
+    listing.add_argument("--base", help="URL before each path; empty: paths only, for wget --base (default: PhysioNet)")
+    listing.add_argument("--absent-only", action="store_true", help="leave out what --mimic-cxr-jpg holds already")
+    listing.add_argument("--out", type=Path, required=True, help="file to write, one radiograph per line")
+
+    doctor = sub.add_parser("doctor", help="what will go wrong, told before anything runs; exit status 1 for errors")
+    _roots(doctor, "mimiciv", "mimic_cxr_jpg", "mimic_iv_note", required=False)
+    doctor.add_argument("--config-json", type=json.loads, default={}, help="configuration, as in a config file (JSON)")
+    doctor.add_argument("--encoder", help="note encoder: a folder or a hub name")
+    doctor.add_argument("--output", help="output folder of the build")
+    doctor.add_argument("--store", help="folder of the shards")
+    doctor.add_argument("--fast", action="store_true", help="only what takes a second or two, and only problems told")
+    doctor.add_argument("--json", action="store_true", help="the report as JSON on standard output")
+    doctor.add_argument(
+        "--checksums", nargs="?", const="tables", choices=("tables", "all"),
+        help="compare with SHA256SUMS.txt of the releases: the tables, or all files (radiographs too)",
+    )  # fmt: skip
+
     synthesize = sub.add_parser("synthesize", help="fabricate raw data with planted answers")
     synthesize.add_argument("--patients", type=int, required=True, help="number of patients")
     synthesize.add_argument("--seed", type=int, default=1, help="seed of the generator")

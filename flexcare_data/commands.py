@@ -244,6 +244,46 @@ def run_images(args: argparse.Namespace) -> None:
     )
 
 
+def run_image_list(args: argparse.Namespace) -> None:
+    """The list of radiographs; count and size on standard output."""
+    from flexcare_data import image_list
+
+    base = image_list.BASE if args.base is None else args.base
+    found = image_list.list_images(
+        _read_cohorts(args.cohorts).values(), root=args.mimic_cxr_jpg, absent_only=args.absent_only
+    )
+    store.atomic_write(args.out, found.text(base).encode())
+    print(found.summary())
+    given = f"--base={image_list.BASE} " if not base else ""
+    folder = args.mimic_cxr_jpg or "MIMIC_CXR_JPG"
+    # Three folders are cut: files/mimic-cxr-jpg/2.0.0, so that files/p10/... remains below the folder.
+    print(f"wget -x -N -c -nH --cut-dirs=3 -P {folder} --user NAME --ask-password {given}-i {args.out}")
+
+
+def run_doctor(args: argparse.Namespace) -> int:
+    """Findings on standard output; 1 if there is an error."""
+    from flexcare_data import doctor
+    from flexcare_data.config import load_config
+
+    user = dict(args.config_json)
+    roots = {name: str(path) for name in ("mimiciv", "mimic_cxr_jpg", "mimic_iv_note") if (path := getattr(args, name))}
+    for section, key, value in (("notes", "encoder", args.encoder), ("store", "path", args.store)):
+        if value is not None:
+            user[section] = user.get(section, {}) | {key: value}
+    if roots:
+        user["raw"] = user.get("raw", {}) | roots
+    if args.output is not None:
+        user["output"] = args.output
+    report = doctor.examine(
+        load_config(user), fast=args.fast, checksums=args.checksums, progress=progress.meter("bytes")
+    )
+    if args.json:
+        print(json.dumps(report.as_dict(), indent=1))
+    else:
+        print(report.text(("error", "warning") if args.fast else ("error", "warning", "info")))
+    return 0 if report.ok else 1
+
+
 def run_synthesize(args: argparse.Namespace) -> None:
     """Raw data of the three modalities, marked as synthetic."""
     from flexcare_data import synthetic
@@ -316,6 +356,8 @@ COMMANDS = {
     "cohort": run_cohort,
     "audit": run_audit,
     "images": run_images,
+    "image-list": run_image_list,
+    "doctor": run_doctor,
     "synthesize": run_synthesize,
     "explain": run_explain,
     "config-schema": run_config_schema,
