@@ -47,7 +47,7 @@ logger = logging.getLogger(__name__)
 
 _SUBSET_SEED = 0
 """Of the fixed share of the training data: the same samples for every model and seed."""
-_METRICS = tuple(dict.fromkeys([*METRICS["binary"], "average_precision", *METRICS["multilabel"], *METRICS["multiclass"]]))
+_METRICS = (*METRICS["binary"], "average_precision", *METRICS["multilabel"], *METRICS["multiclass"])
 HISTORY = {
     "epoch": pl.Int64, "phase": pl.String, "task": pl.String, "loss": pl.Float64, "lr": pl.Float64,
     **dict.fromkeys(_METRICS, pl.Float64),
@@ -261,7 +261,7 @@ def adapt_rates(rates: dict[str, float], losses: dict[str, list[float]]) -> None
 
 
 def seed_everything(seed: int, epoch: int, part: str) -> int:
-    """Begin the random streams (Python, numpy, torch) of one part of a run; returns the number they were seeded with."""
+    """Begin the random streams (Python, numpy, torch) of one part of a run; returns their seed."""
     digest = hashlib.sha256(f"{seed}/{epoch}/{part}".encode()).digest()
     number = int.from_bytes(digest[:4], "little")
     random.seed(number)
@@ -310,12 +310,10 @@ class Progress:
 def _load(output: Path, run: RunConfig, interaction: bool, embedder: Embedder | None) -> dict[str, Splits]:
     data = {}
     for task in run.tasks:
-        parts = {
-            split: load_task(
-                output, task, split, max_hours=run.max_hours, embedder=embedder, augment=run.augment and split == "train"
-            )
-            for split in (("train", "val", "test") if interaction else ("train", "val"))
-        }
+        parts = {}
+        for split in ("train", "val", "test") if interaction else ("train", "val"):
+            augment = run.augment and split == "train"
+            parts[split] = load_task(output, task, split, max_hours=run.max_hours, augment=augment, embedder=embedder)
         for split, part in parts.items():
             for reason, count in {**part.dropped, **part.absent}.items():
                 logger.info("%s, %s: %d samples with %s", task, split, count, reason)
@@ -325,7 +323,7 @@ def _load(output: Path, run: RunConfig, interaction: bool, embedder: Embedder | 
             parts["train"] = whole.subset(order[: max(1, len(whole) * run.percent // 100)])
         size = len(parts["train"])
         if size < run.batch_size:
-            logger.warning("%s: %d training samples, fewer than a batch of %d; they make one", task, size, run.batch_size)
+            logger.warning("%s: %d training samples are less than a batch of %d", task, size, run.batch_size)
         data[task] = Splits(parts["train"], parts["val"], parts.get("test"))
     if not any(len(splits.train) for splits in data.values()):
         raise TrainError(f"expected training samples in the cohorts of {', '.join(run.tasks)} in {output}, got none")
@@ -333,8 +331,9 @@ def _load(output: Path, run: RunConfig, interaction: bool, embedder: Embedder | 
 
 
 def _is_out_of_memory(error: Exception) -> bool:
-    text = str(error)
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate memory" in text or "out of memory" in text
+    # The CPU allocator of torch raises a plain RuntimeError.
+    known = isinstance(error, MemoryError | torch.OutOfMemoryError)
+    return known or any(words in str(error) for words in ("allocate memory", "out of memory"))
 
 
 def _memory_advice(run: RunConfig, execution: Execution, device: torch.device) -> str:

@@ -1,0 +1,218 @@
+"""One subcommand per stage of the model half: read, call, write.
+
+Every command can be run by hand as the workflow prints it. A known error is one message and exit status 1.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import sys
+from pathlib import Path
+
+# Before torch makes its first CUDA handle: matrix products of the same inputs are then the same.
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+
+from flexcare_model.report.commands import add_commands as add_report_commands
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run a subcommand."""
+    args = _parser().parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    try:
+        args.run(args)
+    except Exception as error:
+        if not isinstance(error, _known_errors()):
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _known_errors() -> tuple[type[Exception], ...]:
+    """Errors that are the user's to mend."""
+    from pydantic import ValidationError
+
+    from flexcare_data.schema import SchemaError
+    from flexcare_data.store import StoreError
+    from flexcare_model.arrays import ShardError
+    from flexcare_model.checkpoint import CheckpointError
+    from flexcare_model.config import RunConfigError
+    from flexcare_model.encoder import EncoderError
+    from flexcare_model.locate import SampleError
+    from flexcare_model.train import TrainError
+
+    return (
+        ValidationError, SchemaError, StoreError, ShardError, CheckpointError, RunConfigError, EncoderError,
+        SampleError, TrainError,
+    )  # fmt: skip
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m flexcare_model", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="command")
+    _add_embed(commands)
+    _add_tiny_encoder(commands)
+    _add_train(commands)
+    _add_evaluate(commands)
+    _add_predict(commands)
+    add_report_commands(commands)
+    return parser
+
+
+# --- notes ------------------------------------------------------------------------------------------------------
+
+
+def _add_embed(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser("embed", help="token vectors of the notes that the cohorts need")
+    parser.add_argument("--cohorts", type=Path, nargs="+", required=True, help="folders of the cohorts")
+    parser.add_argument("--sections", type=Path, required=True, help="folder of the stage sections")
+    parser.add_argument("--encoder", required=True, help="local folder, hub name, or `tiny`")
+    parser.add_argument("--storage", choices=("float16", "int8", "tokens"), default="float16", help="what is kept")
+    parser.add_argument("--max-tokens", type=int, default=512, help="word pieces kept of a text")
+    parser.add_argument("--batch-tokens", type=int, default=8192, help="padded tokens per batch")
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where to embed")
+    parser.add_argument("--option", action="append", default=[], metavar="NAME=VALUE", help="option of the protocol")
+    parser.add_argument("--spec", type=json.loads, default={}, help="what decides the result, for the manifest (JSON)")
+    parser.add_argument("--private", action="store_true", help="files readable by the owner only, not by the group")
+    parser.add_argument("--threads", type=int, help="threads on a CPU")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the stage")
+    parser.set_defaults(run=_embed)
+
+
+def _embed(args: argparse.Namespace) -> None:
+    import polars as pl
+
+    from flexcare_data.progress import meter
+    from flexcare_model import embed
+
+    files = [path for folder in args.cohorts for path in sorted(folder.glob("*.parquet"))]
+    cohorts = {path.stem: pl.read_parquet(path) for path in files if path.stem in embed.TASKS}
+    embed.build(
+        pl.scan_parquet(args.sections / "sections.parquet"),
+        embed.wanted_notes(cohorts),
+        args.encoder,
+        out_dir=args.out,
+        spec=args.spec,
+        storage=args.storage,
+        max_tokens=args.max_tokens,
+        batch_tokens=args.batch_tokens,
+        device=args.device,
+        threads=args.threads,
+        group_readable=not args.private,
+        progress=meter("tokens"),
+    )
+
+
+def _add_tiny_encoder(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser("tiny-encoder", help="a small note encoder with the vocabulary of given texts")
+    parser.add_argument("--sections", type=Path, required=True, help="sections.parquet")
+    parser.add_argument("--out", type=Path, required=True, help="folder to write")
+    parser.set_defaults(run=_tiny_encoder)
+
+
+def _tiny_encoder(args: argparse.Namespace) -> None:
+    import polars as pl
+
+    from flexcare_model.encoder import make_tiny_encoder
+
+    frame = pl.read_parquet(args.sections)
+    texts = [text for name in ("past_medical_history", "brief_hospital_course") for text in frame[name].drop_nulls()]
+    make_tiny_encoder(args.out, texts)
+
+
+# --- runs -------------------------------------------------------------------------------------------------------
+
+
+def _add_train(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser("train", help="train a model, going on where it was killed, and evaluate it")
+    parser.add_argument("--output", type=Path, required=True, help="output folder of the build")
+    parser.add_argument("--model", required=True, help="name of the model, such as flexcare or medfuse")
+    parser.add_argument("--experiment", default="six_tasks", help="six_tasks, the name of a task, or drg_<p>pct[...]")
+    parser.add_argument("--seed", type=int, default=40, help="seed of everything random")
+    parser.add_argument("--settings", type=json.loads, default={}, help="section `train` of the configuration (JSON)")
+    parser.add_argument("--pretrained", type=Path, help="folder of the run whose weights a pretrained experiment takes")
+    parser.add_argument("--encoder", help="note encoder, where the notes are stored as word-piece ids")
+    parser.add_argument("--interaction", action="store_true", help="test all tasks after each task (figure 7; slow)")
+    parser.add_argument("--threads", type=int, help="CPU threads, instead of the setting")
+    parser.add_argument("--out", type=Path, help="folder of the run (default: below OUTPUT/runs)")
+    parser.set_defaults(run=_train)
+
+
+def _train(args: argparse.Namespace) -> None:
+    from flexcare_model.config import resolve_run
+    from flexcare_model.evaluate import evaluate_run
+    from flexcare_model.predict import find_embedder
+    from flexcare_model.train import choose_device, train
+
+    settings = args.settings | ({"threads": args.threads} if args.threads else {})
+    run, execution = resolve_run(args.model, args.experiment, args.seed, settings)
+    folder = args.out or args.output / "runs" / run.model / run.experiment / f"seed{run.seed}"
+    embedder = find_embedder(args.output, args.encoder, choose_device(execution.device))
+    feed, state = train(
+        args.output, folder, run, execution, pretrained=args.pretrained, interaction=args.interaction, embedder=embedder
+    )
+    evaluate_run(args.output, folder, feed, embedder=embedder, best_epoch=state.best_epoch)
+
+
+def _add_evaluate(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser("evaluate", help="score the test split with a trained run again")
+    parser.add_argument("--run", dest="folder", type=Path, required=True, help="folder of the run")
+    _add_where(parser)
+    parser.set_defaults(run=_evaluate)
+
+
+def _evaluate(args: argparse.Namespace) -> None:
+    from flexcare_model.evaluate import evaluate_run
+    from flexcare_model.feed import Feed
+    from flexcare_model.predict import find_embedder
+    from flexcare_model.train import choose_device
+
+    device = choose_device(args.device)
+    output = args.output or args.folder.resolve().parents[3]
+    evaluate_run(output, args.folder, Feed(device), embedder=find_embedder(output, args.encoder, device))
+
+
+def _add_predict(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser("predict", help="score any cohort, with any subset of the modalities")
+    parser.add_argument("--run", dest="folder", type=Path, required=True, help="folder of the run")
+    parser.add_argument("--task", required=True, help="one of the run's tasks")
+    parser.add_argument("--split", choices=("train", "val", "test"), help="default: all samples")
+    parser.add_argument("--cohort", type=Path, help="a cohort table of your own, labels not needed")
+    parser.add_argument(
+        "--without", nargs="+", default=[], choices=("time_series", "image", "note"), help="modalities to take away"
+    )
+    parser.add_argument("--out", type=Path, required=True, help="table to write, .parquet or .csv")
+    _add_where(parser)
+    parser.set_defaults(run=_predict)
+
+
+def _predict(args: argparse.Namespace) -> None:
+    from flexcare_data.store import atomic_write
+    from flexcare_model.predict import predict
+    from flexcare_model.train import choose_device
+
+    frame = predict(
+        args.folder,
+        args.task,
+        output=args.output,
+        split=args.split,
+        without=args.without,
+        cohort=args.cohort,
+        encoder=args.encoder,
+        device=choose_device(args.device),
+    )
+    atomic_write(args.out, frame.write_csv if args.out.suffix == ".csv" else frame.write_parquet)
+
+
+def _add_where(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--output", type=Path, help="output folder of the build (default: where the run lies)")
+    parser.add_argument("--encoder", help="note encoder, where the notes are stored as word-piece ids")
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where to compute")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
