@@ -10,7 +10,7 @@ and to every kept stay of the subject that contains the time, both ends in.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -322,7 +322,7 @@ def _texts_by_rank(clean: CleanPairs) -> pa.Array:
     texts = [""] * (int(clean.rank.max(initial=0)) + 1)
     for pair in np.flatnonzero(clean.usable):
         texts[clean.rank[pair]] = clean.text[pair]
-    return pa.array(texts, pa.string())
+    return _text_array(texts)
 
 
 def _write(out: Path, stay_ids: np.ndarray, slices: np.ndarray, runs: Path, texts: pa.Array) -> None:
@@ -334,7 +334,7 @@ def _write(out: Path, stay_ids: np.ndarray, slices: np.ndarray, runs: Path, text
         ]
     )  # fmt: skip
     settled = np.memmap(runs, _SETTLED, "r") if runs.stat().st_size else np.zeros(0, _SETTLED)
-    names = pa.array(ORDER, pa.string())
+    names = _text_array(ORDER)
     order = np.argsort(stay_ids, kind="stable")
     ends = np.cumsum(slices[order, 1])
     # Without the Arrow schema a reader sees the two text columns as plain text, not as dictionaries.
@@ -361,11 +361,11 @@ def _write(out: Path, stay_ids: np.ndarray, slices: np.ndarray, runs: Path, text
             if (text == _NO_TEXT).any():
                 text, known = _with_plain_numbers(rows, texts)
             columns = [
-                pa.array(np.repeat(stay_ids[chosen], n)),
-                pa.array(rows["hours"]),
-                pa.DictionaryArray.from_arrays(pa.array(rows["variable"]), names),
-                pa.DictionaryArray.from_arrays(pa.array(text), known),
-                pa.array(rows["number"]),
+                _number_array(np.repeat(stay_ids[chosen], n), pa.int64()),
+                _number_array(rows["hours"], pa.float64()),
+                pa.DictionaryArray.from_arrays(_number_array(rows["variable"], pa.int8()), names),
+                pa.DictionaryArray.from_arrays(_number_array(text, pa.int32()), known),
+                _number_array(rows["number"], pa.float64()),
             ]
             writer.write_table(pa.Table.from_arrays(columns, schema=schema))
 
@@ -376,4 +376,13 @@ def _with_plain_numbers(rows: np.ndarray, texts: pa.Array) -> tuple[np.ndarray, 
     numbers, position = np.unique(rows["number"][without], return_inverse=True)
     text = rows["text"].copy()
     text[without] = len(texts) + position
-    return text, pa.concat_arrays([texts, pa.array([repr(float(number)) for number in numbers], pa.string())])
+    return text, pa.concat_arrays([texts, _text_array([repr(float(number)) for number in numbers])])
+
+
+def _number_array(values: np.ndarray, dtype: pa.DataType) -> pa.Array:
+    """Numbers without nulls as they lie in memory. pa.array would load pandas first, half a second."""
+    return pa.Array.from_buffers(dtype, len(values), [None, pa.py_buffer(np.ascontiguousarray(values))])
+
+
+def _text_array(texts: Sequence[str]) -> pa.Array:
+    return pl.Series(texts, dtype=pl.String).to_arrow(compat_level=pl.CompatLevel.oldest()).cast(pa.string())
