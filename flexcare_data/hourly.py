@@ -91,10 +91,10 @@ def _coded(table, options: Options) -> dict[str, np.ndarray]:
     """Row group to arrays; texts of categorical variables become positions in `CATEGORIES`."""
     variable, value = (table[name].chunk(0) for name in ("variable", "value"))
     code = np.array([VARIABLES.index(name) for name in variable.dictionary.to_pylist()], np.int8)
-    codes = code[variable.indices.to_numpy()]
-    cell = table["number"].to_numpy().copy()
+    codes = code[_numbers(variable.indices)]
+    cell = _numbers(table["number"].chunk(0)).copy()
     texts = value.dictionary.to_pylist()
-    text = value.indices.to_numpy()
+    text = _numbers(value.indices)
     for name, categories in CATEGORIES.items():
         rows = np.flatnonzero(codes == VARIABLES.index(name))
         if not len(rows):
@@ -109,7 +109,18 @@ def _coded(table, options: Options) -> dict[str, np.ndarray]:
             position = {category: index for index, category in enumerate(categories)}
             by_text = np.array([position.get(merged.get(word, word), -1) for word in texts], np.float64)
             cell[rows] = by_text[text[rows]]
-    return {"stay_id": table["stay_id"].to_numpy(), "hours": table["hours"].to_numpy(), "variable": codes, "cell": cell}
+    return {
+        "stay_id": _numbers(table["stay_id"].chunk(0)),
+        "hours": _numbers(table["hours"].chunk(0)),
+        "variable": codes,
+        "cell": cell,
+    }
+
+
+def _numbers(array) -> np.ndarray:
+    """Numbers without nulls as they lie in memory. Arrow's own to_numpy would load pandas first, half a second."""
+    dtype = {"int64": np.int64, "int32": np.int32, "double": np.float64}[str(array.type)]
+    return np.frombuffer(array.buffers()[1], dtype)[array.offset : array.offset + len(array)]
 
 
 def build_hourly(
