@@ -1,0 +1,157 @@
+"""A training step of FlexCare: the block form of the encoder against the dense form (``python tests/bench/bench_model_step.py``).
+
+Prints samples per second on fabricated batches with the availability of the paper's table 2, task by task, and peak memory
+with everything present at 512 hours and 512 note tokens. Both forms run in turn, the ratio is the median over the rounds.
+Lengths are fabricated: 48 hours for in-hospital mortality, else log-normal with a mean of 85 hours; notes with a mean of 107
+word pieces; both cut at 512.
+"""
+
+from __future__ import annotations
+
+import argparse
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from flexcare_data.tasks import TASKS
+from flexcare_model.batch import IMAGE_SIZE, MAX_LENGTH, Batch
+from flexcare_model.models import MODELS, Model, ModelConfig
+
+SAMPLES = 32
+MEAN_HOURS, MEAN_TOKENS, SPREAD = 85, 107, 0.8
+
+
+@dataclass(frozen=True)
+class Cohort:
+    """Number of samples of a task and missing share of series, image and note (table 2 of the paper)."""
+
+    samples: int
+    missing: tuple[float, float, float]
+
+
+COHORTS = {
+    "in_hospital_mortality": Cohort(26_318, (0.0, 0.7640, 0.0749)),
+    "length_of_stay": Cohort(59_495, (0.0, 0.8516, 0.0827)),
+    "decompensation": Cohort(59_269, (0.0, 0.8515, 0.0824)),
+    "phenotyping": Cohort(59_798, (0.0, 0.8194, 0.0830)),
+    "readmission": Cohort(55_712, (0.0, 0.8238, 0.0806)),
+    "diagnosis": Cohort(132_576, (0.7634, 0.0, 0.3256)),
+}
+
+
+def fabricate(task: str, size: int, seed: int, *, full: bool = False) -> Batch:
+    """A batch of ``task`` with table 2's availability, or with everything present at full length."""
+    rng = np.random.default_rng(seed)
+    present = rng.random((size, 3)) >= np.array(COHORTS[task].missing)
+    hours = np.clip(rng.lognormal(np.log(MEAN_HOURS) - SPREAD**2 / 2, SPREAD, size), 5, MAX_LENGTH).astype(np.int64)
+    tokens = np.clip(rng.lognormal(np.log(MEAN_TOKENS) - SPREAD**2 / 2, SPREAD, size), 1, MAX_LENGTH).astype(np.int64)
+    if task == "in_hospital_mortality":
+        hours[:] = 48
+    if full:
+        present[:], hours[:], tokens[:] = True, MAX_LENGTH, MAX_LENGTH
+    hours, tokens = hours * present[:, 0], tokens * present[:, 2]
+    kind, labels = TASKS[task].kind, len(TASKS[task].labels)
+    label = rng.integers(0, 2, (size, labels) if kind == "multilabel" else size)
+    generator = torch.Generator().manual_seed(seed)
+    return Batch(
+        ts=torch.randn(size, max(1, hours.max()), 76, generator=generator),
+        ts_len=torch.from_numpy(hours),
+        img=torch.randn(size, 3, IMAGE_SIZE, IMAGE_SIZE, generator=generator),
+        note_tok=torch.randn(size, tokens.max(), 768, generator=generator),
+        note_len=torch.from_numpy(tokens),
+        present=torch.from_numpy(present),
+        label=torch.from_numpy(label).float(),
+        task=TASKS[task].id,
+    ).check()
+
+
+def make(encoder: str) -> tuple[Model, torch.optim.Optimizer]:
+    torch.manual_seed(0)
+    outputs = {name: TASKS[name].n_outputs for name in COHORTS}
+    model = MODELS["flexcare"](ModelConfig(encoder=encoder), outputs).train()
+    return model, torch.optim.Adam(model.parameters(), lr=1e-4)
+
+
+def step(model: Model, optimizer: torch.optim.Optimizer, batch: Batch) -> None:
+    optimizer.zero_grad(set_to_none=True)
+    model.loss(model(batch), batch).backward()
+    optimizer.step()
+
+
+def seconds(model: Model, optimizer: torch.optim.Optimizer, batch: Batch) -> float:
+    begin = time.perf_counter()
+    step(model, optimizer, batch)
+    if batch.device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - begin
+
+
+def speed(rounds: int, device: str) -> None:
+    """Print samples per second of both forms and their ratio, per task and for an epoch over all six."""
+    forms = {name: make(name) for name in ("blocks", "dense")}
+    for model, _ in forms.values():
+        model.to(device)
+    epoch = dict.fromkeys(forms, 0.0)
+    print(f"{'task':24}{'blocks':>12}{'dense':>12}{'ratio':>8}   samples/s of a training step, batch {SAMPLES}")
+    for number, (task, cohort) in enumerate(COHORTS.items()):
+        times: dict[str, list[float]] = {name: [] for name in forms}
+        for turn in range(-1, rounds):  # the first turn warms up
+            batch = fabricate(task, SAMPLES, seed=100 * number + turn + 1).to(device)
+            for name, (model, optimizer) in forms.items():
+                taken = seconds(model, optimizer, batch)
+                if turn >= 0:
+                    times[name].append(taken)
+        rate = {name: SAMPLES * rounds / sum(taken) for name, taken in times.items()}
+        ratio = statistics.median(d / b for b, d in zip(times["blocks"], times["dense"], strict=True))
+        print(f"{task:24}{rate['blocks']:12.1f}{rate['dense']:12.1f}{ratio:8.2f}")
+        for name in forms:
+            epoch[name] += 0.7 * cohort.samples / rate[name]
+    print(f"{'epoch of all six':24}{'':24}{epoch['dense'] / epoch['blocks']:8.2f}")
+
+
+def peak_memory(encoder: str) -> int:
+    """Bytes that a training step adds at its peak to what model and batch hold, with everything present."""
+    model, optimizer = make(encoder)
+    batch = fabricate("phenotyping", SAMPLES, seed=0, full=True)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    step(model, optimizer, batch)
+    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
+
+
+def memory() -> None:
+    """Print the peak memory of both forms, each in a process of its own, and their ratio."""
+    peaks = {}
+    for encoder in ("blocks", "dense"):
+        command = [sys.executable, __file__, "--peak", encoder]
+        peaks[encoder] = int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    ratio = peaks["blocks"] / peaks["dense"]
+    print(
+        f"peak memory at 512 hours, 196 patches, 512 tokens, batch {SAMPLES}: blocks {peaks['blocks'] / 2**30:.2f} GiB, "
+        f"dense {peaks['dense'] / 2**30:.2f} GiB, ratio {ratio:.3f}"
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=5, help="timed batches per task")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda (memory is measured on the cpu only)")
+    parser.add_argument("--threads", type=int, default=2, help="CPU threads")
+    parser.add_argument("--peak", choices=("blocks", "dense"), help="print the peak memory of one form in bytes")
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    if args.peak:
+        print(peak_memory(args.peak))
+        return
+    speed(args.rounds, args.device)
+    if args.device == "cpu":
+        memory()
+
+
+if __name__ == "__main__":
+    main()
