@@ -121,7 +121,9 @@ def decode(source: Path | bytes) -> np.ndarray:
 
 def _to_grey(image: Image.Image) -> Image.Image:
     """8-bit grey ("L") or 16-bit grey scaled to 0..255 as float ("F")."""
-    if image.mode in ("L", "1", "RGB", "YCbCr", "RGBA", "LA", "P", "RGBX"):
+    if image.mode == "L":
+        return image
+    if image.mode in ("1", "RGB", "YCbCr", "RGBA", "LA", "P", "RGBX"):
         return image.convert("L")
     if image.mode in ("CMYK", "LAB", "HSV", "PA", "La", "RGBa"):
         return image.convert("RGBA" if image.mode in ("PA", "La", "RGBa") else "RGB").convert("L")
