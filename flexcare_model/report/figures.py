@@ -207,7 +207,11 @@ def _marker(marker: str):
 
 
 def training_curves(results: Results, *, model: str, experiments: tuple[str, ...]) -> Figure | None:
-    """Training and validation loss per epoch, a panel per task and setting, one pair of lines per seed."""
+    """Training and validation loss per epoch, a panel per task and setting, one pair of lines per seed.
+
+    Drawn relative to the first epoch, as one is a mean over batches of the whole loss and the other a sum of the
+    prediction loss (the learning-rate rule wants it so).
+    """
     panels: dict[tuple[str, str], list[pl.DataFrame]] = {}
     for experiment in experiments:
         for run in results.runs_of(model, experiment):
@@ -222,18 +226,21 @@ def training_curves(results: Results, *, model: str, experiments: tuple[str, ...
     columns = min(3, len(panels))
     lines = -(-len(panels) // columns)
     with house_style():
-        figure = new_figure(PAGE if columns > 1 else PAGE / 2, 1.9 * lines + 0.4)
+        height = 1.75 * lines + 0.35
+        # Fixed margins: these are the most numerous figures, and a solver for each of them costs most of the page.
+        figure = Figure(figsize=(PAGE if columns > 1 else PAGE / 2, height))
+        figure.subplots_adjust(0.08, 0.62 / height, 0.99, 1 - 0.25 / height, wspace=0.25, hspace=0.55)
         grid = np.atleast_1d(figure.subplots(lines, columns)).flatten()
         for axes, ((name, setting), histories) in zip(grid, panels.items(), strict=False):
             for history in histories:
                 _loss_lines(axes, history)
             title = f"{TASKS[name].abbreviation} {setting.replace('pct', ' %').replace('_', ', ')}".strip()
-            axes.set(title=title, xlabel="epoch", ylabel="loss")
+            axes.set(title=title, xlabel="epoch")
             axes.xaxis.get_major_locator().set_params(integer=True)
         for axes in grid[len(panels) :]:
             axes.set_visible(False)
         handles = [Line2D([], [], color=COLOURS[i], linestyle=("-", "--")[i]) for i in range(2)]
-        figure.legend(handles, ["train", "validation"], loc="outside lower center", ncols=2)
+        figure.legend(handles, ["train", "validation"], loc="lower center", ncols=2)
     return figure
 
 
@@ -243,4 +250,5 @@ def _loss_lines(axes: Axes, history: pl.DataFrame) -> None:
         if part.height:
             marker = "o" if part.height == 1 else None
             style = ("-", "--")[position]
-            axes.plot(part["epoch"], part["loss"], color=COLOURS[position], linestyle=style, marker=marker, alpha=0.85)
+            relative = part["loss"] / part["loss"][0]
+            axes.plot(part["epoch"], relative, color=COLOURS[position], linestyle=style, marker=marker, alpha=0.85)

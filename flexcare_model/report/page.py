@@ -18,7 +18,8 @@ import yaml
 from matplotlib.figure import Figure
 
 from flexcare_data.tasks import TASKS
-from flexcare_model.report import facts, figures, tables
+from flexcare_model.report import beyond, facts, figures, tables
+from flexcare_model.report.drawings import draw
 from flexcare_model.report.layout import Layout
 from flexcare_model.report.results import Results
 from flexcare_model.report.style import data_uri, svg_bytes
@@ -69,6 +70,7 @@ def build_page(results: Results, about: About) -> str:
         ("What was built", [_origin(results, about), _config(about), _resources(results)]),
         ("Data", _data_sections(results, about.below)),
         ("Results", _result_sections(results, about)),
+        ("Beyond the paper", _beyond_sections(results, about)),
         ("Training", _training_sections(results)),
     ]
     environment = jinja2.Environment(
@@ -284,10 +286,51 @@ def _result_sections(results: Results, about: About) -> list[Section]:
             continue
         parts = [table(layouts[0])]
         parts += [details(layout.title, table(layout, heading=False)) for layout in layouts[1:]]
-        if number == "4":
-            parts.append(_drawn(figures.ablation(results), "figure4", "Bar charts of the ablations") or "")
+        if number in FIGURE_OF_TABLE:
+            parts += _drawings(results, FIGURE_OF_TABLE[number], about.below)
         sections.append(_section(f"table{number}", titles[number], parts, missing))
+    sections += [
+        _drawn_section(results, about, "6", "experts", "Choice of experts"),
+        _drawn_section(results, about, "7", "interaction", "Tasks within an epoch"),
+    ]
     return sections
+
+
+FIGURE_OF_TABLE = {"4": "4", "6": "5"}
+"""Figures that stand with a table."""
+
+
+def _drawings(results: Results, which: str, below: int) -> list[str]:
+    """Pictures of a figure target; what cannot be drawn is said in a line."""
+    return [
+        paragraph(f"{drawing.title}: not drawn, run the target `{drawing.needs}`.")
+        if drawing.figure is None
+        else picture(drawing.figure, name, drawing.title)
+        for name, drawing in draw(results, which, below=below).items()
+    ]
+
+
+def _drawn_section(results: Results, about: About, which: str, anchor: str, title: str) -> Section:
+    drawings = draw(results, which, below=about.below)
+    parts = [_drawn(drawing.figure, name, drawing.title) for name, drawing in drawings.items()]
+    needs = next(iter(drawings.values())).needs
+    return _section(anchor, title, parts, f"Not drawn: run the target `{needs}`.")
+
+
+def _beyond_sections(results: Results, about: About) -> list[Section]:
+    made = beyond.layouts(results)
+    missing = "Not computed: run the target `statistics`."
+    sections = []
+    for anchor, title, names in (
+        ("uncertainty", "Uncertainty", ("uncertainty", "comparisons")),
+        ("calibration", "Calibration", ("calibration",)),
+        ("subgroups", "Groups of patients", ("subgroups",)),
+    ):
+        parts = [table(made[name], heading=len(names) > 1) for name in names if name in made]
+        if anchor == "calibration" and parts:
+            parts += _drawings(results, "calibration", about.below)
+        sections.append(_section(anchor, title, parts, missing))
+    return [*sections, _drawn_section(results, about, "missing", "missing-modalities", "Missing modalities")]
 
 
 def _training_sections(results: Results) -> list[Section]:

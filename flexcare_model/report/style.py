@@ -96,3 +96,12 @@ def data_uri(svg: bytes) -> str:
 def mark_synthetic(figure: Figure) -> None:
     """Say on the picture itself that its numbers come from fabricated data."""
     figure.text(0.995, 0.005, "SYNTHETIC DATA", ha="right", va="bottom", fontsize=6, color="#b00020", fontweight="bold")
+
+
+def explain_absence(title: str, target: str) -> Figure:
+    """A figure that says which target makes what it would show, so that a missing run stops nothing."""
+    with house_style():
+        figure = new_figure(COLUMN, 1.6)
+        text = f"{title}\n\nnot drawn: run the target {target} first"
+        figure.text(0.5, 0.5, text, ha="center", va="center", fontsize=8, color="#555555")
+    return figure

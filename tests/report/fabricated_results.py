@@ -219,3 +219,45 @@ def _predictions(rng: np.random.Generator, name: str, test: pl.DataFrame) -> pl.
             logits = rng.normal(-0.5, 1.0, size=test.height) + (test[label].to_numpy() == 1)
             columns["score" if label == "label" else label] = (1 / (1 + np.exp(-logits))).astype(np.float32)
     return pl.DataFrame({"sample_id": test["sample_id"], **columns})
+
+
+def fabricate_analysis(
+    root: Path, *, seed: int = 3, models: tuple[str, ...] = ("flexcare", "flexcare_no_task_token")
+) -> None:
+    """What `analyse` would leave for the six-task runs of ``models`` and the single-task runs of two baselines."""
+    rng = np.random.default_rng(seed)
+    runs = [(model, "six_tasks", SIX) for model in models]
+    runs += [(model, task, (task,)) for model in BASELINES[:2] for task in SIX]
+    for model, experiment, tasks in runs:
+        folder = root / "analysis" / model / experiment / "seed40"
+        folder.mkdir(parents=True)
+        lift = 0.0 if model == "flexcare_no_task_token" else 3.0
+        rows = []
+        for position, task in enumerate(tasks):
+            rep = rng.normal(size=(40, 6)) + lift * np.eye(6)[position]
+            points = rng.normal(size=(40, 2)) + lift * position
+            rows += [(task, f"sample-{i}", *points[i].tolist(), rep[i].tolist()) for i in range(40)]
+        columns = ["task", "sample_id", "x", "y", "rep"]
+        pl.DataFrame(rows, schema=columns, orient="row").write_parquet(folder / "representations.parquet")
+        experts = [
+            (task, combination, expert, int(rng.integers(0, 90)))
+            for task in tasks
+            for combination in ("TIN", "TI", "TN", "IN", "T", "I", "N")
+            for expert in range(10)
+        ]
+        columns = ["task", "combination", "expert", "chosen"]
+        pl.DataFrame(experts, schema=columns, orient="row").write_parquet(folder / "experts.parquet")
+        scores = []
+        for task in tasks:
+            for metric in TASKS[task].metrics:
+                for kept in ("TIN", "TI", "TN", "IN", "T", "I", "N"):
+                    scores.append(
+                        (task, "subset", kept, None, 60, metric, 0.55 + 0.1 * len(kept) + rng.normal(0, 0.01))
+                    )
+                for rate in (0.0, 0.2, 0.4, 0.6, 0.8):
+                    scores.append((task, "drop_rate", None, rate, 140, metric, 0.85 - 0.2 * rate + rng.normal(0, 0.01)))
+        columns = {
+            "task": pl.String, "kind": pl.String, "kept": pl.String, "rate": pl.Float64, "n": pl.Int64,
+            "metric": pl.String, "value": pl.Float64,
+        }  # fmt: skip
+        pl.DataFrame(scores, schema=columns, orient="row").write_parquet(folder / "modalities.parquet")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import re
 import shutil
@@ -10,7 +11,9 @@ from pathlib import Path
 
 import polars as pl
 import pytest
+from fabricated_results import fabricate, fabricate_analysis
 
+from flexcare_model.report.commands import add_commands
 from flexcare_model.report.page import About, build_page
 from flexcare_model.report.results import Results
 
@@ -23,7 +26,24 @@ QUIET = (
 )  # fmt: skip
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
+def output(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Fewer methods than the other tests have: drawing them all takes long and shows nothing else."""
+    root = fabricate(tmp_path_factory.mktemp("page") / "results", baselines=("mt",), variants=("flexcare_base",))
+    fabricate_analysis(root)
+    add = argparse.ArgumentParser()
+    add_commands(add.add_subparsers())
+    arguments = add.parse_args(["statistics", "--output", str(root), "--replicates", "50"])
+    arguments.run(arguments)
+    return root
+
+
+@pytest.fixture(scope="module")
+def results(output: Path) -> Results:
+    return Results(output)
+
+
+@pytest.fixture(scope="module")
 def page(results: Results) -> str:
     config = {"protocol": "flexcare", "raw": {"mimiciv": None}}
     return build_page(results, About(config=config, code_version="1.2.3", seeds=(40, 42)))
