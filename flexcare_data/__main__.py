@@ -108,7 +108,7 @@ def _parser() -> argparse.ArgumentParser:
     store.add_argument("what", nargs="*", help="stages, as ls names them")
     store.add_argument("--store", type=Path, required=True, help="folder of the shards")
     store.add_argument("--keep", nargs="*", default=[], help="prune: stages to keep, with what they read")
-    store.add_argument("--days", type=float, default=None, help="prune: keep what was used in the last days")
+    store.add_argument("--days", type=float, default=None, help="prune: keep what was written in the last days")
     store.add_argument("--yes", action="store_true", help="prune: remove, not only list")
     return parser
 

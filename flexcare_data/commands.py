@@ -301,6 +301,30 @@ def run_explain(args: argparse.Namespace) -> None:
     print(text)
 
 
+def run_store(args: argparse.Namespace) -> int:
+    """What the store holds, its problems (exit status 1), what may go, or what made a folder, on standard output."""
+    from flexcare_data import upkeep
+
+    if args.action == "ls":
+        print(upkeep.table(upkeep.ls(args.store)))
+    elif args.action == "verify":
+        problems = upkeep.verify(args.store, args.what)
+        print("\n".join(problems) or "no problems")
+        return 1 if problems else 0
+    elif args.action == "prune":
+        removals = upkeep.prune(args.store, keep=[*args.what, *args.keep], keep_days=args.days, dry_run=not args.yes)
+        for removal in removals:
+            verb = ("removed" if removal.done else "could not remove") if args.yes else "would remove"
+            print(f"{verb} {removal.path}, {removal.bytes / 1e6:,.1f} MB: {removal.reason}")
+        print(f"{len(removals)} to remove" + ("" if args.yes or not removals else "; add --yes to do it"))
+        return 1 if args.yes and not all(removal.done for removal in removals) else 0
+    else:
+        if len(args.what) not in (1, 2):
+            raise store.StoreError(f"store explain: expected one folder or two to compare, got {len(args.what)}")
+        print(upkeep.explain(args.store, *args.what))
+    return 0
+
+
 def run_config_schema(args: argparse.Namespace) -> None:
     """The JSON schema of the configuration on standard output."""
     from flexcare_data.config_files import schema_text
@@ -360,5 +384,6 @@ COMMANDS = {
     "doctor": run_doctor,
     "synthesize": run_synthesize,
     "explain": run_explain,
+    "store": run_store,
     "config-schema": run_config_schema,
 }

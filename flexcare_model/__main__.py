@@ -56,6 +56,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="command")
     _add_embed(commands)
     _add_tiny_encoder(commands)
+    _add_convert_encoder(commands)
     _add_train(commands)
     _add_evaluate(commands)
     _add_predict(commands)
@@ -122,6 +123,19 @@ def _tiny_encoder(args: argparse.Namespace) -> None:
     frame = pl.read_parquet(args.sections)
     texts = [text for name in ("past_medical_history", "brief_hospital_course") for text in frame[name].drop_nulls()]
     make_tiny_encoder(args.out, texts)
+
+
+def _add_convert_encoder(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser("convert-encoder", help="pickled weights of a note encoder as safetensors, once")
+    parser.add_argument("source", help="local folder or hub name that holds pytorch_model.bin")
+    parser.add_argument("out", type=Path, help="folder to write; set notes.encoder to it")
+    parser.set_defaults(run=_convert_encoder)
+
+
+def _convert_encoder(args: argparse.Namespace) -> None:
+    from flexcare_model.encoder import convert
+
+    convert(args.source, args.out)
 
 
 # --- runs -------------------------------------------------------------------------------------------------------
