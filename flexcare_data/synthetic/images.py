@@ -120,8 +120,8 @@ def _studies(rng, people: Population) -> dict[str, np.ndarray]:
             )
         )
 
-    some(0.7, row, intime, intime + 4 * HOUR)
-    some(0.25, row, intime + 5 * HOUR, outtime)
+    some(0.7, row, intime + HOUR, intime + 10 * HOUR)
+    some(0.25, row, intime + 12 * HOUR, outtime)
     some(0.2, row, begin[row], intime)
     some(0.1, row, outtime, end[row])
     some(0.5, no_icu, begin[no_icu], end[no_icu])
