@@ -270,14 +270,15 @@ def _at(buffer, i):
 @njit(cache=True, nogil=True)
 def _is_stamp(buffer, p):
     """True if a full time stamp and a comma stand at p, so that its bytes need not be looked at one by one."""
-    return (
-        _at(buffer, p + 19) == 44
-        and _at(buffer, p + 4) == 45
-        and _at(buffer, p + 7) == 45
-        and _at(buffer, p + 10) == 32
-        and _at(buffer, p + 13) == 58
-        and _at(buffer, p + 16) == 58
-    )
+    if _at(buffer, p + 19) != 44 or _at(buffer, p + 4) != 45 or _at(buffer, p + 10) != 32:
+        return False
+    low = _at(buffer, p)
+    for i in range(1, 10):
+        low = min(low, _at(buffer, p + i))
+    for i in range(11, 19):
+        low = min(low, _at(buffer, p + i))
+    # `-` is 45, digits and `:` are above; comma, quote and line ends are below.
+    return low >= 45
 
 
 @njit(cache=True, nogil=True)
@@ -401,13 +402,7 @@ def _scan(
                         broken = True  # text after a closing quote
                     p += 1
             else:
-                if (
-                    column < n_columns
-                    and timelike[column]
-                    and p + 19 < n
-                    and _at(buffer, p + 19) == 44
-                    and _at(buffer, p + 4) == 45
-                ):
+                if column < n_columns and timelike[column] and p + 19 < n and _is_stamp(buffer, p):
                     p += 19  # a full time stamp: its comma is where it must be
                 while p < n and _at(buffer, p) != 44 and _at(buffer, p) != 10:
                     p += 1
