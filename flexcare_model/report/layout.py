@@ -113,15 +113,21 @@ class Layout:
             f'<th scope="col"{self._css(index)}>{html.escape(name)}</th>' for index, name in enumerate(self.header)
         )
         lines = ['<div class="scroll"><table>', f"<thead><tr>{head}</tr></thead>", "<tbody>"]
-        for number, cells in enumerate(self._printed()):
-            first = number > 0 and self.grouped > 0 and bool(cells[0].text)
+        spans = [self._spans(index) for index in range(self.grouped)]
+        for number, row in enumerate(self.rows):
+            first = number > 0 and self.grouped > 0 and spans[0][number] > 0
             lines.append('<tr class="group">' if first else "<tr>")
-            for index, cell in enumerate(cells):
+            for index, cell in enumerate(row):
+                span = spans[index][number] if index < self.grouped else 1
+                if span == 0:
+                    continue
                 text = html.escape(cell.text)
                 if cell.best:
                     text = f"<strong>{text}</strong>"
-                classes = " ".join(name for name, on in (("num", self._numeric(index)), ("absent", cell.absent)) if on)
-                lines.append(f'<td class="{classes}">{text}</td>' if classes else f"<td>{text}</td>")
+                marks = (("num", self._numeric(index)), ("absent", cell.absent), ("of", index < self.grouped))
+                classes = " ".join(name for name, on in marks if on)
+                attributes = (f' class="{classes}"' if classes else "") + (f' rowspan="{span}"' if span > 1 else "")
+                lines.append(f"<td{attributes}>{text}</td>")
             lines.append("</tr>")
         lines.append("</tbody></table></div>")
         if self.notes:
@@ -129,6 +135,19 @@ class Layout:
                 '<ul class="notes">' + "".join(f"<li>{html.escape(note)}</li>" for note in self.notes) + "</ul>"
             )
         return "\n".join(lines)
+
+    def _spans(self, index: int) -> list[int]:
+        """Rows that the cell of a grouped column stands for; 0 where the cell above stands for this row, too."""
+        spans: list[int] = []
+        start = 0
+        for number, row in enumerate(self.rows):
+            if number and row[: index + 1] == self.rows[number - 1][: index + 1]:
+                spans.append(0)
+                spans[start] += 1
+            else:
+                start = number
+                spans.append(1)
+        return spans
 
     def _numeric(self, index: int) -> bool:
         return bool(self.rows) and all(row[index].numeric for row in self.rows)

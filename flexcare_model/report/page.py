@@ -91,13 +91,14 @@ def build_page(results: Results, about: About) -> str:
     )
 
 
-def picture(figure: Figure, name: str, alt: str) -> str:
+def picture(figure: Figure, name: str, alt: str, *, anchor: str | None = None) -> str:
     """A figure element with its caption; the picture is part of the page."""
     caption = captions().get(name, "")
-    return (
-        f'<figure id="figure-{name}"><img src="{data_uri(svg_bytes(figure))}" alt="{html.escape(alt)}">'
-        f"<figcaption>{html.escape(caption)}</figcaption></figure>"
-    )
+    anchor = anchor or name
+    size = "wide" if figure.get_figwidth() > 5 else "narrow"
+    image = f'<img src="{data_uri(svg_bytes(figure))}" alt="{html.escape(alt)}">'
+    text = f"<figcaption>{html.escape(caption)}</figcaption>"
+    return f'<figure class="{size}" id="figure-{anchor}">{image}{text}</figure>'
 
 
 def table(layout: Layout, *, heading: bool = True) -> str:
@@ -345,7 +346,8 @@ def _training_sections(results: Results) -> list[Section]:
         figure = figures.training_curves(results, model=model, experiments=tuple(dict.fromkeys(names)))
         if figure is not None:
             title = f"{tables.MODEL_TITLES.get(model, model)}, {group}"
-            body = picture(figure, "training", f"Loss curves of {title}")
+            anchor = f"training-{model}-{group}".replace(" ", "-")
+            body = picture(figure, "training", f"Loss curves of {title}", anchor=anchor)
             parts.append(details(title, body, is_open=(model, group) == FIRST))
     return [_section("training", "Training curves", parts, "No finished runs: run the target `flexcare`.")]
 
