@@ -58,7 +58,11 @@ class Feed:
         if self.workers and not resident:
             source = iter(
                 DataLoader(
-                    _RawBatches(data, convert), batch_sampler=groups, num_workers=self.workers, collate_fn=_unchanged
+                    _RawBatches(data, convert),
+                    batch_sampler=groups,
+                    num_workers=self.workers,
+                    collate_fn=_unchanged,
+                    generator=torch.Generator(),  # or it would draw from the stream of the dropout
                 )
             )
         else:
