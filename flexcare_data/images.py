@@ -11,13 +11,15 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
+import threading
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
 from typing import Any
 
@@ -341,7 +343,7 @@ def _workers(processes: int) -> Iterator[Any]:
     if processes <= 1:
         yield lambda tasks: map(_decode_into, tasks)
         return
-    with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as executor:
+    with ProcessPoolExecutor(processes, mp_context=get_context("spawn"), initializer=_end_with_parent) as executor:
 
         def run(tasks: Iterable[tuple[str, int, list[str]]]) -> Iterator[Any]:
             try:
@@ -353,6 +355,18 @@ def _workers(processes: int) -> Iterator[Any]:
                 ) from None
 
         yield run
+
+
+def _end_with_parent() -> None:
+    """End this worker when the build is killed: it would wait for tasks for ever, as workers hold both ends."""
+    parent = parent_process()
+    assert parent is not None
+
+    def wait() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def _decode_into(task: tuple[str, int, list[str]]) -> tuple[int, list[tuple[str, int, str | None]]]:

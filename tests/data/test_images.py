@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 from datetime import datetime
 from pathlib import Path
 
@@ -295,6 +300,50 @@ def test_a_stopped_build_keeps_its_parts(raw, tmp_path, monkeypatch):
     assert seen[0] == 24
     build(dicoms, root, out_dir=other, spec=SPEC)
     assert files(tmp_path / "store") == files(tmp_path / "other")
+
+
+def test_workers_end_with_a_killed_build(raw, tmp_path):
+    dicoms, root = raw
+    dicoms.write_parquet(tmp_path / "dicoms.parquet")
+    script = tmp_path / "build.py"
+    script.write_text("""
+import os, signal, sys
+from multiprocessing import active_children
+from pathlib import Path
+import polars as pl
+from flexcare_data import images
+
+def progress(done, total):
+    Path("workers").write_text(" ".join(str(child.pid) for child in active_children()))
+    os.kill(os.getpid(), signal.SIGKILL)
+
+if __name__ == "__main__":
+    images.build(pl.read_parquet("dicoms.parquet"), Path("raw"), out_dir=Path("store/cxr-1"), spec={}, processes=2,
+                 progress=progress)
+""")
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[2])}
+    killed = subprocess.run([sys.executable, str(script)], cwd=tmp_path, env=environment, timeout=60)
+    assert killed.returncode == -signal.SIGKILL
+    workers = (tmp_path / "workers").read_text().split()
+    assert len(workers) == 2
+    for _ in range(100):
+        alive = [pid for pid in workers if running(int(pid))]
+        if not alive:
+            break
+        time.sleep(0.1)
+    assert not alive
+    assert not list((tmp_path / "store").glob("tensors-*/part-*"))  # nothing that a reader would take for a part
+    build(dicoms, root, out_dir=tmp_path / "store" / "cxr-1", spec=SPEC, broken_share=0.1)
+    assert not list((tmp_path / "store").glob("**/.*.tmp.*"))
+
+
+def running(pid: int) -> bool:
+    """True for a process that has not ended; one that only awaits its parent (a zombie) has."""
+    try:
+        os.kill(pid, 0)
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (ProcessLookupError, FileNotFoundError):
+        return False
 
 
 def test_too_many_broken_files_fail(raw, tmp_path):
