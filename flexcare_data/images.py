@@ -29,7 +29,7 @@ from PIL import Image, UnidentifiedImageError
 
 from flexcare_data.progress import Progress
 from flexcare_data.schema import CXR_INDEX, check
-from flexcare_data.store import Pool, atomic_write, spec_key, sweep, write_stage
+from flexcare_data.store import Pool, atomic_write, spec_key, write_stage
 
 SIDE = 256
 PART_SIZE = 4096
@@ -232,7 +232,7 @@ def build(
     todo = needed.filter(pl.col("bytes").is_not_null()).join(known, on="dicom_id", how="anti")
     problems = dict(needed.filter(pl.col("problem").is_not_null()).select("dicom_id", "problem").iter_rows())
     if todo.height:
-        sweep(pool.folder)
+        pool.prepare()
         problems |= _grow(pool, todo, root, processes, progress)
         known = _known(pool, needed)
     index = (

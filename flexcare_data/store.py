@@ -386,6 +386,12 @@ class Pool:
                 path.unlink(missing_ok=True)
         return part
 
+    def prepare(self) -> None:
+        """Call before adding parts: sweeps what killed builds left. Raises StoreError where parts cannot be written."""
+        if not os.access(self.folder, os.W_OK):
+            raise StoreError(_cannot_write(self.folder, PermissionError(errno.EACCES, os.strerror(errno.EACCES))))
+        sweep(self.folder)
+
     def scratch(self) -> Path:
         """A temporary name for an array inside the pool, for `add`."""
         return temporary_path(self.folder / "part.npy")

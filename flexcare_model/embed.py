@@ -26,7 +26,7 @@ import polars as pl
 import torch
 
 from flexcare_data.schema import NOTES_INDEX, check
-from flexcare_data.store import Pool, is_complete, read_pool, spec_key, sweep, write_stage
+from flexcare_data.store import Pool, is_complete, read_pool, spec_key, write_stage
 from flexcare_data.tasks import TASKS
 from flexcare_model.encoder import (
     WIDTH,
@@ -103,7 +103,7 @@ def build(
     pool = Pool(store / f"vectors-{spec_key(settings)}", key="text_key", spec=settings, group_readable=group_readable)
     todo = texts.join(_known(pool), on="text_key", how="anti")
     if todo.height:
-        sweep(pool.folder)
+        pool.prepare()
         _grow(pool, todo, load_encoder(str(folder)), batch_tokens, _device(device), threads, progress)
     index = (
         notes.join(_known(pool), on="text_key", how="inner", validate="m:1")

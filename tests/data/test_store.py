@@ -238,10 +238,11 @@ def test_a_second_user_of_the_group_reads_and_cannot_write():
     try:
         folder.chmod(0o755)
         write(folder / "store" / "stays-1")
+        Pool(folder / "store" / "tensors-1", key="id", spec={}).add(frame("a"), {"": np.zeros(1)})
         code = """
 import os, sys
 from pathlib import Path
-from flexcare_data.store import StoreError, is_complete, write_stage
+from flexcare_data.store import Pool, StoreError, is_complete, write_stage
 os.setgroups([]); os.setgid(int(sys.argv[2])); os.setuid(65534)
 stage = Path(sys.argv[1])
 print(is_complete(stage), (stage / "sub" / "a.txt").read_text())
@@ -250,10 +251,17 @@ try:
         pass
 except StoreError as error:
     print(error)
+pool = Pool(stage.parent / "tensors-1", key="id", spec={})
+print(pool.lookup()["id"].to_list(), pool.array(pool.parts()[0]).shape)
+try:
+    pool.prepare()
+except StoreError as error:
+    print(error)
 """
         stage = str(folder / "store" / "stays-1")
         colleague = run_python(code, stage, str(os.getegid()))
-        assert colleague.stdout.startswith("True one\n") and "chmod 2770" in colleague.stdout
+        assert colleague.stdout.startswith("True one\n") and "['a'] (1,)" in colleague.stdout, colleague.stderr
+        assert colleague.stdout.count("chmod 2770") == 2
         stranger = run_python(code, stage, "65534")
         assert stranger.returncode != 0 and "PermissionError" in stranger.stderr
     finally:
