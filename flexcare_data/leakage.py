@@ -46,7 +46,7 @@ def certify(
     """
     certificate: Certificate = {"split": _split_check(cohorts, splits), "scaler": _scaler_check(scaler), "tasks": {}}
     for name, cohort in cohorts.items():
-        timed = _prediction_times(cohort, name, stays, radiographs, admissions)
+        timed = prediction_times(cohort, name, stays, radiographs, admissions)
         checks = {
             "samples": cohort.height,
             **_series_checks(timed, series),
@@ -77,7 +77,7 @@ def _scaler_check(scaler: dict[str, Any]) -> dict[str, Any]:
     return {"source": scaler["source"], "hours fitted on": scaler["n_hours"]}
 
 
-def _prediction_times(
+def prediction_times(
     cohort: pl.DataFrame, task: str, stays: pl.DataFrame, radiographs: pl.DataFrame, admissions: pl.DataFrame
 ) -> pl.DataFrame:
     """Add intime, los_hours and prediction_time: intime + period_length, or the study or discharge without series."""
