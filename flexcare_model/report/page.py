@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import html
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -81,6 +82,7 @@ def build_page(results: Results, about: About) -> str:
         lstrip_blocks=True,
     )
     return environment.get_template("report.html.j2").render(
+        prose=prose,
         title=about.title,
         synthetic=synthetic,
         below=about.below,
@@ -97,7 +99,7 @@ def picture(figure: Figure, name: str, alt: str, *, anchor: str | None = None) -
     anchor = anchor or name
     size = "wide" if figure.get_figwidth() > 5 else "narrow"
     image = f'<img src="{data_uri(svg_bytes(figure))}" alt="{html.escape(alt)}">'
-    text = f"<figcaption>{html.escape(caption)}</figcaption>"
+    text = f"<figcaption>{prose(caption)}</figcaption>"
     return f'<figure class="{size}" id="figure-{anchor}">{image}{text}</figure>'
 
 
@@ -105,12 +107,17 @@ def table(layout: Layout, *, heading: bool = True) -> str:
     """A table with its heading and caption."""
     head = f"<h4>{html.escape(layout.title)}</h4>" if heading else ""
     caption = captions().get(layout.name, "")
-    text = f"<p>{html.escape(caption)}</p>" if caption else ""
+    text = paragraph(caption) if caption else ""
     return f'<div class="table" id="table-{layout.name}">{head}{text}{layout.to_html()}</div>'
 
 
+def prose(text: str) -> str:
+    """Text as HTML; names between backticks are set as code."""
+    return re.sub(r"`([^`]+)`", r"<code>\1</code>", html.escape(text))
+
+
 def paragraph(text: str) -> str:
-    return f"<p>{html.escape(text)}</p>"
+    return f"<p>{prose(text)}</p>"
 
 
 def details(title: str, body: str, *, is_open: bool = False) -> str:

@@ -142,7 +142,7 @@ def _metrics(published: Results, corrected: Results) -> Layout:
 
 def comparison_page(layouts: list[Layout], about, *, synthetic: bool) -> str:
     """The page, in the look of the report."""
-    from flexcare_model.report.page import TEMPLATES, Section, table
+    from flexcare_model.report.page import TEMPLATES, Section, prose, table
 
     sections = [Section(layout.name, layout.title, table(layout, heading=False)) for layout in layouts]
     environment = jinja2.Environment(
@@ -150,6 +150,7 @@ def comparison_page(layouts: list[Layout], about, *, synthetic: bool) -> str:
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
     return environment.get_template("report.html.j2").render(
+        prose=prose,
         title="FlexCare-benchmark: two protocols",
         synthetic=synthetic if about.is_synthetic is None else about.is_synthetic,
         below=about.below,

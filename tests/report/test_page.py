@@ -95,7 +95,7 @@ def test_small_counts_stand_nowhere(output, page):
 def test_absent_parts_name_the_target_that_makes_them(tmp_path):
     page = build_page(Results(tmp_path), About())
     for target in ("cohorts", "table3", "flexcare"):
-        assert f"run the target `{target}`" in page
+        assert f"run the target <code>{target}</code>" in page
 
 
 def test_numbers_of_metrics_json_are_on_the_page(output, page):
