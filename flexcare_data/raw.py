@@ -173,7 +173,7 @@ def read_table(root: Path, name: str, dropped: Dropped) -> pl.DataFrame:
 def header_of(data: bytes) -> list[str]:
     """Column names of the first line, without byte-order mark, quotes and blanks around them."""
     line = data[: 1 << 16].decode("utf-8-sig", "replace").split("\n", 1)[0].rstrip("\r")
-    return [column.strip() for column in next(csv.reader([line]), [])]
+    return [column.strip().strip('"').strip() for column in line.split(",")] if line else []
 
 
 def check_header(header: list[str], path: Path, table: RawTable, columns: Iterable[str]) -> None:
@@ -278,12 +278,7 @@ def read_notes(root: Path, dropped: Dropped) -> Iterator[dict[str, str]]:
         reader = csv.reader(text, strict=True)
         try:
             header = [column.strip() for column in next(reader, [])]
-            missing = [column for column in table.columns if column not in header]
-            if missing:
-                raise RawDataError(
-                    f"{path}: expected columns {', '.join(table.columns)}; missing {', '.join(missing)}. Is this "
-                    "discharge of MIMIC-IV-Note?"
-                )
+            check_header(header, path, table, table.columns)
             position = {column: header.index(column) for column in table.columns}
             for row in reader:
                 if len(row) != len(header):
