@@ -241,10 +241,11 @@ def _count_repeats(new_value: np.ndarray, code: np.ndarray, dropped: Dropped) ->
 def _means(
     rank: np.ndarray, code: np.ndarray, first: np.ndarray, number: np.ndarray, text: np.ndarray, clean: CleanPairs
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Mean of the numbers of a group; GCS keeps the grade of largest rank, which is the worst."""
+    """Mean of the numbers of a group; of GCS and refill, which are categories, the worst: that of largest rank."""
     size = np.diff(first, append=len(rank))
     mean = np.add.reduceat(_numbers_by_rank(clean)[rank], first) / size
-    averaged = (size > 1) & ~np.isin(code[first], [ORDER.index(name) for name in GRADES]) & (mean != number)
+    categories = [ORDER.index(name) for name in (*GRADES, "capillary_refill_rate")]
+    averaged = (size > 1) & ~np.isin(code[first], categories) & (mean != number)
     return np.where(averaged, mean, number), np.where(averaged, _NO_TEXT, text)
 
 
