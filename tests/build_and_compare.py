@@ -6,6 +6,7 @@ import csv
 import gzip
 import io
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -121,6 +122,10 @@ def _events(expected: Benchmark, out: Path) -> list[str]:
     ]
     got = pl.read_parquet(out / "events" / "events.parquet").rows()
     found = _differ("events", [row[:3] for row in want], [row[:3] for row in got])
+    if not found and expected.options["duplicates"] == "mean":
+        both = list(zip(want, got, strict=True))
+        want = [a for a, b in both if not math.isclose(a[4], b[4], rel_tol=1e-13)]
+        got = [b for a, b in both if not math.isclose(a[4], b[4], rel_tol=1e-13)]
     return found or _differ("values of events", want, got)
 
 
@@ -186,10 +191,12 @@ def _cohort(expected: Benchmark, out: Path, task: str) -> list[str]:
         )
         values, observed = reader.rows(sample["sample_id"], sample["stay_id"], sample["n_hours"])
         matrix = expand(values, observed)
-        if matrix.shape != want.shape or not (matrix == want).all():
+        # A mean of several values depends in its last digit on the order in which they are added.
+        tolerance = 1e-13 if expected.options["duplicates"] == "mean" else 0.0
+        if matrix.shape != want.shape or not np.allclose(matrix, want, rtol=tolerance, atol=0.0):
             where = np.argwhere(matrix != want)[:3].tolist() if matrix.shape == want.shape else []
             names = [(row, COLUMNS[column], want[row, column], matrix[row, column]) for row, column in where]
-            found.append(f"{task} matrix of {sample['sample_id']}: {want.shape}, {matrix.shape}, {names}")
+            found.append(f"{task} matrix: {want.shape}, {matrix.shape}, {names}")
     return found
 
 
