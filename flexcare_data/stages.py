@@ -180,8 +180,16 @@ class Plan:
             return {"which": self.config.images.which}
         if stage == "notes":
             notes = self.config.notes
-            return {"encoder": notes.encoder, "storage": notes.storage, "max_tokens": notes.max_tokens}
+            return {"encoder": self._encoder(), "storage": notes.storage, "max_tokens": notes.max_tokens}
         return {}
+
+    def _encoder(self) -> str | dict[str, str]:
+        """The files of an encoder in a local folder, wherever it lies; the name of one of the hub."""
+        folder = Path(self.config.notes.encoder).expanduser()
+        if not folder.is_dir():
+            return self.config.notes.encoder
+        files = sorted(path for path in folder.iterdir() if path.suffix in (".json", ".txt", ".model", ".safetensors"))
+        return {path.name: raw.digest(path, self.store / "digests")[:16] for path in files}
 
     def key(self, stage: str) -> str:
         """12 hex digits."""
