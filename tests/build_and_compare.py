@@ -12,9 +12,9 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
-from reference import events as reference_events
-from reference import raw
-from reference.cohorts import TASKS, Benchmark
+from recount import events as recounted
+from recount import raw
+from recount.cohorts import TASKS, Benchmark
 
 from flexcare_data import splits
 from flexcare_data.__main__ import main
@@ -153,7 +153,7 @@ def _grids(expected: Benchmark, out: Path) -> list[str]:
     """Which stays have a grid, and the scaler fitted on those of the train split."""
     index = pl.read_parquet(out / "hourly" / "index.parquet")
     stays = [stay["stay_id"] for stay in expected.gridded]
-    bins = [reference_events.bins(stay["los_hours"]) for stay in expected.gridded]
+    bins = [recounted.bins(stay["los_hours"]) for stay in expected.gridded]
     found = _differ("stays with a grid", stays, index["stay_id"].to_list())
     found += _differ("hours of a grid", bins, index["n_hours"].to_list())
     if expected.options["scaler"] == "train":
@@ -201,7 +201,7 @@ def _cohort(expected: Benchmark, out: Path, task: str) -> list[str]:
 
 
 def reference_matrix(expected: Benchmark, stay_id: int, end: float) -> list[list[float]]:
-    return reference_events.matrix(expected.series[stay_id], end, expected.options)
+    return recounted.matrix(expected.series[stay_id], end, expected.options)
 
 
 def count_rows(folder: Path, name: str) -> int:

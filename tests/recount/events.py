@@ -8,8 +8,8 @@ from collections import Counter
 from datetime import datetime
 from pathlib import Path
 
-from reference.raw import events, hours, time
-from reference.stays import within
+from recount.raw import events, hours, time
+from recount.stays import within
 
 EPSILON = 1e-6
 REFILL, DBP, FIO2, EYE, MOTOR, TOTAL, VERBAL, GLUCOSE, HR = (

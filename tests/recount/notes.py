@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from reference.raw import rows, time
+from recount.raw import rows, time
 
 PUNCTUATION = set("!\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~")
 PMH, BHC = "past_medical_history", "brief_hospital_course"

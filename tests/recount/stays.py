@@ -7,7 +7,7 @@ from collections import Counter
 from datetime import timedelta
 from pathlib import Path
 
-from reference.raw import rows, time
+from recount.raw import rows, time
 
 MONTH = timedelta(days=30)
 

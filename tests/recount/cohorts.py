@@ -9,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
-from reference import notes as notes_of
-from reference.events import EPSILON, bins, build_events, has_row_until
-from reference.raw import hours, rows
-from reference.stays import (
+from recount import notes as notes_of
+from recount.events import EPSILON, bins, build_events, has_row_until
+from recount.raw import hours, rows
+from recount.stays import (
     build_stays,
     diagnoses,
     has_diagnosis,
