@@ -21,6 +21,9 @@ from flexcare_model.batch import COLUMNS, MAX_LENGTH, MODALITIES, PATCH_SIZE, PA
 GROUP_COST = {"cpu": 32, "cuda": 16384}
 """What one more group costs, in tokens: a group is a handful of small kernels, and a GPU has tokens to spare."""
 
+CHUNK = 2**22
+"""Attention weights held at a time where a CPU computes them one by one (16 MiB in float32)."""
+
 
 @dataclass(frozen=True)
 class Group:
@@ -244,25 +247,50 @@ class EncoderLayer(nn.Module):
         return self.feedforward_norm(x + self._feedforward(x))
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        """The layer over padded sequences (b, n, d); ``mask`` is bool (True: may read) or float (added)."""
+        """The layer over padded sequences (b, n, d); ``mask`` is bool, True where a position may read."""
         return self.finish(x, self.attend(*self.split_heads(self.project(x)), mask))
 
+    def dense(self, x: Tensor, mask: Tensor) -> Tensor:
+        """As `forward` by one plain call over everything; ``mask`` may also be float, which is added to the logits."""
+        query, key, value = self.split_heads(self.project(x))
+        mask = mask.to(query.dtype) if mask.is_floating_point() else mask
+        out = F.scaled_dot_product_attention(query, key, value, mask, self.dropout if self.training else 0.0)
+        return self.finish(x, out.transpose(1, 2).flatten(2))
+
     def _feedforward(self, x: Tensor) -> Tensor:
-        hidden = F.dropout(F.relu(self.expand(x)), self.dropout, self.training)
+        active = self.training and self.dropout > 0
+        hidden = DropoutRelu.apply(self.expand(x), self.dropout) if active else F.relu(self.expand(x))
         return F.dropout(self.contract(hidden), self.dropout, self.training)
+
+
+class DropoutRelu(torch.autograd.Function):
+    """dropout(relu(x)) that keeps its output only: that is above 0 exactly where the gradient passes."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, dropout: float) -> Tensor:
+        out = F.dropout(F.relu(x), dropout, training=True)
+        ctx.save_for_backward(out)
+        ctx.dropout = dropout
+        return out
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:
+        (out,) = ctx.saved_tensors
+        return torch.where(out > 0, gradient / (1 - ctx.dropout), 0), None
 
 
 def attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, dropout: float) -> Tensor:
     """softmax(Q K^T / sqrt(d_head) + mask) V, with dropout on the weights, by torch's fused kernels.
 
-    On a CPU no fused kernel knows dropout: there the weights are computed again for the gradient instead of being kept,
-    so that memory grows with the tokens and not with their square.
+    On a CPU no fused kernel knows dropout. There it is done a few rows at a time, and the weights are computed again
+    for the gradient instead of being kept: memory grows with the tokens and not with their square.
     """
-    if mask is not None and mask.is_floating_point():
-        mask = mask.to(query.dtype)
-    if dropout and query.device.type == "cpu" and torch.is_grad_enabled():
-        return checkpoint(_fused, query, key, value, mask, dropout, use_reentrant=False)
-    return _fused(query, key, value, mask, dropout)
+    if not dropout or query.device.type != "cpu" or not torch.is_grad_enabled():
+        return _fused(query, key, value, mask, dropout)
+    rows = max(1, CHUNK // (query.shape[1] * query.shape[2] * key.shape[2]))
+    masks = [None] * len(query) if mask is None else mask.expand(len(query), -1, -1, -1).split(rows)
+    chunks = zip(query.split(rows), key.split(rows), value.split(rows), masks, strict=False)
+    return torch.cat([checkpoint(_fused, *chunk, dropout, use_reentrant=False) for chunk in chunks])
 
 
 def _fused(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, dropout: float) -> Tensor:

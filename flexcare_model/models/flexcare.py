@@ -329,7 +329,7 @@ class FlexCare(Model):
         z = torch.cat([part.to(parts[-1].dtype) for part in parts], dim=1)  # (B, L, d)
         mask = self.dense_mask(batch.present, visible, torch.tensor(owner, dtype=torch.int64, device=z.device))
         for layer in self.encoder:
-            z = layer(z, mask.unsqueeze(1))
+            z = layer.dense(z, mask.unsqueeze(1))
         return z[:, : summary.shape[1]]
 
     def dense_mask(self, present: Tensor, visible: list[Tensor], owner: Tensor) -> Tensor:

@@ -1,19 +1,20 @@
 """M3Care (Zhang et al., KDD 2022): what a sample lacks is completed from similar samples of the batch.
 
     u_m = Uni_m;  R_m = (1 - sg(e_m)) G(BN(F_m(u_m))) + sg(e_m) G(BN(u_m)), mean over the modalities both samples have
-    A = relu(R - t) + t where above 0, t = sg(theta);  g = selu(A_m (selu(A_m (u_m W1) + b1) W2) + b2), A_m without columns
-    lacking m;  v_m = w g + (1 - w) u_m if present, else g;  w = sg(p.g) / (sg(p.g) + sg(r.u_m))
+    A = relu(R - t) + t where above 0, t = sg(theta);  A_m = A without the columns lacking m
+    g = selu(A_m (selu(A_m (u_m W1) + b1) W2) + b2)
+    v_m = w g + (1 - w) u_m if present, else g;  w = sg(p.g) / (sg(p.g) + sg(r.u_m))
     transformer over [v_m + e_m, contents of m + e_m : m];  rep = outputs of the three v_m;  MLP head
     extra loss: ``m3care_beta`` * sum over m of | ||F_m(u_m)||_F - ||u_m||_F |
 
-sg is the sigmoid, G the mean of three Gaussian kernels. Rows and bandwidth of a modality are those of the samples that have
-it. ``m3care_row_mask`` also removes the rows lacking m from A_m, as the released notebooks do: such samples then get a
-learned constant instead of their neighbours.
+sg is the sigmoid, G the mean of three Gaussian kernels. Rows and bandwidth of a modality are those of the samples that
+have it. ``m3care_row_mask`` also removes the rows lacking m from A_m, as the released notebooks do: such samples then
+get a learned constant instead of their neighbours.
 
 Predictions depend on the batch: evaluate in a fixed order. Layers are split in halves, unimodal and joint.
-Parameters: encoders.* (Uni_m), completion.<modality>.{mapping (F_m), first, first_bias, second, second_bias (W1, b1, W2,
-b2), from_graph (p), from_own (r), mix (e_m of the similarity)}, batch_norm (one for all), threshold (theta),
-modality_embedding (3, d), joint.l.*, merge, heads.<task>.
+Parameters: encoders.* (Uni_m); completion.<modality>.{mapping (F_m), first, first_bias, second, second_bias (W1, b1,
+W2, b2), from_graph (p), from_own (r), mix (e_m of the similarity)}; batch_norm (one for all); threshold (theta);
+modality_embedding (3, d) (e_m of the tokens); joint.l.*; merge; heads.<task>.
 """
 
 from __future__ import annotations
@@ -60,7 +61,10 @@ class Completion(nn.Module):
 
 
 class M3Care(Model):
-    """Details: unimodal, completed (g) and summary (v_m), each (B, 3, d); similarity, adjacency (B, B); rep (B, 3d)."""
+    """Details: unimodal, completed (g) and summary (v_m), each (B, 3, d); similarity, adjacency (B, B); rep (B, 3d).
+
+    Extra losses: mapping, that of F_m, without beta.
+    """
 
     gradient_clip = 20.0
 

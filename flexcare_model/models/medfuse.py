@@ -1,6 +1,7 @@
 """MedFuse (Hayat et al., MLHC 2022): an LSTM reads the vectors of the modalities that are there.
 
-    u_m = Uni_m;  sequence = [P_m u_m : m in (T, I, N), present];  h = last state of LSTM(sequence);  logits = W Drop(h) + b
+    u_m = Uni_m;  sequence = [P_m u_m : m in (T, I, N), present];  h = last state of LSTM(sequence)
+    logits = W Drop(h) + b
 
 Parameters: encoders.* (Uni_m), project.<modality> (P_m), lstm, heads.<task>.
 What differs from the original: the common embedding and transformers replace its pre-trained LSTM and ResNet-34, the

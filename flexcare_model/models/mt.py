@@ -1,9 +1,9 @@
 """MT (Ma et al., CVPR 2022): a single-stream transformer whose class tokens see what is there.
 
-One encoder over [g_0 | g_T, g_I, g_N | H^T + e_T | H^I + e_I | H^N + e_N]: g_0 reads all contents, g_m those of m, nobody
-reads a class token; contents read their own modality in the layers below ``mt_fusion_layer`` and all contents from there on
-(0: in all layers; ``layers``: never). Loss = L(g_0) + ``mt_aux_weight`` * mean over m of L(g_m), where L(g_m) is taken
-over the samples that have m, and m over the modalities that the batch has.
+One encoder over [g_0 | g_T, g_I, g_N | H^T + e_T | H^I + e_I | H^N + e_N]: g_0 reads all contents, g_m those of m,
+nobody reads a class token; contents read their own modality in the layers below ``mt_fusion_layer`` and all contents
+from there on (0: in all layers; ``layers``: never). Loss = L(g_0) + ``mt_aux_weight`` * mean over m of L(g_m), where
+L(g_m) is taken over the samples that have m, and m over the modalities that the batch has.
 
 Parameters: joint_token (g_0), embedding.class_tokens (g_m), modality_embedding (3, d) (e_m), encoder.l.*,
 heads.<task> (one head for all class tokens).
@@ -69,9 +69,10 @@ class MT(Model):
 
 
 def content_mask(types: Tensor, *, fused: bool) -> Tensor:
-    """Who reads whom in sequences of token ``types`` (b, n), (b, 1, n, n) bool; contents read all contents if ``fused``.
+    """Who reads whom in sequences of token ``types`` (b, n), (b, 1, n, n) bool.
 
-    Every position reads itself, so that padding has no empty row.
+    Contents read all contents if ``fused``, else those of their modality. Every position reads itself, so that padding
+    has no empty row.
     """
     number = LEAD + len(MODALITIES)  # types 0-3 class tokens, 4-6 contents, 7 padding
     table = torch.eye(number + 1, dtype=torch.bool)

@@ -3,8 +3,8 @@
     s = s_0;  for m in (T, I, N): s = MLP_m([Uni_m ; s]) where the sample has m, else s unchanged;  prediction = D(s)
     loss = mean of L(D(s)) over the steps of the batch, the initial state included + 0.01 * rho * mean squared change
 
-L at a step is taken over the samples that have its modality, at the initial state over all. ``multimodn_rho`` is 0 in the
-original's MIMIC setting. ``multimodn_shuffle_order`` draws the order of the modalities anew for each training batch.
+L at a step is taken over the samples that have its modality, at the initial state over all. ``multimodn_rho`` is 0 in
+the original's MIMIC setting. ``multimodn_shuffle_order`` draws the order of the modalities for each training batch.
 
 Parameters: initial_state (s_0), encoders.* (Uni_m), modules_in.<modality>.* (MLP_m), decoder_in, heads.<task> (D).
 What differs from the original: a modality is skipped per sample, not for a whole batch; state of width d (there 50);
@@ -26,7 +26,10 @@ CHANGE_WEIGHT = 0.01
 
 
 class MultiModN(Model):
-    """Details: unimodal (B, 3, d); states (B, 4, d), initial and after each step; order (3,) of modalities; rep (B, d)."""
+    """Details: unimodal (B, 3, d); states (B, 4, d), initial and after each step; order (3,) of modalities; rep (B, d).
+
+    Extra losses: state_change, the mean squared change of the state, without its weights.
+    """
 
     def __init__(self, config: ModelConfig, task_outputs: dict[str, int]) -> None:
         super().__init__(config, task_outputs)
