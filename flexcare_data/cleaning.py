@@ -39,6 +39,9 @@ _PLAIN = re.compile(r"\d+(\.\d*)?|\.\d+")
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 _PRESSURE = re.compile(r"(\d+)/(\d+)")
 
+LARGEST = 1e30
+"""A larger number is none: models compute in float32, where it would become infinite once standardised."""
+
 POUNDS = 0.453592
 INCHES = 2.54
 FAHRENHEIT_FROM = 79.0
@@ -133,15 +136,20 @@ def clean(item: Item, text: str, options: Options) -> tuple[float, str]:
 
 
 def _parse(name: str, text: str) -> float | None:
+    value = _number(name, text)
+    # Comparisons with NaN are false.
+    return value if abs(value) <= LARGEST else None
+
+
+def _number(name: str, text: str) -> float:
     if name in ("glucose", "ph", "oxygen_saturation"):
         # The published code takes these only where the whole text is a plain number.
-        return float(text) if text.isascii() and _PLAIN.fullmatch(text) else None
+        return float(text) if text.isascii() and _PLAIN.fullmatch(text) else math.nan
     pressure = _PRESSURE.fullmatch(text) if name.endswith("olic_blood_pressure") else None
     if pressure:
         return float(pressure[1 if name.startswith("systolic") else 2])
     stripped = text.strip()
-    value = float(stripped) if _NUMBER.fullmatch(stripped) and stripped.isascii() else math.nan
-    return value if math.isfinite(value) else None
+    return float(stripped) if _NUMBER.fullmatch(stripped) and stripped.isascii() else math.nan
 
 
 def _convert(item: Item, value: float, options: Options) -> float:

@@ -167,7 +167,7 @@ def test_other_damage_to_gzip_files(tmp_path):
     whole = bytearray(gzip.compress(text))
     whole[len(whole) // 2] ^= 0x10
     for data in (bytes(whole), gzip.compress(text) + b"trailing text", text, b"", b"\x1f\x8b", b"PK\x03\x04" + text):
-        with pytest.raises(RawDataError, match="chartevents.csv.gz"):
+        with pytest.raises(RawDataError, match=r"chartevents\.csv\.gz"):
             scanned(data, tmp_path, name="chartevents.csv.gz")
 
 
