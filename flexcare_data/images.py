@@ -27,9 +27,10 @@ import numpy as np
 import polars as pl
 from PIL import Image, UnidentifiedImageError
 
+from flexcare_data.pool import Pool
 from flexcare_data.progress import Progress
 from flexcare_data.schema import CXR_INDEX, check
-from flexcare_data.store import Pool, atomic_write, spec_key, write_stage
+from flexcare_data.store import atomic_write, spec_key, write_stage
 
 SIDE = 256
 PART_SIZE = 4096

@@ -1,7 +1,7 @@
 """The store that a lab shares: folders named by what is in them, written whole or not at all.
 
 In: a stage's files and its spec (everything that decides its content). Out: ``<store>/<stage>-<key>/`` holding the
-files and ``manifest.json``, written last; pools ``<store>/<stage>-<key>/`` of immutable parts (`Pool`).
+files and ``manifest.json``, written last. (Pools, which grow, are in `pool`.)
 
 A folder under construction is called ``.<name>.tmp.<machine>.<pid>.<random>`` and is renamed once it is complete, so
 that nobody reads half of it. Two people who compute the same thing at once do double work and no damage. Readers
@@ -30,18 +30,13 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-import numpy as np
-import polars as pl
-
 MANIFEST = "manifest.json"
-POOL = "pool.json"
 STORE_FORMAT = 1
 """Version of manifest.json and pool.json; another one is refused."""
+NOT_WRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 _LIBRARIES = ("numpy", "pillow", "polars", "tokenizers", "torch", "transformers")
 _TEMPORARY = re.compile(r"\..+\.tmp\.(?P<machine>[0-9a-f]{8})\.(?P<pid>\d+)\.[0-9a-f]{8}(\.\w+)?")
-_PART = re.compile(r"part-[0-9a-f]{12}")
-_NOT_WRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS)
 _LARGEST_MANIFEST = 256 * 2**20
 
 
@@ -92,7 +87,7 @@ def ensure_folder(path: Path, *, group_readable: bool = True) -> Path:
                 mode = 0o2770 if folder.parent.stat().st_mode & stat.S_IWGRP else 0o2750
             folder.chmod(mode)
         except OSError as error:
-            raise StoreError(_cannot_write(folder.parent, error)) from None
+            raise StoreError(cannot_write(folder.parent, error)) from None
     return path
 
 
@@ -106,12 +101,12 @@ def atomic_write(path: Path, content: bytes | str | Callable[[Path], Any], *, gr
             content(temporary)
         else:
             temporary.write_bytes(content.encode() if isinstance(content, str) else content)
-        _publish_mode(temporary, group_readable)
+        publish_mode(temporary, group_readable)
         temporary.replace(path)
     except OSError as error:
-        if error.errno not in _NOT_WRITABLE:
+        if error.errno not in NOT_WRITABLE:
             raise
-        raise StoreError(_cannot_write(path.parent, error)) from None
+        raise StoreError(cannot_write(path.parent, error)) from None
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -185,7 +180,7 @@ def write_stage(target: Path, *, spec: dict[str, Any], group_readable: bool = Tr
         sweep(target.parent)
         building.mkdir(mode=0o700)
     except OSError as error:
-        raise StoreError(_cannot_write(target.parent, error)) from None
+        raise StoreError(cannot_write(target.parent, error)) from None
     try:
         yield building
         _seal(building, spec, group_readable)
@@ -201,7 +196,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         StoreError: if there is none, or it is not what `write_stage` writes.
     """
     path = Path(folder) / MANIFEST
-    manifest = _read_json(path)
+    manifest = read_json(path)
     for name, kind in (("spec", dict), ("files", dict), ("links", dict), ("versions", dict)):
         if not isinstance(manifest.get(name), kind):
             raise StoreError(f"{path}: expected `{name}` to be an object, got {type(manifest.get(name)).__name__}")
@@ -258,14 +253,14 @@ def _seal(building: Path, spec: dict[str, Any], group_readable: bool) -> None:
         elif path.is_dir():
             path.chmod(0o2750 if group_readable else 0o700)
         elif path.is_file():
-            _publish_mode(path, group_readable)
+            publish_mode(path, group_readable)
             files[name] = {"bytes": path.stat().st_size, "sha256": file_digest(path)}
         else:
             raise StoreError(f"{building.name}: {name}: expected a plain file, a folder or a link")
     manifest = {"format": STORE_FORMAT, "spec": spec, "files": files, "links": links, "versions": library_versions()}
     text = json.dumps(manifest, indent=1, sort_keys=True, allow_nan=False) + "\n"
     (building / MANIFEST).write_text(text, encoding="utf-8")
-    _publish_mode(building / MANIFEST, group_readable)
+    publish_mode(building / MANIFEST, group_readable)
     building.chmod(0o2750 if group_readable else 0o700)
 
 
@@ -293,132 +288,11 @@ def _move_in(building: Path, target: Path, spec: dict[str, Any]) -> None:
     raise StoreError(f"{target}: could not be put in place in 10 attempts; remove what is there and try again")
 
 
-# --- pools ------------------------------------------------------------------------------------------------------
-
-
-class Pool:
-    """Append-only folder of immutable parts, each some arrays and an index of the keys in them.
-
-    ``part-<id>.parquet`` has the key column, then what finds the key in ``part-<id>.npy`` (or
-    ``part-<id>.<name>.npy``). It is written last: arrays without it are never read. The id is a digest of keys and
-    arrays, so that equal parts of two writers are one file, and a damaged part is known by its name.
-    """
-
-    def __init__(self, folder: Path, *, key: str, spec: dict[str, Any] | None = None, group_readable: bool = True):
-        """Open the pool at ``folder``; with ``spec`` make it where it does not exist.
-
-        Raises:
-            StoreError: if there is no pool, or one with another spec.
-        """
-        self.folder, self.key, self.group_readable = Path(folder), key, group_readable
-        if spec is not None:
-            spec = json.loads(canonical(spec))
-            if not (self.folder / POOL).exists():
-                ensure_folder(self.folder, group_readable=group_readable)
-                text = json.dumps({"format": STORE_FORMAT, "spec": spec}, indent=1, sort_keys=True) + "\n"
-                atomic_write(self.folder / POOL, text, group_readable=group_readable)
-        self.spec = read_pool(self.folder)
-        if spec is not None and spec != self.spec:
-            raise StoreError(f"{self.folder}: a pool with another spec; use another folder")
-
-    def parts(self) -> list[str]:
-        """Names of the complete parts, sorted."""
-        names = sorted(path.stem for path in self.folder.glob("part-*.parquet") if _PART.fullmatch(path.stem))
-        return [name for name in names if (self.folder / f"{name}.npy").is_file()]
-
-    def lookup(self) -> pl.DataFrame:
-        """All keys: the columns of the part indices and ``shard``, the part that holds the key; sorted by key.
-
-        Of a key in several parts (two writers at once) the part first by name counts. Empty without parts.
-        """
-        frames = [self.index(part).with_columns(shard=pl.lit(part)) for part in self.parts()]
-        if not frames:
-            return pl.DataFrame(schema={self.key: pl.String, "shard": pl.String})
-        try:
-            return pl.concat(frames).unique(self.key, keep="first", maintain_order=True).sort(self.key)
-        except pl.exceptions.PolarsError as error:
-            raise StoreError(f"{self.folder}: parts differ in their columns, run `store verify`: {error}") from None
-
-    def index(self, part: str) -> pl.DataFrame:
-        """The index of one part, as written."""
-        path = self.folder / f"{part}.parquet"
-        try:
-            frame = pl.read_parquet(path)
-        except (pl.exceptions.PolarsError, OSError) as error:
-            raise StoreError(f"{path}: cannot be read, remove this part: {error}") from None
-        if self.key not in frame.columns:
-            raise StoreError(f"{path}: expected a column {self.key}, got {frame.columns}")
-        return frame
-
-    def array(self, part: str, name: str = "") -> np.ndarray:
-        """An array of a part, mapped read-only."""
-        path = self.folder / _array_file(part, name)
-        try:
-            return np.load(path, mmap_mode="r", allow_pickle=False)
-        except (ValueError, OSError, EOFError) as error:
-            raise StoreError(f"{path}: cannot be read, remove this part and build again: {error}") from None
-
-    def add(self, index: pl.DataFrame, arrays: dict[str, np.ndarray | Path]) -> str:
-        """Add a part; returns its name. An array given as a path (made by `scratch`) is moved in, not copied."""
-        if index[self.key].n_unique() != index.height or index.height == 0:
-            raise StoreError(f"part: expected unique keys, got {index.height} rows, {index[self.key].n_unique()} keys")
-        moved = {}
-        try:
-            for name, array in sorted(arrays.items()):
-                if isinstance(array, Path):
-                    moved[name] = array
-                else:
-                    moved[name] = self.scratch()
-                    np.save(moved[name], array, allow_pickle=False)
-            digests = {name: file_digest(path) for name, path in moved.items()}
-            part = part_name(index[self.key].to_list(), digests)
-            for name, path in moved.items():
-                _publish_mode(path, self.group_readable)
-                path.replace(self.folder / _array_file(part, name))
-            path = self.folder / f"{part}.parquet"
-            atomic_write(path, index.write_parquet, group_readable=self.group_readable)
-        except OSError as error:
-            if error.errno not in _NOT_WRITABLE:
-                raise
-            raise StoreError(_cannot_write(self.folder, error)) from None
-        finally:
-            for path in moved.values():
-                path.unlink(missing_ok=True)
-        return part
-
-    def prepare(self) -> None:
-        """Call before adding parts: sweeps what killed builds left. Raises StoreError where parts cannot be written."""
-        if not os.access(self.folder, os.W_OK):
-            raise StoreError(_cannot_write(self.folder, PermissionError(errno.EACCES, os.strerror(errno.EACCES))))
-        sweep(self.folder)
-
-    def scratch(self) -> Path:
-        """A temporary name for an array inside the pool, for `add`."""
-        return temporary_path(self.folder / "part.npy")
-
-
-def read_pool(folder: Path) -> dict[str, Any]:
-    """The spec of a pool."""
-    path = Path(folder) / POOL
-    spec = _read_json(path).get("spec")
-    if not isinstance(spec, dict):
-        raise StoreError(f"{path}: expected `spec` to be an object")
-    return spec
-
-
-def part_name(keys: list[str], digests: dict[str, str]) -> str:
-    """Name of a part by its keys and the sha256 of its arrays."""
-    return f"part-{spec_key([keys, digests])}"
-
-
-def _array_file(part: str, name: str) -> str:
-    return f"{part}.{name}.npy" if name else f"{part}.npy"
-
-
 # --- small things -----------------------------------------------------------------------------------------------
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
+    """An object of `STORE_FORMAT` in a file of the store. Raises StoreError for anything else."""
     try:
         if path.stat().st_size > _LARGEST_MANIFEST:
             raise StoreError(f"{path}: expected at most {_LARGEST_MANIFEST} bytes, got {path.stat().st_size}")
@@ -445,14 +319,15 @@ def _check_link(manifest: Path, name: str, link: Any) -> None:
         raise StoreError(f"{manifest}: link {name!r}: expected a sibling such as ../cxr-0123456789ab, got {link!r}")
 
 
-def _publish_mode(path: Path, group_readable: bool) -> None:
+def publish_mode(path: Path, group_readable: bool) -> None:
     """Close a file to others and see it on the disk before it gets its name."""
     path.chmod(0o640 if group_readable else 0o600)
     with path.open("rb") as file:
         os.fsync(file.fileno())
 
 
-def _cannot_write(folder: Path, error: OSError) -> str:
+def cannot_write(folder: Path, error: OSError) -> str:
+    """What to say and advise where ``folder`` cannot be written."""
     return (
         f"{folder}: cannot be written ({error.strerror or error}); expected a folder that you may write "
         "(its owner can `chmod 2770` it for the group, or set store.path to a folder of your own)"

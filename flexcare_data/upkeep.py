@@ -16,16 +16,14 @@ from typing import Any
 
 import polars as pl
 
+from flexcare_data.pool import POOL, part_name, read_pool
 from flexcare_data.store import (
     MANIFEST,
-    POOL,
     StoreError,
     file_digest,
     is_abandoned,
     is_temporary,
-    part_name,
     read_manifest,
-    read_pool,
     remove,
     spec_key,
     temporary_path,

@@ -25,8 +25,9 @@ import numpy as np
 import polars as pl
 import torch
 
+from flexcare_data.pool import Pool, read_pool
 from flexcare_data.schema import NOTES_INDEX, check
-from flexcare_data.store import Pool, is_complete, read_pool, spec_key, write_stage
+from flexcare_data.store import is_complete, spec_key, write_stage
 from flexcare_data.tasks import TASKS
 from flexcare_model.encoder import (
     WIDTH,

@@ -97,7 +97,7 @@ def find_embedder(output: Path, encoder: str | None, device: torch.device | str)
     Raises:
         EncoderError: if it cannot be found, or is not the one whose tokenizer made the ids.
     """
-    from flexcare_data.store import read_pool
+    from flexcare_data.pool import read_pool
 
     notes = output / "data" / "notes"
     if not (notes / "shards").exists():

@@ -20,13 +20,14 @@ ALLOWED = {
     "stays": CONTRACTS,
     "events": CONTRACTS,
     "hourly": CONTRACTS,
-    "images": {"schema", "store", "progress"},
+    "images": {"schema", "store", "pool", "progress"},
     "notes": {"schema", "protocol"},
     "splits": {"schema", "protocol"},
     "phenotypes": {"schema", "protocol"},
     "store": {"schema"},
+    "pool": {"store"},
 }
-MODEL_MAY_READ = {"schema", "tasks", "store", "hourly", "variables", "config", "protocol", "progress"}
+MODEL_MAY_READ = {"schema", "tasks", "store", "pool", "hourly", "variables", "config", "protocol", "progress"}
 HEAVY = {"torch", "torchvision", "transformers", "flexcare_model"}
 
 

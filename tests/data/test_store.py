@@ -18,7 +18,8 @@ import polars as pl
 import pytest
 
 from flexcare_data import store
-from flexcare_data.store import Pool, StoreError, atomic_write, is_complete, read_manifest, write_stage
+from flexcare_data.pool import Pool
+from flexcare_data.store import StoreError, atomic_write, is_complete, read_manifest, write_stage
 
 SPEC = {"stage": "stays", "options": {"edges": "right"}, "raw": {"icustays": "ab12"}}
 ROOT = Path(__file__).resolve().parents[2]
@@ -242,7 +243,8 @@ def test_a_second_user_of_the_group_reads_and_cannot_write():
         code = """
 import os, sys
 from pathlib import Path
-from flexcare_data.store import Pool, StoreError, is_complete, write_stage
+from flexcare_data.pool import Pool
+from flexcare_data.store import StoreError, is_complete, write_stage
 os.setgroups([]); os.setgid(int(sys.argv[2])); os.setuid(65534)
 stage = Path(sys.argv[1])
 print(is_complete(stage), (stage / "sub" / "a.txt").read_text())

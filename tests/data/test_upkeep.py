@@ -11,7 +11,8 @@ import polars as pl
 import pytest
 
 from flexcare_data import upkeep
-from flexcare_data.store import Pool, StoreError, spec_key, temporary_path, write_stage
+from flexcare_data.pool import Pool
+from flexcare_data.store import StoreError, spec_key, temporary_path, write_stage
 
 POOL_SPEC = {"pool": "cxr", "side": 256}
 STAYS = {"stage": "stays", "options": {"age": "anchor"}, "raw": {"icustays": "12ab"}, "upstream": {}}
