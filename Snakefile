@@ -23,5 +23,5 @@ rule all:
     default_target: True
     input:
         cohorts=rules.cohorts.input,
-        models=rules.flexcare.input,
-        report=rules.report.output,
+        models=REPORTED_RUNS,
+        report=rules.report.output.page,

@@ -30,8 +30,14 @@ STORE = str(CONFIG.store_path)
 ABLATIONS = ["flexcare_base", "flexcare_no_ct", "flexcare_no_decorr", "flexcare_no_moe", "flexcare_no_task_token"]
 DRG_EXPERIMENTS = ["drg_1pct", "drg_100pct", "drg_1pct_pretrained", "drg_100pct_pretrained"]
 TRAIN_SETTINGS = json.dumps(CONFIG.train.model_dump(exclude={"seeds", "baselines", "threads"}), sort_keys=True)
+# Only where the notes are stored as word-piece ids, which are embedded while training.
+ENCODER_FOR_TOKENS = f"--encoder {shlex.quote(CONFIG.notes.encoder)}" if CONFIG.notes.storage == "tokens" else ""
 SYNTHETIC = CONFIG.synthetic.model_dump()
-SYNTHETIC_DONE = f"{OUT}/synthetic_raw/complete-{spec_key([SYNTHETIC, code_digest('flexcare_data.synthetic')])}"
+# Marks that the raw data is there: fabricated with these settings by this code, or looked at by the doctor.
+if CONFIG.is_synthetic:
+    RAW_READY = f"{OUT}/synthetic_raw/complete-{spec_key([SYNTHETIC, code_digest('flexcare_data.synthetic')])}"
+else:
+    RAW_READY = f"{OUT}/.checked/raw-{spec_key(CONFIG.raw.model_dump(mode='json'))}"
 ENVIRONMENT = str(Path(workflow.basedir, "environment.yml"))
 
 # Nothing derived from patients is readable by everybody: this holds for what Snakemake makes and for all its jobs.
@@ -67,9 +73,7 @@ def folders(*stages):
 
 def raw_files(stage):
     """Raw files of ``stage``. Their content is in its key, so their dates do not matter."""
-    if CONFIG.is_synthetic:
-        return [ancient(SYNTHETIC_DONE)]
-    return [ancient(str(path)) for path in PLAN.raw_files(stage)]
+    return [ancient(RAW_READY), *(ancient(str(path)) for path in PLAN.raw_files(stage))]
 
 
 def cohort_events(wildcards):
@@ -85,9 +89,7 @@ def folders(*stages):
 
 def raw_files(stage):
     """Raw files of ``stage``. Their content is in its key, so their dates do not matter."""
-    if CONFIG.is_synthetic:
-        return [ancient(SYNTHETIC_DONE)]
-    return [ancient(str(path)) for path in PLAN.raw_files(stage)]
+    return [ancient(RAW_READY), *(ancient(str(path)) for path in PLAN.raw_files(stage))]
 
 
 def cohort_inputs(wildcards):
@@ -185,3 +187,6 @@ def pretrained_argument(wildcards):
     """The same as an argument; nothing for a run from scratch."""
     is_pretrained = wildcards.experiment.endswith("_pretrained")
     return f"--pretrained {shlex.quote(pretrained_run(wildcards))}" if is_pretrained else ""
+
+
+REPORTED_RUNS = [*runs(["flexcare"], ["six_tasks"]), *runs(CONFIG.train.baselines, CONFIG.train.tasks)]

@@ -29,3 +29,21 @@ rule cxr:
         "python -m flexcare_data images {params.raw} --cohorts {params.cohorts} --which {params.which}"
         " --broken-share {params.broken_share} {params.allow_missing} {params.options} --processes {threads}"
         " --out {params.out:q} > {log:q} 2>&1"
+
+
+rule image_list:
+    """The radiographs that the configured tasks need, as a list for wget, with their number and size."""
+    input:
+        cohorts=list(built(*COHORTS).values()),
+    output:
+        list=f"{OUT}/image_list.txt",
+    params:
+        raw=PLAN.raw_arguments("mimic_cxr_jpg"),
+        cohorts=folders(*COHORTS),
+    log:
+        f"{OUT}/logs/image_list.log",
+    conda:
+        ENVIRONMENT
+    shell:
+        "python -m flexcare_data image-list {params.raw} --cohorts {params.cohorts} --out {output.list:q}"
+        " 2>&1 | tee {log:q}"

@@ -12,8 +12,9 @@ rule train:
     params:
         settings=TRAIN_SETTINGS,
         pretrained=pretrained_argument,
+        encoder=ENCODER_FOR_TOKENS,
         code=code_digest("flexcare_model.train"),
-        output=OUT,
+        output=subpath(output.metrics, ancestor=5),
     log:
         f"{OUT}/logs/train/{{model}}/{{experiment}}/seed{{seed}}.log",
     benchmark:
@@ -28,7 +29,7 @@ rule train:
     shell:
         "python -m flexcare_model train --output {params.output:q} --model {wildcards.model}"
         " --experiment {wildcards.experiment} --seed {wildcards.seed} --settings {params.settings:q}"
-        " {params.pretrained} --threads {threads} > {log:q} 2>&1"
+        " {params.pretrained} {params.encoder} --threads {threads} > {log:q} 2>&1"
 
 
 rule flexcare:
