@@ -174,7 +174,7 @@ def run_inputs(wildcards):
     cohorts = [cohort_stage(task) for task in run_tasks(wildcards.experiment)]
     inputs = {"cohorts": published(*cohorts), "samples": published("hourly", "cxr", "notes")}
     if wildcards.experiment.endswith("_pretrained"):
-        inputs["pretrained"] = pretrained_run(wildcards) + "/model.safetensors"
+        inputs["pretrained"] = os.path.join(pretrained_run(wildcards), "model.safetensors")
     return inputs
 
 
@@ -190,3 +190,84 @@ def pretrained_argument(wildcards):
 
 
 REPORTED_RUNS = [*runs(["flexcare"], ["six_tasks"]), *runs(CONFIG.train.baselines, CONFIG.train.tasks)]
+
+
+# --- tables, figures, report ------------------------------------------------------------------------------------
+
+REPORT_CODE = code_digest("flexcare_model.report.commands")
+SYNTHETIC_MARK = "--synthetic" if CONFIG.is_synthetic else ""
+# A comparison that is asked for by name has all baselines in it, where a preset trains none by default.
+COMPARED = CONFIG.train.baselines or ("medfuse", "mt", "m3care", "mmf", "multimodn")
+ANALYSIS = f"{OUT}/analysis/{{model}}/{{experiment}}/seed{{seed}}"
+STATISTICS = f"{OUT}/analysis/statistics/estimates.parquet"
+TABLE_FILES = [".csv", ".md", ".tex"]
+OTHER_PROTOCOL = "corrected" if CONFIG.protocol == "flexcare" else "flexcare"
+OTHER_OUTPUT = os.path.abspath(f"{OUT}/protocols/{OTHER_PROTOCOL}")
+METHOD_RUNS = [
+    *runs(["flexcare"], ["six_tasks", *CONFIG.train.tasks]),
+    *runs(COMPARED, CONFIG.train.tasks),
+]
+RUNS_OF_TABLE = {
+    "3": METHOD_RUNS,
+    "4": runs(["flexcare", *ABLATIONS[:-1]], ["six_tasks"]),
+    "5": [
+        *runs(["flexcare"], DRG_EXPERIMENTS),
+        *runs(COMPARED, [name for name in DRG_EXPERIMENTS if not name.endswith("_pretrained")]),
+    ],
+    "6": runs(["flexcare", "flexcare_no_task_token"], ["six_tasks"]),
+}
+
+
+def analysed(name, models, experiments, seeds):
+    """Analyses of every combination."""
+    return expand(f"{ANALYSIS}/{name}.parquet", model=models, experiment=experiments, seed=seeds)
+
+
+FIGURE_INPUTS = {
+    "figure1b": published(*COHORTS),
+    "figure1c": published(*COHORTS),
+    "figure4": RUNS_OF_TABLE["4"],
+    "figure5": analysed(
+        "representations", ["flexcare", "flexcare_no_task_token"], ["six_tasks"], CONFIG.train.seeds[0]
+    ),
+    "figure6": analysed("experts", ["flexcare"], ["six_tasks"], CONFIG.train.seeds[0]),
+    "figure7": analysed("interaction/history", ["flexcare"], ["six_tasks"], CONFIG.train.seeds[0]),
+    "missing_modalities": [
+        *analysed("modalities", ["flexcare"], ["six_tasks"], CONFIG.train.seeds),
+        *analysed("modalities", COMPARED, CONFIG.train.tasks, CONFIG.train.seeds),
+    ],
+    "calibration": [STATISTICS],
+}
+
+
+wildcard_constraints:
+    number="[3-6]",
+    figure="|".join(FIGURE_INPUTS),
+
+
+def finished_runs():
+    """Results that are there when the workflow is read."""
+    return sorted(str(path) for path in Path(OUT, "runs").glob("*/*/seed*/metrics.json"))
+
+
+def table_files(*names):
+    """Files of tables."""
+    return expand(f"{OUT}/tables/{{name}}{{suffix}}", name=names, suffix=TABLE_FILES)
+
+
+def figure_files(*names):
+    """Files of figures."""
+    return expand(f"{OUT}/figures/{{name}}{{suffix}}", name=names, suffix=[".svg", ".png"])
+
+
+def other_config():
+    """This configuration under the other protocol, with a folder of its own and the same store, as JSON."""
+    other = CONFIG.model_dump(mode="json")
+    other["raw"] = {name: path and os.path.abspath(path) for name, path in other["raw"].items()}
+    other["store"]["path"] = os.path.abspath(STORE)
+    return json.dumps(other | {"protocol": OTHER_PROTOCOL, "output": OTHER_OUTPUT}, sort_keys=True)
+
+
+def protocol_arguments():
+    """The output folders of both protocols as arguments."""
+    return f"--{CONFIG.protocol} {shlex.quote(OUT)} --{OTHER_PROTOCOL} {shlex.quote(OTHER_OUTPUT)}"

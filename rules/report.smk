@@ -4,46 +4,6 @@
 # A target that compares methods asks for all of their runs. With --keep-going a failed run stops only what needs it;
 # `so_far` makes tables and page of the runs that are there, and says which are not.
 
-REPORT = {
-    "output": OUT,
-    "seeds": " ".join(map(str, CONFIG.train.seeds)),
-    "below": CONFIG.report.suppress_below,
-    "synthetic": "--synthetic" if CONFIG.is_synthetic else "",
-    "config": CONFIG.model_dump_json(),
-}
-REPORT_CODE = code_digest("flexcare_model.report.commands")
-# A comparison that is asked for by name has all baselines in it, where a preset trains none by default.
-COMPARED = CONFIG.train.baselines or ("medfuse", "mt", "m3care", "mmf", "multimodn")
-METHOD_RUNS = [
-    *runs(["flexcare"], ["six_tasks"]),
-    *runs(["flexcare"], CONFIG.train.tasks),
-    *runs(COMPARED, CONFIG.train.tasks),
-]
-RUNS_OF_TABLE = {
-    "3": METHOD_RUNS,
-    "4": runs(["flexcare", *ABLATIONS[:-1]], ["six_tasks"]),
-    "5": [
-        *runs(["flexcare"], DRG_EXPERIMENTS),
-        *runs(COMPARED, [name for name in DRG_EXPERIMENTS if not name.endswith("_pretrained")]),
-    ],
-    "6": runs(["flexcare", "flexcare_no_task_token"], ["six_tasks"]),
-}
-ANALYSIS = f"{OUT}/analysis/{{model}}/{{experiment}}/seed{{seed}}"
-STATISTICS = f"{OUT}/analysis/statistics/estimates.parquet"
-FIRST_SEED = CONFIG.train.seeds[0]
-TABLE_FILES = [".csv", ".md", ".tex"]
-FIGURE_FILES = [".svg", ".png"]
-
-
-def analysed(name, models, experiments, seeds):
-    """Analyses of every combination."""
-    return expand(f"{ANALYSIS}/{name}.parquet", model=models, experiment=experiments, seed=seeds)
-
-
-def finished_runs():
-    """Results that are there when the workflow is read."""
-    return sorted(str(path) for path in Path(OUT, "runs").glob("*/*/seed*/metrics.json"))
-
 
 rule analyse:
     input:
@@ -56,7 +16,7 @@ rule analyse:
     params:
         run=subpath(input.weights, parent=True),
         out=subpath(output.experts, parent=True),
-        output=OUT,
+        output=subpath(output.experts, ancestor=5),
         device=CONFIG.train.device,
         encoder=ENCODER_FOR_TOKENS,
         code=code_digest("flexcare_model.analysis"),
@@ -86,7 +46,7 @@ rule fewer_modalities:
     params:
         run=subpath(input.weights, parent=True),
         out=subpath(output.scores, parent=True),
-        output=OUT,
+        output=subpath(output.scores, ancestor=5),
         device=CONFIG.train.device,
         encoder=ENCODER_FOR_TOKENS,
         code=code_digest("flexcare_model.analysis"),
@@ -115,7 +75,7 @@ rule interaction:
         settings=TRAIN_SETTINGS,
         encoder=ENCODER_FOR_TOKENS,
         out=subpath(output.history, parent=True),
-        output=OUT,
+        output=subpath(output.history, ancestor=6),
         code=code_digest("flexcare_model.train"),
     log:
         f"{OUT}/logs/interaction/{{model}}/{{experiment}}/seed{{seed}}.log",
@@ -144,7 +104,8 @@ rule bootstrap:
             f"{OUT}/analysis/statistics/{{name}}.parquet", name=["comparisons", "curves", "calibration", "subgroups"]
         ),
     params:
-        **REPORT,
+        output=subpath(output.estimates, ancestor=3),
+        below=CONFIG.report.suppress_below,
         code=REPORT_CODE,
     log:
         f"{OUT}/logs/bootstrap.log",
@@ -164,9 +125,10 @@ rule table2:
     input:
         published(*COHORTS),
     output:
-        multiext(f"{OUT}/tables/table2", *TABLE_FILES),
+        table_files("table2"),
     params:
-        **REPORT,
+        output=subpath(output[0], ancestor=2),
+        below=CONFIG.report.suppress_below,
         code=REPORT_CODE,
     log:
         f"{OUT}/logs/table2.log",
@@ -184,9 +146,10 @@ rule table_of_runs:
     input:
         lambda wildcards: RUNS_OF_TABLE[wildcards.number],
     output:
-        multiext(f"{OUT}/tables/table{{number}}", *TABLE_FILES),
+        table_files("table{number}"),
     params:
-        **REPORT,
+        output=subpath(output[0], ancestor=2),
+        seeds=CONFIG.train.seeds,
         code=REPORT_CODE,
     log:
         f"{OUT}/logs/table{{number}}.log",
@@ -195,8 +158,6 @@ rule table_of_runs:
         runtime=growing(30),
     conda:
         ENVIRONMENT
-    wildcard_constraints:
-        number="[3-6]",
     shell:
         "python -m flexcare_model tables --output {params.output:q} --seeds {params.seeds} --which {wildcards.number}"
         " > {log:q} 2>&1"
@@ -206,9 +167,11 @@ rule figure:
     input:
         lambda wildcards: FIGURE_INPUTS[wildcards.figure],
     output:
-        multiext(f"{OUT}/figures/{{figure}}", *FIGURE_FILES),
+        figure_files("{figure}"),
     params:
-        **REPORT,
+        output=subpath(output[0], ancestor=2),
+        below=CONFIG.report.suppress_below,
+        synthetic=SYNTHETIC_MARK,
         which=lambda wildcards: wildcards.figure.removeprefix("figure").removesuffix("_modalities"),
         code=REPORT_CODE,
     log:
@@ -223,57 +186,28 @@ rule figure:
         " {params.synthetic} --which {params.which} > {log:q} 2>&1"
 
 
-FIGURE_INPUTS = {
-    "figure1b": published(*COHORTS),
-    "figure1c": published(*COHORTS),
-    "figure4": RUNS_OF_TABLE["4"],
-    "figure5": analysed("representations", ["flexcare", "flexcare_no_task_token"], ["six_tasks"], [FIRST_SEED]),
-    "figure6": analysed("experts", ["flexcare"], ["six_tasks"], [FIRST_SEED]),
-    "figure7": analysed("interaction/history", ["flexcare"], ["six_tasks"], [FIRST_SEED]),
-    "missing_modalities": [
-        *analysed("modalities", ["flexcare"], ["six_tasks"], CONFIG.train.seeds),
-        *analysed("modalities", COMPARED, CONFIG.train.tasks, CONFIG.train.seeds),
-    ],
-    "calibration": [STATISTICS],
-}
-
-
-wildcard_constraints:
-    figure="|".join(FIGURE_INPUTS),
-
-
-def table_files(number):
-    """Files of a table."""
-    return multiext(f"{OUT}/tables/table{number}", *TABLE_FILES)
-
-
-def figure_files(*names):
-    """Files of figures."""
-    return expand(f"{OUT}/figures/{{name}}{{suffix}}", name=names, suffix=FIGURE_FILES)
-
-
 rule table3:
     """Table 3: methods on six tasks."""
     input:
-        table_files(3),
+        table_files("table3"),
 
 
 rule table4:
     """Table 4: ablations."""
     input:
-        table_files(4),
+        table_files("table4"),
 
 
 rule table5:
     """Table 5: transfer to drg with 1 % and all of the training samples."""
     input:
-        table_files(5),
+        table_files("table5"),
 
 
 rule table6:
     """Table 6: without and with the task token."""
     input:
-        table_files(6),
+        table_files("table6"),
 
 
 rule figure1:
@@ -324,7 +258,7 @@ rule statistics:
             suffix=TABLE_FILES,
         ),
     params:
-        **REPORT,
+        output=subpath(output[0], ancestor=2),
         code=REPORT_CODE,
     log:
         f"{OUT}/logs/statistics.log",
@@ -345,7 +279,10 @@ rule card:
         card=f"{OUT}/card/DATASET_CARD.md",
         croissant=f"{OUT}/card/croissant.json",
     params:
-        **REPORT,
+        output=subpath(output.card, ancestor=2),
+        below=CONFIG.report.suppress_below,
+        config=CONFIG.model_dump_json(),
+        synthetic=SYNTHETIC_MARK,
         out=subpath(output.card, parent=True),
         code=REPORT_CODE,
     log:
@@ -370,7 +307,11 @@ rule report:
     output:
         page=report(f"{OUT}/report.html", caption="../workflow/report/report.rst", category="Report"),
     params:
-        **REPORT,
+        output=subpath(output.page, parent=True),
+        seeds=CONFIG.train.seeds,
+        below=CONFIG.report.suppress_below,
+        config=CONFIG.model_dump_json(),
+        synthetic=SYNTHETIC_MARK,
         code=REPORT_CODE,
     log:
         f"{OUT}/logs/report.log",
@@ -394,14 +335,18 @@ rule paper:
     input:
         rules.card.output,
         rules.table2.output,
-        *[table_files(number) for number in RUNS_OF_TABLE],
+        table_files("table3", "table4", "table5", "table6"),
         figure_files(*FIGURE_INPUTS),
         rules.statistics.output,
         f"{OUT}/report.html",
     output:
         page=report(f"{OUT}/paper.html", caption="../workflow/report/report.rst", category="Report"),
     params:
-        **REPORT,
+        output=subpath(output.page, parent=True),
+        seeds=CONFIG.train.seeds,
+        below=CONFIG.report.suppress_below,
+        config=CONFIG.model_dump_json(),
+        synthetic=SYNTHETIC_MARK,
         code=REPORT_CODE,
     log:
         f"{OUT}/logs/paper.log",
@@ -425,7 +370,11 @@ rule so_far:
     output:
         page=f"{OUT}/so_far.html",
     params:
-        **REPORT,
+        output=subpath(output.page, parent=True),
+        seeds=CONFIG.train.seeds,
+        below=CONFIG.report.suppress_below,
+        config=CONFIG.model_dump_json(),
+        synthetic=SYNTHETIC_MARK,
         code=REPORT_CODE,
     log:
         f"{OUT}/logs/so_far.log",
@@ -439,18 +388,6 @@ rule so_far:
         "python -m flexcare_model report --output {params.output:q} --seeds {params.seeds}"
         " --suppress-below {params.below} --config {params.config:q} {params.synthetic} --out {output.page:q})"
         " > {log:q} 2>&1"
-
-
-OTHER_PROTOCOL = "corrected" if CONFIG.protocol == "flexcare" else "flexcare"
-OTHER_OUTPUT = os.path.abspath(f"{OUT}/protocols/{OTHER_PROTOCOL}")
-
-
-def other_config():
-    """This configuration under the other protocol, with a folder of its own and the same store, as JSON."""
-    other = CONFIG.model_dump(mode="json")
-    other["raw"] = {name: path and os.path.abspath(path) for name, path in other["raw"].items()}
-    other["store"]["path"] = os.path.abspath(STORE)
-    return json.dumps(other | {"protocol": OTHER_PROTOCOL, "output": OTHER_OUTPUT}, sort_keys=True)
 
 
 rule other_protocol:
@@ -486,9 +423,9 @@ rule compare_protocols:
     output:
         page=f"{OUT}/protocols/comparison.html",
     params:
-        **REPORT,
-        flexcare=OUT if CONFIG.protocol == "flexcare" else OTHER_OUTPUT,
-        corrected=OTHER_OUTPUT if CONFIG.protocol == "flexcare" else OUT,
+        below=CONFIG.report.suppress_below,
+        synthetic=SYNTHETIC_MARK,
+        sides=protocol_arguments(),
         code=REPORT_CODE,
     log:
         f"{OUT}/logs/compare_protocols.log",
@@ -498,5 +435,5 @@ rule compare_protocols:
     conda:
         ENVIRONMENT
     shell:
-        "python -m flexcare_model compare-protocols --flexcare {params.flexcare:q} --corrected {params.corrected:q}"
+        "python -m flexcare_model compare-protocols {params.sides}"
         " --suppress-below {params.below} {params.synthetic} --out {output.page:q} > {log:q} 2>&1"

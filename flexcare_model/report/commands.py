@@ -14,7 +14,7 @@ from pathlib import Path
 
 from flexcare_data.store import atomic_write
 
-FIGURES = ("1", "4", "5", "6", "7", "missing", "calibration")
+FIGURES = ("1b", "1c", "4", "5", "6", "7", "missing", "calibration")
 TABLES = ("2", "3", "4", "5", "6", "statistics")
 
 

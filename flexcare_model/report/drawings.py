@@ -23,8 +23,10 @@ class Drawing:
 def draw(results: Results, which: str, *, below: int) -> dict[str, Drawing]:
     """Drawings of one target by file name; ``which`` is a number of the paper, ``missing`` or ``calibration``."""
     makers: dict[str, dict[str, tuple[str, Callable[[], Figure | None], str]]] = {
-        "1": {
+        "1b": {
             "figure1b": ("Labels per episode", lambda: figures.labels_per_sample(results, below=below), "cohorts"),
+        },
+        "1c": {
             "figure1c": (
                 "Modalities per sample",
                 lambda: figures.modalities_per_sample(results, below=below),

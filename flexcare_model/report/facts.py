@@ -6,6 +6,7 @@ In: `Results`, the count below which a cell is suppressed. Out: `Layout`s and fl
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from flexcare_model.report.suppression import (
     HIDDEN,
     count_text,
     funnel_texts,
+    is_small,
     partition_texts,
     share_text,
 )
@@ -42,7 +44,7 @@ class FlowStep:
 def flow(results: Results, *, below: int) -> dict[str, list[FlowStep]]:
     """Flow steps of `data/flow.json` by cohort (`stays` first); empty where the file is absent."""
     written = results.json("data/flow.json") or {}
-    order = ["stays", *TASKS]
+    order = ["stays", "chartevents", "labevents", "series", "discharge", *TASKS]
     diagrams = {}
     for name in sorted(written, key=lambda key: (order.index(key) if key in order else len(order), key)):
         steps = [step for step in written[name] if isinstance(step, dict) and "step" in step]
@@ -205,7 +207,8 @@ def dropped(results: Results, *, below: int) -> Layout | None:
             reasons = written[table][variable]
             for reason, count in sorted(reasons.items()):
                 text = count_text(int(count), below)
-                rows.append((words(table), words(variable or "–"), words(reason), number(text)))
+                named = (words(table), words(variable or "–"), words(reason.replace("_", " ")), number(text))
+                rows.append(named)
                 records.append({"table": table, "what": variable, "reason": reason, "count": text.replace(",", "")})
     frame = pl.DataFrame(
         records, schema={"table": pl.String, "what": pl.String, "reason": pl.String, "count": pl.String}
@@ -214,37 +217,44 @@ def dropped(results: Results, *, below: int) -> Layout | None:
     return Layout("dropped", "Dropped and nulled values by reason", header, tuple(rows), frame, grouped=2)
 
 
-def certificate(results: Results) -> Layout | None:
+def certificate(results: Results, *, below: int) -> list[Layout]:
     """The leakage proof: what was checked for how many rows, and the violations (a build with any has failed)."""
     written = results.json("data/leakage.json")
     if written is None:
-        return None
+        return []
+    general = [
+        (words(part), words(name.replace("_", " ")), _certified(value))
+        for part, checks in written.items()
+        if part != "tasks"
+        for name, value in checks.items()
+    ]
+    by_task = {name: written["tasks"][name] for name in TASKS if name in written.get("tasks", {})}
     rows, records = [], []
-    for path, value in _leaves(written):
-        topic = path[0] if len(path) > 1 else "all"
-        what = " / ".join(path[1:] if len(path) > 1 else path).replace("_", " ")
-        text = f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
-        rows.append((words(topic), words(what), number(text) if isinstance(value, int) else words(text)))
-        records.append({"topic": topic, "check": what, "value": text.replace(",", "")})
-    return Layout(
-        "leakage", "Leakage certificate", ("Topic", "Check", "Result"), tuple(rows), pl.DataFrame(records), grouped=1
-    )
+    for check in dict.fromkeys(check for found in by_task.values() for check in found):
+        texts = [_checked(found.get(check), int(found.get("samples", 0)), below) for found in by_task.values()]
+        rows.append((words(check.replace("_", " ")), *map(number, texts)))
+        records.append({"check": check} | {n: t.replace(",", "") for n, t in zip(by_task, texts, strict=True)})
+    header = ("Check", *(TASKS[name].abbreviation for name in by_task))
+    layouts = [Layout("leakage", "Checks of every sample, by task", header, tuple(rows), pl.DataFrame(records))]
+    if general:
+        texts = [[cell.text for cell in row] for row in general]
+        frame = pl.DataFrame(texts, orient="row", schema=["of", "check", "found"])
+        title = "Splits and scaling"
+        layouts.append(Layout("leakage_general", title, ("Of", "Check", "Found"), tuple(general), frame, grouped=1))
+    return layouts
 
 
-def _leaves(value: Any, path: tuple[str, ...] = ()) -> list[tuple[tuple[str, ...], Any]]:
-    if isinstance(value, dict):
-        return [leaf for key in value for leaf in _leaves(value[key], (*path, str(key)))]
-    if isinstance(value, list):
-        return [leaf for index, item in enumerate(value) for leaf in _leaves(item, (*path, _name_of(item, index)))]
-    return [(path, value)]
+def _certified(value: Any) -> Cell:
+    if isinstance(value, int) and not isinstance(value, bool):
+        return words(f"{value:,}")
+    return words("–" if value is None else str(value))
 
 
-def _name_of(item: Any, index: int) -> str:
-    if isinstance(item, dict):
-        for key in ("check", "name", "step"):
-            if key in item:
-                return str(item[key])
-    return str(index + 1)
+def _checked(value: int | None, samples: int, below: int) -> str:
+    """A count out of ``samples``; hidden where it or the rest is small, as the number of samples is shown elsewhere."""
+    if value is None:
+        return "–"
+    return HIDDEN if value and is_small(samples - value, below) else count_text(value, below)
 
 
 @dataclass(frozen=True)
@@ -282,7 +292,8 @@ def resources(results: Results) -> Layout | None:
             continue
         seconds = measured["s"].cast(pl.Float64, strict=False).max()
         memory = measured["max_rss"].cast(pl.Float64, strict=False).max()
-        name = path.relative_to(results.root / "benchmarks").with_suffix("").as_posix()
+        # The name of a stage's log ends in its key, which stands with its sources already.
+        name = re.sub(r"-[0-9a-f]{12}$", "", path.relative_to(results.root / "benchmarks").with_suffix("").as_posix())
         texts = ["–" if value is None else f"{value:,.1f}" for value in (seconds, memory)]
         rows.append((words(name), number(texts[0]), number(texts[1])))
         records.append({"rule": name, "seconds": seconds, "max_rss_mb": memory})

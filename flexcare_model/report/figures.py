@@ -160,15 +160,16 @@ def _has(found: dict, method: Method) -> bool:
 def interaction(results: Results, *, model: str = "flexcare", experiment: str = "six_tasks") -> Figure | None:
     """Figure 7: test metrics of every task after each task of every epoch, mean over seeds.
 
-    The runs write these rows (phase ``after_<task>``) only where asked to, as it costs six evaluations an epoch.
+    Needs a training with option ``--interaction`` (phases ``after_<task>`` in its history), below
+    ``analysis/<model>/<experiment>/seed<k>/interaction``, as it costs six evaluations an epoch.
     """
+    histories = [run.history for run in results.runs_of(model, experiment)]
+    folder = results.root / "analysis" / model / experiment
+    histories += [pl.read_parquet(path) for path in sorted(folder.glob("seed*/interaction/history.parquet"))]
     curves = []
-    for run in results.runs_of(model, experiment):
-        history = run.history
-        if history is None:
-            continue
-        rows = history.filter(pl.col("phase").str.starts_with("after_"))
-        if rows.height:
+    for history in histories:
+        rows = None if history is None else history.filter(pl.col("phase").str.starts_with("after_"))
+        if rows is not None and rows.height:
             curves.append(rows.with_columns(trained=pl.col("phase").str.strip_prefix("after_")))
     if not curves:
         return None

@@ -208,13 +208,13 @@ def _resources(results: Results) -> Section:
 
 
 def _data_sections(results: Results, below: int) -> list[Section]:
-    cohorts = "No cohorts found: run the target `cohorts`."
+    cohorts, audit = "No cohorts found: run the target `cohorts`.", "Not written yet: run the target `cohorts`."
     sizes, values = facts.cohort_sizes(results, below=below), facts.missing_values(results, below=below)
-    drops, proof = facts.dropped(results, below=below), facts.certificate(results)
+    drops, proof = facts.dropped(results, below=below), facts.certificate(results, below=below)
     diagrams = facts.flow(results, below=below)
     built = bool(results.cohorts)
     return [
-        _section("flow", "How the cohorts came about", [_flow_diagrams(diagrams)], cohorts),
+        _section("flow", "How the cohorts came about", [_flow_diagrams(diagrams)], audit),
         _section(
             "cohorts",
             "Samples and modalities",
@@ -245,8 +245,8 @@ def _data_sections(results: Results, below: int) -> list[Section]:
             [table(values) if values else None],
             "No hourly grids found: run the target `cohorts`.",
         ),
-        _section("dropped", "Dropped values", [table(drops, heading=False) if drops else None], cohorts),
-        _section("leakage", "Leakage certificate", [table(proof, heading=False) if proof else None], cohorts),
+        _section("dropped", "Dropped values", [table(drops, heading=False) if drops else None], audit),
+        _section("leakage", "Leakage certificate", [table(layout) for layout in proof], audit),
     ]
 
 
@@ -259,13 +259,22 @@ def _side_by_side(parts: Sequence[str | None]) -> str | None:
     return f'<div class="pair">{"".join(drawn)}</div>' if drawn else None
 
 
+FLOW_TITLES = {
+    "stays": "ICU stays",
+    "chartevents": "Charted events",
+    "labevents": "Laboratory events",
+    "series": "Time series",
+    "discharge": "Discharge summaries",
+}
+
+
 def _flow_diagrams(diagrams: dict[str, list[facts.FlowStep]]) -> str:
     blocks = []
     for name, steps in diagrams.items():
         if name in TASKS:
             title = f"{TASKS[name].abbreviation}: {TASKS[name].description}"
         else:
-            title = {"stays": "ICU stays"}.get(name, name.replace("_", " "))
+            title = FLOW_TITLES.get(name, name.replace("_", " "))
         boxes = []
         for step in steps:
             counts = [

@@ -166,7 +166,18 @@ def _documents(root: Path, stays: pl.DataFrame, cohorts: dict[str, pl.DataFrame]
         "events": {"glucose": {"not a number": 214, "sign": 3}, "weight": {"empty": 55}},
         "stays": {"": {"first_careunit differs": 80}},
     }
-    leakage = {name: {"samples": cohort.height, "violations": 0} for name, cohort in cohorts.items()}
+    leakage = {
+        "split": {"patients": stays["subject_id"].n_unique(), "patients in more than one fold": 0},
+        "scaler": {"source": "mimic3", "hours fitted on": None},
+        "tasks": {
+            name: {
+                "samples": cohort.height,
+                "with note": cohort["note_id"].count(),
+                "violation: note of another patient": 0,
+            }
+            for name, cohort in cohorts.items()
+        },
+    }
     for stem, content in (("flow", flow), ("dropped", dropped), ("leakage", leakage)):
         (root / "data" / f"{stem}.json").write_text(json.dumps(content))
     (root / "benchmarks").mkdir()
