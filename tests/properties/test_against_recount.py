@@ -1,0 +1,72 @@
+"""The built stages equal the slow recount of `tests/recount` on fabricated patients and on the open demo.
+
+Compared are stays and flow, splits, every event, every section, every column of every cohort and every number of
+every hourly matrix (`build_and_compare`).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from build_and_compare import Roots, build, differences, recount
+from recount.cohorts import TASKS
+
+from flexcare_data.protocol import PROTOCOLS
+from flexcare_data.synthetic import write
+
+PUBLISHED = PROTOCOLS["flexcare"].model_dump()
+CORRECTED = PROTOCOLS["corrected"].model_dump()
+STAY, GRIDS = ("in_hospital_mortality", "readmission"), ("diagnosis",)
+TASKS_OF = {
+    "death_label": ("decompensation", *STAY), "age": STAY, "readmission": ("readmission",),
+    "scaler": (), "split": STAY, "sampling": ("length_of_stay", "decompensation"),
+    "icd": ("phenotyping",), "icd10": ("phenotyping",),
+    "notes": ("readmission", "diagnosis", "drg"), "note_cleaning": ("drg",), "bhc_fallback": ("drg",),
+    "repeats": ("readmission", "diagnosis", "drg"),
+}  # fmt: skip
+"""Tasks whose samples an option can change; those not listed act on events and grids, compared in diagnosis."""
+
+ALONE = [(name, value) for name, value in CORRECTED.items() if value != PUBLISHED[name]]
+ALONE += [("notes", "prior"), ("notes", "none"), ("sampling", "all")]
+
+
+@pytest.fixture(scope="module")
+def fabricated(tmp_path_factory: pytest.TempPathFactory) -> Roots:
+    """Ten patients in all three modalities, with the odd spellings and values that the generator plants."""
+    out = tmp_path_factory.mktemp("fabricated")
+    write(out, patients=10, seed=7, edition="2.2")
+    return Roots(out / "mimiciv", out / "mimic_cxr_jpg", out / "mimic_iv_note")
+
+
+def agree(roots: Roots, out: Path, options: dict[str, str], tasks: tuple[str, ...] = TASKS) -> None:
+    build(roots, out, options, tasks=tasks)
+    assert differences(recount(roots, options), roots, out, tasks=tasks) == []
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_protocols_equal_the_recount(protocol: str, fabricated: Roots, tmp_path: Path):
+    agree(fabricated, tmp_path, PROTOCOLS[protocol].model_dump())
+
+
+@pytest.mark.parametrize(("name", "value"), ALONE)
+def test_each_option_alone_equals_the_recount(name: str, value: str, fabricated: Roots, tmp_path: Path):
+    agree(fabricated, tmp_path, PUBLISHED | {name: value}, TASKS_OF.get(name, GRIDS))
+
+
+@pytest.mark.parametrize("edition", ["1.0", "3.1"])
+def test_other_editions_equal_the_recount(edition: str, tmp_path: Path):
+    """1.0 has core/ and `ethnicity`, 3.1 more columns."""
+    write(tmp_path / "raw", patients=4, seed=3, edition=edition)
+    roots = Roots(*(tmp_path / "raw" / name for name in ("mimiciv", "mimic_cxr_jpg", "mimic_iv_note")))
+    agree(roots, tmp_path / "built", PUBLISHED)
+
+
+def test_without_radiographs_and_notes(fabricated: Roots, tmp_path: Path):
+    agree(Roots(fabricated.mimiciv), tmp_path, PUBLISHED)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_the_open_demo_equals_the_recount(protocol: str, open_data: Path, tmp_path: Path):
+    agree(Roots(open_data / "mimic-iv-demo-2.2"), tmp_path, PROTOCOLS[protocol].model_dump())
