@@ -114,7 +114,7 @@ def build_events(
             slices[stay[first], 0] = position + first
             slices[stay[first], 1] = np.diff(first, append=len(stay))
             position += len(stay)
-    _write(out, kept.stay_id, slices, runs, _texts_by_rank(clean))
+    _write(out, kept.stay_id, slices, runs, *_words_by_rank(clean))
     return result
 
 
@@ -319,14 +319,18 @@ def _numbers_by_rank(clean: CleanPairs) -> np.ndarray:
     return number
 
 
-def _texts_by_rank(clean: CleanPairs) -> pa.Array:
-    texts = [""] * (int(clean.rank.max(initial=0)) + 1)
+def _words_by_rank(clean: CleanPairs) -> tuple[np.ndarray, list[str]]:
+    """Position of the text of each rank among the distinct texts, and these."""
+    words: dict[str, int] = {}
+    place = np.zeros(int(clean.rank.max(initial=0)) + 1, np.int32)
     for pair in np.flatnonzero(clean.usable):
-        texts[clean.rank[pair]] = clean.text[pair]
-    return _text_array(texts)
+        place[clean.rank[pair]] = words.setdefault(clean.text[pair], len(words))
+    return place, list(words)
 
 
-def _write(out: Path, stay_ids: np.ndarray, slices: np.ndarray, runs: Path, texts: pa.Array) -> None:
+def _write(
+    out: Path, stay_ids: np.ndarray, slices: np.ndarray, runs: Path, place: np.ndarray, words: list[str]
+) -> None:
     """Gather the settled stays in order of stay_id, a row group of bounded size at a time."""
     schema = pa.schema(
         [
@@ -358,26 +362,35 @@ def _write(out: Path, stay_ids: np.ndarray, slices: np.ndarray, runs: Path, text
             start = stop
             if not len(rows):
                 continue
-            text, known = rows["text"], texts
-            if (text == _NO_TEXT).any():
-                text, known = _with_plain_numbers(rows, texts)
             columns = [
                 _number_array(np.repeat(stay_ids[chosen], n), pa.int64()),
                 _number_array(rows["hours"], pa.float64()),
                 pa.DictionaryArray.from_arrays(_number_array(rows["variable"], pa.int8()), names),
-                pa.DictionaryArray.from_arrays(_number_array(text, pa.int32()), known),
+                _texts(rows, place, words),
                 _number_array(rows["number"], pa.float64()),
             ]
             writer.write_table(pa.Table.from_arrays(columns, schema=schema))
 
 
-def _with_plain_numbers(rows: np.ndarray, texts: pa.Array) -> tuple[np.ndarray, pa.Array]:
-    """Texts of averaged and derived numbers, which were never charted: the number itself."""
+def _texts(rows: np.ndarray, place: np.ndarray, words: list[str]) -> pa.DictionaryArray:
+    """Text of each row, as a dictionary of the texts that occur.
+
+    A dictionary with a word twice is written as plain text, and its page ends in bytes that nobody has set.
+    """
+    at = place[np.maximum(rows["text"], 0)]
     without = rows["text"] == _NO_TEXT
-    numbers, position = np.unique(rows["number"][without], return_inverse=True)
-    text = rows["text"].copy()
-    text[without] = len(texts) + position
-    return text, pa.concat_arrays([texts, _text_array([repr(float(number)) for number in numbers])])
+    if without.any():
+        # Averaged and derived numbers were never charted: their text is the number itself.
+        numbers, position = np.unique(rows["number"][without], return_inverse=True)
+        known = {word: index for index, word in enumerate(words)}
+        added = [known.setdefault(repr(float(number)), len(known)) for number in numbers]
+        at[without] = np.array(added, np.int32)[position]
+        words = list(known)
+    occurs = np.zeros(len(words), bool)
+    occurs[at] = True
+    code = (np.cumsum(occurs) - 1).astype(np.int32)
+    present = _text_array([words[index] for index in np.flatnonzero(occurs)])
+    return pa.DictionaryArray.from_arrays(_number_array(code[at], pa.int32()), present)
 
 
 def _number_array(values: np.ndarray, dtype: pa.DataType) -> pa.Array:
