@@ -7,7 +7,6 @@ tokens that exist. Only attention sees the groups. Shapes: B samples, d = hidden
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -224,7 +223,9 @@ class EncoderLayer(nn.Module):
         if self.pre_norm:
             x = self.attention_norm(x)
         width = x.shape[-1]
-        first, last = {"qkv": (0, 3), "q": (0, 1), "kv": (1, 3)}[parts]
+        if parts == "qkv":
+            return self.attention_in(x)
+        first, last = {"q": (0, 1), "kv": (1, 3)}[parts]
         rows = slice(first * width, last * width)
         return F.linear(x, self.attention_in.weight[rows], self.attention_in.bias[rows])
 
@@ -297,15 +298,6 @@ def _fused(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, dropo
     return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout)
 
 
-def self_attention(layer: EncoderLayer, packing: Packing, projected: Tensor) -> Tensor:
-    """Attention of every sequence to itself: ``projected`` (n, 3d) to (n, d)."""
-    parts = [
-        layer.attend(*layer.split_heads(part), group.key_mask)
-        for part, group in zip(packing.split(projected), packing.groups, strict=True)
-    ]
-    return packing.join(parts)
-
-
 class UnimodalEncoders(nn.Module):
     """Uni_m: one transformer encoder per modality over its class token and contents, weights of their own."""
 
@@ -350,8 +342,10 @@ def class_output(layer: EncoderLayer, tokens: Tensor, mask: Tensor | None, at: s
 class SampleSequences:
     """One sequence per sample: ``lead`` leading tokens of its own, then the contents of its modalities.
 
-    ``types`` of a group is (b, width): 0 .. lead-1 for the leading tokens, lead + m for contents of m, lead + 3 for
-    padding. `split` brings leading tokens and packed contents into this order.
+    Attributes:
+        packing: how these sequences lie; its groups are in the order of all lists here.
+        types: per group (b, width): 0 .. lead-1 for the leading tokens, lead + m for contents of m, lead + 3 for
+            padding.
     """
 
     def __init__(self, batch: Batch, lead: int, contents: Packing, skip: int = 0) -> None:
@@ -361,31 +355,49 @@ class SampleSequences:
         self.packing = Packing([lead + lengths.sum(axis=1)], device)
         index = np.zeros(self.packing.size, dtype=np.int64)
         types = np.full(self.packing.size, lead + len(MODALITIES), dtype=np.int64)
+        inverse = np.full(size * lead + contents.size, -1, dtype=np.int64)
         for row in range(size):
             place = self.packing.starts[0, row]
-            index[place : place + lead] = row * lead + np.arange(lead)
-            types[place : place + lead] = np.arange(lead)
-            place += lead
+            spans = [(row * lead, lead, np.arange(lead))]
             for m, length in enumerate(lengths[row]):
-                if length:
-                    index[place : place + length] = size * lead + contents.starts[m, row] + skip + np.arange(length)
-                    types[place : place + length] = lead + m
-                    place += length
-        both = torch.from_numpy(np.stack([index, types])).to(device, non_blocking=True)
-        self.index = both[0]
-        self.types = self.packing.split(both[1])
+                spans.append((size * lead + contents.starts[m, row] + skip, length, lead + m))
+            for source, length, kind in spans:
+                index[place : place + length] = source + np.arange(length)
+                types[place : place + length] = kind
+                inverse[source : source + length] = place + np.arange(length)
+                place += length
+        parts = torch.from_numpy(np.concatenate([index, types, inverse])).to(device, non_blocking=True)
+        self.index, kinds, self.inverse = parts.split([len(index), len(types), len(inverse)])
+        self.complete = bool((inverse >= 0).all())
+        self.types = self.packing.split(kinds)
 
-    def split(self, leading: Tensor, contents: Tensor) -> list[Tensor]:
-        """Groups (b, width, d) of ``leading`` (B, lead, d) and packed ``contents`` (n, d)."""
-        tokens = torch.cat([leading.flatten(0, 1), contents.to(leading.dtype)])
-        return self.packing.split(tokens.index_select(0, self.index))
+    def split(self, tokens: Tensor) -> list[Tensor]:
+        """Groups (b, width, w) of ``tokens`` (B * lead + n, w): leading tokens row by row, then packed contents."""
+        return self.packing.split(Rearrange.apply(tokens, self.index, self.inverse, self.complete))
+
+
+class Rearrange(torch.autograd.Function):
+    """``tokens[index]``, where each token has one place in the result at most (``inverse``, -1 for none).
+
+    What is put into padding, which nobody may read, gets no gradient. So the gradient is a gather too: the same on
+    every run, where a scatter-add on a GPU is not, and faster.
+    """
+
+    @staticmethod
+    def forward(ctx, tokens: Tensor, index: Tensor, inverse: Tensor, complete: bool) -> Tensor:
+        ctx.save_for_backward(inverse)
+        ctx.complete = complete
+        return tokens.index_select(0, index)
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None, None, None]:
+        (inverse,) = ctx.saved_tensors
+        if ctx.complete:
+            return gradient.index_select(0, inverse), None, None, None
+        back = gradient.index_select(0, inverse.clamp(min=0)).masked_fill(inverse.unsqueeze(1) < 0, 0)
+        return back, None, None, None
 
 
 def normal_parameter(*shape: int, std: float = 0.02) -> nn.Parameter:
     """A parameter drawn from N(0, std^2)."""
     return nn.Parameter(torch.randn(*shape) * std)
-
-
-def unfused_scores(query: Tensor, key: Tensor) -> Tensor:
-    """Q K^T / sqrt(d_head) for a few queries, (b, heads, q, k), where the sum of their exponentials is needed too."""
-    return query @ key.transpose(-1, -2) / math.sqrt(query.shape[-1])

@@ -29,7 +29,7 @@ from torch.nn import functional as F
 
 from flexcare_data.tasks import TASKS
 from flexcare_model.batch import MODALITIES, Batch
-from flexcare_model.layers import EncoderLayer, Packing, self_attention, unfused_scores
+from flexcare_model.layers import EncoderLayer, SampleSequences
 from flexcare_model.losses import decorrelation, expected_load, prediction_loss, squared_variation
 from flexcare_model.models.base import Model, ModelConfig, Output, full_precision
 
@@ -241,77 +241,56 @@ class FlexCare(Model):
             parts = [self.task_tokens[row : row + 1], *parts]
         return torch.cat(parts).expand(len(batch), -1, -1)
 
-    def readable(self, present: Tensor) -> Tensor:
-        """(B, S, S) True where summary token i reads summary token j: itself, and the task token all visible others.
-
-        A combination token of one modality is that modality's class token, visible only where present.
-        """
-        number = len(self.reads)
-        own = torch.eye(number, dtype=torch.bool, device=present.device)
-        if not self.with_task:
-            return own.expand(len(present), -1, -1)
-        visible = torch.ones(len(present), number, dtype=torch.bool, device=present.device)
-        visible[:, -len(MODALITIES) :] = present
-        from_task = torch.zeros_like(own)
-        from_task[0] = True
-        return own | (from_task & visible.unsqueeze(1))
-
     def encode_blocks(self, batch: Batch) -> Tensor:
-        """Exact form of the strict mask without its empty parts: contents attend inside their modality, packed;
-        the summary tokens read what the mask allows. The last layer computes only what is still read."""
-        flat, packing = self.embedding.packed(batch, with_class=False)  # (n, d)
-        summary = self.summary_tokens(batch).to(flat.dtype)
-        mask = self.readable(batch.present).unsqueeze(1)  # (B, 1, S, S)
-        for number, layer in enumerate(self.encoder):
-            last = number == len(self.encoder) - 1
-            projected = layer.project(flat, "kv" if last else "qkv")  # (n, 2d or 3d)
-            attended = self._attend_summary(layer, packing, projected, layer.project(summary), mask)
-            summary = layer.finish(summary, attended)
-            if not last and packing.groups:
-                flat = layer.finish(flat, self_attention(layer, packing, projected))
-        return summary
-
-    def _attend_summary(
-        self, layer: EncoderLayer, packing: Packing, contents: Tensor, summary: Tensor, mask: Tensor
-    ) -> Tensor:
-        """Attention of the summary tokens to themselves and to the contents: (B, S, d).
-
-        A softmax over all keys is a softmax over the parts (summary, T, I, N) of softmaxes inside the parts, so each
-        group of contents is read where it lies.
-        """
-        query, key, value = layer.split_heads(summary)  # (B, h, S, d/h)
-        size = len(query)
-        total, read = self._read(layer, query, key, value, mask)  # (B, h, S), (B, h, S, d/h)
-        totals, reads = [total.unsqueeze(0)], [read.unsqueeze(0)]
-        if packing.groups:
-            found = []
-            for group, part in zip(packing.groups, packing.split(contents), strict=True):
-                *_, group_key, group_value = layer.split_heads(part)
-                found.append(
-                    self._read(layer, query.index_select(0, group.rows), group_key, group_value, group.key_mask)
-                )
-            index = torch.cat([group.rows + group.modality * size for group in packing.groups])
-            total, read = (torch.cat(parts) for parts in zip(*found, strict=True))
-            shape = (len(MODALITIES) * size, *total.shape[1:])
-            total = total.new_full(shape, -math.inf).index_copy(0, index, total).unflatten(0, (-1, size))
-            read = read.new_zeros(*shape, read.shape[-1]).index_copy(0, index, read).unflatten(0, (-1, size))
-            totals.append(total.masked_fill(~self.reads.T[:, None, None], -math.inf))  # (3, B, h, S)
-            reads.append(read)  # (3, B, h, S, d/h)
-        weights = torch.cat(totals).softmax(dim=0)  # (1 + 3, B, h, S)
-        merged = (weights.unsqueeze(-1) * torch.cat(reads)).sum(dim=0)  # (B, h, S, d/h)
-        return merged.to(summary.dtype).transpose(1, 2).flatten(2)
+        """Exact form of the strict mask without its empty parts: contents attend inside their modality, packed; the
+        summary tokens read what the mask allows. The last layer computes only what is still read."""
+        contents, packing = self.embedding.packed(batch, with_class=False)  # (n, d)
+        summary = self.summary_tokens(batch)  # (B, S, d)
+        size, number, width = summary.shape
+        sequences = SampleSequences(batch, number, packing)
+        masks = self.summary_masks(sequences, batch.present)
+        flat = torch.cat([summary.flatten(0, 1), contents])  # (B * S + n, d)
+        for layer in self.encoder[:-1]:
+            query, key_value = layer.project(flat).split([width, 2 * width], dim=-1)
+            query, content_query = query.split([size * number, packing.size])
+            read = self._read(layer, query.unflatten(0, (size, number)), sequences.split(key_value), sequences, masks)
+            own = zip(packing.split(content_query), packing.split(key_value[size * number :]), strict=True)
+            attended = [
+                layer.attend(*layer.split_heads(one), *layer.split_heads(two), group.key_mask).flatten(0, 1)
+                for group, (one, two) in zip(packing.groups, own, strict=True)
+            ]
+            flat = layer.finish(flat, torch.cat([read.flatten(0, 1), *attended]))
+        last = self.encoder[-1]
+        summary = flat[: size * number].unflatten(0, (size, number))
+        key_value = sequences.split(last.project(flat, "kv"))
+        return last.finish(summary, self._read(last, last.project(summary, "q"), key_value, sequences, masks))
 
     @staticmethod
     def _read(
-        layer: EncoderLayer, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
-        """What ``query`` (b, h, S, d/h) reads of one part, (b, h, S, d/h), and the log of its summed exponentials."""
-        scores = unfused_scores(query, key)
-        if mask is not None:
-            scores = scores.masked_fill(~mask, -math.inf)  # (b, h, S, n); at least one key is visible
-        total = scores.logsumexp(dim=-1)
-        weights = F.dropout((scores - total.unsqueeze(-1)).exp(), layer.dropout, layer.training)
-        return total, weights.to(value.dtype) @ value
+        layer: EncoderLayer, query: Tensor, key_value: list[Tensor], sequences: SampleSequences, masks: list[Tensor]
+    ) -> Tensor:
+        """What the summary tokens read, (B, S, d), by their queries (B, S, d) of the sequences' keys and values."""
+        read = []
+        for group, part, mask in zip(sequences.packing.groups, key_value, masks, strict=True):
+            (own,) = layer.split_heads(query.index_select(0, group.rows))
+            read.append(layer.attend(own, *layer.split_heads(part), mask))
+        return sequences.packing.scatter(read, len(query))
+
+    def summary_masks(self, sequences: SampleSequences, present: Tensor) -> list[Tensor]:
+        """Who of the summary tokens reads whom, (b, 1, S, width) bool per group of sequences."""
+        number, single = len(self.reads), len(MODALITIES)
+        table = torch.zeros(number, number + single + 1, dtype=torch.bool, device=present.device)
+        table[:, :number].fill_diagonal_(True)
+        table[:, number:-1] = self.reads
+        if self.with_task:
+            table[0, :number] = True
+        masks = []
+        for group, types in zip(sequences.packing.groups, sequences.types, strict=True):
+            mask = table[:, types].transpose(0, 1)  # (b, S, width)
+            if self.with_task:  # the task token reads the class tokens of present modalities only
+                mask[:, 0, number - single : number] = present.index_select(0, group.rows)
+            masks.append(mask.unsqueeze(1))
+        return masks
 
     def encode_dense(self, batch: Batch) -> Tensor:
         """The same over one padded sequence per sample and the full L x L mask of equation (4)."""

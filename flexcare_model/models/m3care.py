@@ -92,7 +92,8 @@ class M3Care(Model):
         contents = packing.add(contents, self.modality_embedding)
         sequences = SampleSequences(batch, LEAD, packing, skip=1)
         outputs = []
-        parts = sequences.split(summary + self.modality_embedding, contents)
+        leading = (summary + self.modality_embedding).flatten(0, 1)
+        parts = sequences.split(torch.cat([leading, contents.to(leading.dtype)]))
         for tokens, group in zip(parts, sequences.packing.groups, strict=True):
             for layer in self.joint[:-1]:
                 tokens = layer(tokens, group.key_mask)

@@ -60,7 +60,9 @@ class MT(Model):
         leading = torch.cat([self.joint_token, self.embedding.class_tokens]).expand(len(batch), -1, -1)
         fused = [number >= self.config.mt_fusion_layer for number in range(len(self.encoder))]
         outputs = []
-        for tokens, types in zip(sequences.split(leading, contents), sequences.types, strict=True):
+        for tokens, types in zip(
+            sequences.split(torch.cat([leading.flatten(0, 1), contents])), sequences.types, strict=True
+        ):
             masks = {flag: content_mask(types, fused=flag) for flag in set(fused)}
             for flag, layer in zip(fused[:-1], self.encoder[:-1], strict=True):
                 tokens = layer(tokens, masks[flag])  # (b, n, d)

@@ -3,7 +3,7 @@
 Run: python tests/bench/bench_model_step.py [--rounds 5]. Fabricated batches of 32 with the availability of the paper's
 table 2, task by task; both forms in turn, the ratios are medians over the rounds, of wall time and of CPU time (the
 steadier one where other jobs run). Then the peak memory with everything present at 512 hours and 512 note tokens.
-Goals on a CPU: at least 3 times the samples per second, at most a third of the memory. Lengths: 48 hours for in-hospital
+Goals on a CPU: at least 3 times the samples per second, a third of the memory. Lengths: 48 hours for in-hospital
 mortality, else log-normal with a mean of 85 hours; notes with a mean of 107 word pieces; both cut at 512.
 """
 
