@@ -70,7 +70,8 @@ def test_environment_yml_takes_its_pins_from_the_lock():
 def test_make_targets_of_the_readme_exist():
     targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE))
     assert {"setup", "demo", "test", "lint", "bench", "clean", "help"} <= targets
-    assert set(re.findall(r"`?make ([a-z]+)", (ROOT / "README.md").read_text())) <= targets
+    used = set(re.findall(r"(?:`|^ +)make ([a-z]+)", (ROOT / "README.md").read_text(), flags=re.MULTILINE))
+    assert {"demo", "test"} <= used <= targets
 
 
 def test_ci_runs_the_tests_and_the_linters():
