@@ -14,6 +14,8 @@ from pathlib import Path
 
 # Before torch makes its first CUDA handle: matrix products of the same inputs are then the same.
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+# Threads that wait for one another sleep. Spinning, the default, is many times slower where cores are shared.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 from flexcare_model.report.commands import add_commands as add_report_commands
 

@@ -120,6 +120,12 @@ def train(
         if pretrained is not None:
             fresh = load_pretrained(model, pretrained, run)
             logger.info("started from %s; %d tensors are fresh", pretrained, len(fresh))
+    sizes = ", ".join(f"{TASKS[t].abbreviation} {len(s.train):,}/{len(s.val):,}" for t, s in data.items())
+    n_parameters = sum(parameter.numel() for parameter in model.parameters())
+    logger.info(
+        "%s, %s, seed %d: %s parameters on %s; training/validation samples %s",
+        run.model, run.experiment, run.seed, f"{n_parameters:,}", device, sizes,
+    )  # fmt: skip
     loop = _Loop(folder, run, data, feed, model, optimizer, state, interaction, save_seconds, execution.compile)
     try:
         loop.run_epochs()

@@ -11,6 +11,8 @@ ROOT = Path(__file__).resolve().parent.parent
 
 # Nothing here may ask a hub for a model or a data set.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+# Threads of torch that wait sleep: on a shared machine spinning is many times slower. Read when torch is loaded.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 @pytest.fixture(scope="session")

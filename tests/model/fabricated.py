@@ -12,7 +12,7 @@ import numpy as np
 import polars as pl
 
 from flexcare_data import schema
-from flexcare_data.store import POOL, STORE_FORMAT
+from flexcare_data.store import STORE_FORMAT
 from flexcare_data.tasks import TASKS
 from flexcare_data.variables import CATEGORIES, CONTINUOUS, VARIABLES
 
@@ -102,7 +102,7 @@ def _write_notes(output: Path, rng, severity, tokens, storage: str, shards: int)
     folder = output / "data" / "notes" / "shards"
     folder.mkdir(parents=True)
     spec = {"storage": storage, "width": WIDTH, "encoder": "fabricated"}
-    (folder / POOL).write_text(json.dumps({"format": STORE_FORMAT, "spec": spec}))
+    (folder / "pool.json").write_text(json.dumps({"format": STORE_FORMAT, "spec": spec}))
     direction = rng.normal(size=WIDTH)
     index = []
     for number, part in enumerate(np.array_split(np.arange(len(severity)), shards)):

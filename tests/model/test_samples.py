@@ -12,8 +12,9 @@ import torch
 from fabricated import write_output
 from torch.utils.data import DataLoader
 
+from flexcare_data.hourly import expand
 from flexcare_data.tasks import TASKS
-from flexcare_data.variables import CATEGORIES, CONTINUOUS, VARIABLES
+from flexcare_data.variables import CATEGORIES, COLUMNS, CONTINUOUS, VARIABLES
 from flexcare_model.feed import make_resident
 from flexcare_model.samples import NOTE_WIDTH, SampleError, load_task
 
@@ -69,6 +70,18 @@ def test_series_equal_a_recount(output, task):
         assert batch.ts_len[i] == len(expected)
         torch.testing.assert_close(batch.ts[i, : len(expected)], expected, rtol=0, atol=0)
         assert not batch.ts[i, len(expected) :].any()
+
+
+def test_series_equal_the_expansion_of_the_data_half(output):
+    data = load_task(output, "phenotyping", None, modalities=["time_series"])
+    hourly = output / "data" / "hourly"
+    matrix = expand(np.load(hourly / "values.npy"), np.load(hourly / "observed.npy"))
+    scaler = json.loads((hourly / "scaler.json").read_text())
+    columns = [COLUMNS.index(name) for name in CONTINUOUS]
+    matrix[:, columns] = (matrix[:, columns] - scaler["mean"]) / scaler["std"]
+    for row in (0, 7):
+        first, n = data.columns["offset"][row], data.columns["n_hours"][row]
+        assert torch.equal(data[row].series, torch.from_numpy(matrix[first : first + n]).float())
 
 
 def test_a_tail_replaces_the_last_hour(output):
