@@ -15,6 +15,12 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--rewrite-golden", action="store_true", help="write tests/golden/*/*/out anew, to review its diff"
+    )
+
+
 @pytest.fixture(scope="session")
 def open_data() -> Path:
     """Folder of the openly licensed data sets: $FLEXCARE_OPEN_DATA, or `shared` beside the repository.
