@@ -96,6 +96,10 @@ def _parser() -> argparse.ArgumentParser:
     synthesize.add_argument("--edition", default="2.2", help="edition whose layout is written")
     synthesize.add_argument("--out", type=Path, required=True, help="folder to write, with one folder per data set")
 
+    meds = sub.add_parser("meds-labels", help="the cohorts as label files of MEDS")
+    meds.add_argument("--cohorts", type=Path, nargs="+", required=True, help="folders of the cohorts")
+    meds.add_argument("--out", type=Path, required=True, help="folder to write, with one folder per task")
+
     explain = sub.add_parser("explain", help="one sample told in full")
     explain.add_argument("--output", type=Path, default=Path("results"), help="output folder of the build")
     explain.add_argument("--task", required=True, help="name of the task")

@@ -136,6 +136,7 @@ def run_cohort(args: argparse.Namespace) -> None:
     cohort = TASKS[args.task].build(sources)
     with _stage(args) as folder:
         cohort.table.write_parquet(folder / f"{args.task}.parquet")
+        cohort.windows.write_parquet(folder / "windows.parquet")
         if cohort.ends is not None:
             (folder / "tails").mkdir()
             hourly.build_tails(args.events / "events.parquet", cohort.ends, options, out=folder / "tails")
@@ -193,12 +194,12 @@ def run_audit(args: argparse.Namespace) -> None:
     cohorts = _read_cohorts(args.cohorts)
     certificate = leakage.certify(
         cohorts,
+        _read_windows(args.cohorts),
         stays=pl.read_parquet(args.stays / "stays.parquet"),
         splits=pl.read_parquet(args.splits / "splits.parquet"),
         series=pl.read_parquet(args.hourly / "index.parquet"),
         sections=_section_marks(args.sections),
         radiographs=_radiographs(args.mimic_cxr_jpg, dropped),
-        admissions=raw.read_table(args.mimiciv, "admissions", {}),
         options=_options(args),
         scaler=json.loads((args.hourly / "scaler.json").read_text()),
     )
@@ -215,8 +216,17 @@ def _read_cohorts(folders: list[Path]) -> dict[str, pl.DataFrame]:
     """Cohorts by task, in the order of TASKS."""
     from flexcare_data.tasks import TASKS
 
-    found = {path.stem: pl.read_parquet(path) for folder in folders for path in folder.glob("*.parquet")}
+    found = {path.stem: pl.read_parquet(path) for path in _cohort_files(folders)}
     return {task: found[task] for task in TASKS if task in found}
+
+
+def _read_windows(folders: list[Path]) -> dict[str, pl.DataFrame]:
+    """WINDOWS by task."""
+    return {path.stem: pl.read_parquet(path.parent / "windows.parquet") for path in _cohort_files(folders)}
+
+
+def _cohort_files(folders: list[Path]) -> list[Path]:
+    return [path for folder in folders for path in folder.glob("*.parquet") if path.stem != "windows"]
 
 
 def run_images(args: argparse.Namespace) -> None:
@@ -289,6 +299,18 @@ def run_synthesize(args: argparse.Namespace) -> None:
     from flexcare_data import synthetic
 
     synthetic.write(args.out, patients=args.patients, seed=args.seed, edition=args.edition)
+
+
+def run_meds_labels(args: argparse.Namespace) -> None:
+    """<task>/<label>.parquet in MEDS' label schema."""
+    from flexcare_data import meds_labels
+    from flexcare_data.tasks import TASKS
+
+    windows = _read_windows(args.cohorts)
+    for task, cohort in _read_cohorts(args.cohorts).items():
+        asked = windows[task].select("sample_id", "prediction_time")
+        timed = cohort.join(asked, on="sample_id", how="left", validate="1:1")
+        meds_labels.write_labels(meds_labels.label_tables(timed, TASKS[task]), args.out / task)
 
 
 def run_explain(args: argparse.Namespace) -> None:
@@ -383,6 +405,7 @@ COMMANDS = {
     "image-list": run_image_list,
     "doctor": run_doctor,
     "synthesize": run_synthesize,
+    "meds-labels": run_meds_labels,
     "explain": run_explain,
     "store": run_store,
     "config-schema": run_config_schema,

@@ -53,13 +53,16 @@ def explain(output: Path, task: str, sample_id: str) -> tuple[str, pl.DataFrame]
     """The story of a sample, and its matrix with the hour and the 76 column names."""
     sample = _sample(output, task, sample_id)
     matrix = load_matrix(output, task, sample_id)
+    windows = pl.scan_parquet(output / "data" / "windows" / f"{task}.parquet")
+    window = windows.filter(pl.col("sample_id") == sample["sample_id"]).collect().to_dicts()[0]
     table = pl.DataFrame(matrix, schema=list(COLUMNS)).insert_column(0, pl.Series("hour", np.arange(len(matrix))))
     lines = [
         f"{TASKS[task].abbreviation} sample {sample['sample_id']}: {TASKS[task].description}",
         f"  patient {sample['subject_id']}, admission {sample['hadm_id']}, split {sample['split']}",
+        f"  asked at {window['prediction_time']}",
         *_series_lines(output, sample),
-        *_image_lines(sample, task),
-        *_note_lines(output, sample, task),
+        *_image_lines(window, sample),
+        *_note_lines(output, window, sample, task),
         "  label: " + ", ".join(f"{name} {sample[name]}" for name in TASKS[task].labels),
     ]
     with pl.Config(tbl_rows=12, tbl_cols=10, tbl_hide_dataframe_shape=True, float_precision=4):
@@ -79,24 +82,14 @@ def _series_lines(output: Path, sample: dict) -> list[str]:
     ]
 
 
-_IMAGE_RULES = {
-    "in_hospital_mortality": "last AP image in [intime, intime + 48 h]",
-    "length_of_stay": "last AP image in [intime, intime + period_length]",
-    "decompensation": "last AP image in [intime, intime + period_length]",
-    "phenotyping": "last AP image in [intime, outtime]",
-    "readmission": "last AP image in [intime, outtime]",
-    "diagnosis": "last AP image of the study that is asked about",
-    "drg": "last AP image in [admittime, dischtime]",
-}
-
-
-def _image_lines(sample: dict, task: str) -> list[str]:
+def _image_lines(window: dict, sample: dict) -> list[str]:
+    rule = f"last AP image in [{window['window_start']}, {window['window_end']}]"
     if sample["dicom_id"] is None:
-        return [f"  image: none ({_IMAGE_RULES[task]})"]
-    return [f"  image: {sample['dicom_id']} of study {sample['study_id']} ({_IMAGE_RULES[task]})"]
+        return [f"  image: none ({rule})"]
+    return [f"  image: {sample['dicom_id']} of study {sample['study_id']}, taken {window['image_time']} ({rule})"]
 
 
-def _note_lines(output: Path, sample: dict, task: str) -> list[str]:
+def _note_lines(output: Path, window: dict, sample: dict, task: str) -> list[str]:
     section = TASKS[task].section
     if sample["note_id"] is None:
         return [f"  note: none ({section})"]
@@ -104,4 +97,8 @@ def _note_lines(output: Path, sample: dict, task: str) -> list[str]:
     note = notes.filter(pl.col("note_id") == sample["note_id"]).collect().to_dicts()[0]
     same = note["hadm_id"] == sample["hadm_id"]
     why = KNOWN_ONLY_LATER[section] if same else "summary of an earlier admission, filed before the prediction time"
-    return [f"  note: {sample['note_id']}, {section} ({why}):", f"    {json.dumps(note[section], ensure_ascii=False)}"]
+    filed = f"filed {window['note_time']}; {why}"
+    return [
+        f"  note: {sample['note_id']}, {section} ({filed}):",
+        f"    {json.dumps(note[section], ensure_ascii=False)}",
+    ]

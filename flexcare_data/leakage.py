@@ -25,39 +25,41 @@ class LeakageError(RuntimeError):
 
 def certify(
     cohorts: dict[str, pl.DataFrame],
+    windows: dict[str, pl.DataFrame],
     *,
     stays: pl.DataFrame,
     splits: pl.DataFrame,
     series: pl.DataFrame,
     sections: pl.DataFrame,
     radiographs: pl.DataFrame,
-    admissions: pl.DataFrame,
     options: Options,
     scaler: dict[str, Any],
 ) -> Certificate:
-    """Check every sample of ``cohorts`` (by task) and return counts per check.
+    """Check every sample of ``cohorts`` (by task, with their WINDOWS) and return counts per check.
 
-    Checks: the series ends at or before the prediction time; the image was taken by it (for diagnosis: at it); the
-    note obeys option `notes`; the fold is that of the patient and no patient is in two; the scaler is published or
-    fitted on train only.
+    Checks: the series ends at or before the prediction time or, where the whole stay is the input, the end of the stay;
+    the image was taken in its window and by the prediction time; the note obeys option `notes`; the fold is that of
+    the patient and no patient is in two; the scaler is published or fitted on train only. Times are looked up
+    anew in ``stays``, ``radiographs`` and ``sections``, not taken from the cohort's own account.
 
     Raises:
         LeakageError: naming task, check and the number of samples, never which.
     """
     certificate: Certificate = {"split": _split_check(cohorts, splits), "scaler": _scaler_check(scaler), "tasks": {}}
     for name, cohort in cohorts.items():
-        timed = prediction_times(cohort, name, stays, radiographs, admissions)
+        asked = windows[name].select("sample_id", "prediction_time", "window_start", "window_end")
+        timed = cohort.join(asked, on="sample_id", how="left", validate="1:1")
         checks = {
             "samples": cohort.height,
-            **_series_checks(timed, series),
+            "violation: no prediction time": timed["prediction_time"].null_count(),
+            **_series_checks(timed, series, stays),
             **_image_checks(timed, radiographs),
-            **_note_checks(timed, name, sections, admissions, options),
+            **_note_checks(timed, name, sections, options),
         }
         broken = {check: n for check, n in checks.items() if check.startswith("violation") and n}
         if broken:
-            raise LeakageError(
-                f"{name}: {', '.join(f'{n} samples: {check}' for check, n in broken.items())}, expected 0"
-            )
+            found = ", ".join(f"{n} samples: {check}" for check, n in broken.items())
+            raise LeakageError(f"{name}: {found}; expected 0")
         certificate["tasks"][name] = checks
     return certificate
 
@@ -77,36 +79,21 @@ def _scaler_check(scaler: dict[str, Any]) -> dict[str, Any]:
     return {"source": scaler["source"], "hours fitted on": scaler["n_hours"]}
 
 
-def prediction_times(
-    cohort: pl.DataFrame, task: str, stays: pl.DataFrame, radiographs: pl.DataFrame, admissions: pl.DataFrame
-) -> pl.DataFrame:
-    """Add intime, los_hours and prediction_time: intime + period_length, or the study or discharge without series."""
-    timed = cohort.join(
-        stays.select("stay_id", "intime", "outtime", "los_hours"), on="stay_id", how="left", validate="m:1"
+def _series_checks(timed: pl.DataFrame, series: pl.DataFrame, stays: pl.DataFrame) -> dict[str, int]:
+    found = timed.drop_nulls("stay_id").join(
+        series.select("stay_id", hours_of_stay="n_hours"), on="stay_id", how="left", validate="m:1"
     )
+    found = found.join(stays.select("stay_id", "intime", "los_hours"), on="stay_id", how="left", validate="m:1")
     end = hours_after("intime", "period_length")
-    if task == "diagnosis":
-        studies = radiographs.select("dicom_id", "study_datetime")
-        timed = timed.join(studies, on="dicom_id", how="left", validate="m:1")
-        return timed.with_columns(prediction_time="study_datetime")
-    if task == "drg":
-        timed = timed.join(admissions.select("hadm_id", "dischtime"), on="hadm_id", how="left", validate="m:1")
-        return timed.with_columns(prediction_time="dischtime")
-    if task in ("phenotyping", "readmission"):
-        return timed.with_columns(prediction_time=pl.coalesce(pl.col("outtime"), end))
-    return timed.with_columns(prediction_time=end)
-
-
-def _series_checks(timed: pl.DataFrame, series: pl.DataFrame) -> dict[str, int]:
-    with_series = timed.drop_nulls("stay_id").join(series, on="stay_id", how="left", validate="m:1", suffix="_stay")
-    n_expected = pl.Series(n_bins(with_series["period_length"].to_numpy()), dtype=pl.Int64)
-    past_end = with_series["period_length"] > with_series["los_hours"] + 2 * TOLERANCE
-    no_series = with_series["n_hours_stay"].is_null()
+    after = (end > pl.col("prediction_time") + pl.duration(milliseconds=10)).fill_null(True)
+    # The length of a stay and its outtime may differ by rounding; a whole stay ends with the stay.
+    beyond = (pl.col("period_length") > pl.col("los_hours") + TOLERANCE).fill_null(True)
+    expected = pl.Series(n_bins(found["period_length"].to_numpy()), dtype=pl.Int64)
     return {
-        "with series": with_series.height,
-        "violation: more hours than the period": int((with_series["n_hours"] > n_expected).sum()),
-        "violation: period longer than the stay": 0 if "study_datetime" in timed.columns else int(past_end.sum()),
-        "violation: stay without series": int(no_series.sum()),
+        "with series": found.height,
+        "violation: series after the prediction time": found.filter(after & beyond).height,
+        "violation: more hours than the period": int((found["n_hours"] > expected).sum()),
+        "violation: stay without series": found["hours_of_stay"].null_count(),
     }
 
 
@@ -114,16 +101,16 @@ def _image_checks(timed: pl.DataFrame, radiographs: pl.DataFrame) -> dict[str, i
     taken = radiographs.select("dicom_id", taken="study_datetime", owner="subject_id")
     with_image = timed.drop_nulls("dicom_id").join(taken, on="dicom_id", how="left", validate="m:1")
     late = (pl.col("taken") > pl.col("prediction_time")).fill_null(True)
+    outside = ~pl.col("taken").is_between("window_start", "window_end").fill_null(False)
     return {
         "with image": with_image.height,
         "violation: image after the prediction time": with_image.filter(late).height,
+        "violation: image outside its window": with_image.filter(outside).height,
         "violation: image of another patient": with_image.filter(pl.col("owner") != pl.col("subject_id")).height,
     }
 
 
-def _note_checks(
-    timed: pl.DataFrame, task: str, sections: pl.DataFrame, admissions: pl.DataFrame, options: Options
-) -> dict[str, int]:
+def _note_checks(timed: pl.DataFrame, task: str, sections: pl.DataFrame, options: Options) -> dict[str, int]:
     filed = sections.select("note_id", filed=available_from(), note_subject="subject_id", note_hadm="hadm_id")
     noted = timed.drop_nulls("note_id").join(filed, on="note_id", how="left", validate="m:1")
     later = noted.filter((pl.col("filed") > pl.col("prediction_time")).fill_null(True)).height

@@ -1,9 +1,9 @@
 """The cohorts as label files of MEDS (Medical Event Data Standard), for models that read MEDS data.
 
-In: a cohort with the prediction time of each sample (`flexcare_data.leakage.prediction_times`). Out: tables with the
-columns of MEDS' label schema: subject_id, prediction_time, and boolean_value (binary and multi-label tasks) or
-integer_value (multi-class tasks), sorted by subject and time. MEDS knows one label per row and file, so a multi-label
-task makes one file per label; uncertain and blank CheXpert labels have no row.
+In: a cohort with the prediction time of each sample (its WINDOWS). Out: tables with the columns of MEDS' label schema:
+subject_id, prediction_time, and boolean_value (binary and multi-label tasks) or integer_value (multi-class tasks),
+sorted by subject and time. MEDS knows one label per row and file, so a multi-label task makes one file per label;
+uncertain and blank CheXpert labels have no row.
 """
 
 from __future__ import annotations

@@ -254,9 +254,32 @@ COHORT = Table(
     extra_dtype=pl.Int64(),
 )  # fmt: skip
 
+WINDOWS = Table(
+    "windows", "data/windows/{task}.parquet", ("sample_id",),
+    (
+        Column("sample_id", _TEXT, "as in the cohort"),
+        Column("prediction_time", _TIME, "when the question is asked"),
+        Column("window_start", _TIME, "start of the window of images, included", nullable=True),
+        Column("window_end", _TIME, "end of the window of images, included", nullable=True),
+        Column("image_time", _TIME, "when the image was taken; null without image", nullable=True),
+        Column("note_time", _TIME, "when the note was filed; null without note", nullable=True),
+    ),
+)  # fmt: skip
+
 TABLES: dict[str, Table] = {
     table.name: table
-    for table in (STAYS, EVENTS, HOURLY_INDEX, TAILS_INDEX, SPLITS, SECTIONS, CXR_INDEX, NOTES_INDEX, COHORT)
+    for table in (
+        STAYS,
+        EVENTS,
+        HOURLY_INDEX,
+        TAILS_INDEX,
+        SPLITS,
+        SECTIONS,
+        CXR_INDEX,
+        NOTES_INDEX,
+        COHORT,
+        WINDOWS,
+    )
 }
 
 KNOWN_ONLY_LATER = {

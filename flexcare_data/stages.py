@@ -66,7 +66,7 @@ _COHORT_OPTIONS = {
 
 
 def _cohort(task: str) -> Stage:
-    outputs = {f"{task}.parquet": f"cohorts/{task}.parquet"}
+    outputs = {f"{task}.parquet": f"cohorts/{task}.parquet", "windows.parquet": f"data/windows/{task}.parquet"}
     upstream = ("stays", "splits", "hourly", "sections")
     if task == "diagnosis":
         tails = ("index.parquet", "values.npy", "observed.npy")

@@ -14,7 +14,7 @@ import polars as pl
 from flexcare_data.notes import note_of_admission
 from flexcare_data.protocol import Options
 from flexcare_data.raw import Dropped
-from flexcare_data.schema import COHORT, check
+from flexcare_data.schema import COHORT, WINDOWS, check
 
 Kind = Literal["binary", "multilabel", "multiclass"]
 
@@ -90,13 +90,14 @@ class Sources:
 
 @dataclass(frozen=True)
 class Cohort:
-    """A built cohort: the COHORT table with labels, its flow, what was dropped and, for `tails`, where inputs end.
+    """A built cohort: the COHORT table with labels, WINDOWS, its flow, what was dropped, where inputs end.
 
     ``ends`` (sample_id, stay_id, end_hours, los_hours) lists samples whose input may end inside an hour; None for
     tasks without such.
     """
 
     table: pl.DataFrame
+    windows: pl.DataFrame
     flow: list[dict[str, int | str]]
     dropped: Dropped
     ends: pl.DataFrame | None = None
@@ -115,7 +116,7 @@ def hours_after(time: str, hours: str) -> pl.Expr:
 
 
 def with_last_image(samples: pl.DataFrame, radiographs: pl.DataFrame) -> pl.DataFrame:
-    """Add dicom_id and study_id of the last AP image of the subject in [window_start, window_end], both ends in.
+    """Add dicom_id, study_id and image_time of the subject's last AP image in [window_start, window_end], both in.
 
     Last by study time, of equal times the later row of the metadata file. Null where there is none. Rows keep their
     order and number.
@@ -129,7 +130,8 @@ def with_last_image(samples: pl.DataFrame, radiographs: pl.DataFrame) -> pl.Data
         check_sortedness=False,
     )  # fmt: skip
     inside = (pl.col("study_datetime") >= pl.col("window_start")).fill_null(False)
-    chosen = [pl.when(inside).then(pl.col(name)).alias(name) for name in ("dicom_id", "study_id")]
+    joined = joined.with_columns(image_time="study_datetime")
+    chosen = [pl.when(inside).then(pl.col(name)).alias(name) for name in ("dicom_id", "study_id", "image_time")]
     return joined.with_columns(chosen).sort("_row").drop("_row", "study_datetime")
 
 
@@ -167,12 +169,26 @@ def available_from() -> pl.Expr:
     return pl.coalesce("storetime", "charttime")
 
 
-def finish(samples: pl.DataFrame, task: Task, sources: Sources) -> pl.DataFrame:
-    """Add the split, keep the columns of COHORT and the labels, sort by sample_id and check."""
-    table = samples.join(sources.splits, on="subject_id", how="inner", validate="m:1")
+def make_cohort(
+    samples: pl.DataFrame,
+    task: Task,
+    sources: Sources,
+    flow: list[dict[str, int | str]],
+    *,
+    dropped: Dropped | None = None,
+    ends: pl.DataFrame | None = None,
+) -> Cohort:
+    """The cohort of ``samples``: split added, columns of COHORT and labels kept, sorted by sample_id, checked.
+
+    ``samples`` hold the columns of COHORT but split, the labels, and those of WINDOWS but note_time.
+    """
+    samples = samples.join(sources.splits, on="subject_id", how="inner", validate="m:1").sort("sample_id")
+    filed = sources.sections.select("note_id", note_time=available_from())
+    samples = samples.join(filed, on="note_id", how="left", validate="m:1", maintain_order="left")
     columns = [
         pl.col(column.name).cast(column.dtype) if column.name != "split" else pl.col("split")
         for column in COHORT.columns
     ]
-    table = table.select(*columns, *(pl.col(label).cast(pl.Int64) for label in task.labels)).sort("sample_id")
-    return check(table, COHORT)
+    table = samples.select(*columns, *(pl.col(label).cast(pl.Int64) for label in task.labels))
+    windows = samples.select(WINDOWS.names)
+    return Cohort(check(table, COHORT), check(windows, WINDOWS), flow, dropped or {}, ends)

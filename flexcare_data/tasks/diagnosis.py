@@ -8,7 +8,7 @@ from flexcare_data.hourly import TOLERANCE, n_bins
 from flexcare_data.notes import note_of_admission
 from flexcare_data.raw import Dropped, count
 from flexcare_data.schema import CHEXPERT
-from flexcare_data.tasks.base import Cohort, Sources, Task, finish, stays_with_series, with_note
+from flexcare_data.tasks.base import Cohort, Sources, Task, make_cohort, stays_with_series, with_note
 
 FEWEST_HOURS = 4
 """A study this early in the stay or earlier has no series (published)."""
@@ -34,7 +34,11 @@ def build(sources: Sources) -> Cohort:
     count(dropped, TASK.name, "", "subject_without_admission", labelled.height - known.height)
     samples = _with_admission(_with_stay(known, sources), sources)
     samples = samples.with_columns(
-        sample_id=pl.col("study_id").cast(pl.String), prediction_time="study_datetime"
+        sample_id=pl.col("study_id").cast(pl.String),
+        prediction_time="study_datetime",
+        window_start="study_datetime",
+        window_end="study_datetime",
+        image_time="study_datetime",
     ).with_columns(pl.Series("n_hours", n_bins(samples["period_length"].fill_null(0.0).to_numpy())))
     samples = samples.with_columns(n_hours=pl.when(pl.col("stay_id").is_not_null()).then("n_hours"))
     samples = with_note(samples, sources, TASK.section)
@@ -46,7 +50,7 @@ def build(sources: Sources) -> Cohort:
     ends = samples.drop_nulls("stay_id").select(
         "sample_id", "stay_id", end_hours="period_length", los_hours="los_hours"
     )
-    return Cohort(finish(samples, TASK, sources), flow, dropped, ends)
+    return make_cohort(samples, TASK, sources, flow, dropped=dropped, ends=ends)
 
 
 def _with_stay(studies: pl.DataFrame, sources: Sources) -> pl.DataFrame:

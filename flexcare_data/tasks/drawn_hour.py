@@ -12,7 +12,7 @@ import polars as pl
 
 from flexcare_data.hourly import TOLERANCE, n_bins
 from flexcare_data.splits import keyed_share
-from flexcare_data.tasks.base import Cohort, Sources, Task, finish, hours_after, with_last_image, with_note
+from flexcare_data.tasks.base import Cohort, Sources, Task, hours_after, make_cohort, with_last_image, with_note
 
 FEWEST_HOURS = 4
 """An hour is asked only later than this after intime (published)."""
@@ -48,7 +48,7 @@ def cohort_of_drawn_hours(
         {"step": "stays with an hour to ask at", "samples": asked.height},
         {"step": "samples", "samples": samples.height},
     ]
-    return Cohort(finish(samples, task, sources), flow, {})
+    return make_cohort(samples, task, sources, flow)
 
 
 def _draw(stays: pl.DataFrame, task: Task, sampling: str) -> pl.DataFrame:

@@ -6,7 +6,7 @@ import polars as pl
 
 from flexcare_data.notes import note_of_admission
 from flexcare_data.raw import Dropped, count
-from flexcare_data.tasks.base import Cohort, Sources, Task, finish, stays_with_series, with_last_image, with_note
+from flexcare_data.tasks.base import Cohort, Sources, Task, make_cohort, stays_with_series, with_last_image, with_note
 
 CODE_SYSTEM = "HCFA"
 """Medicare's DRG codes; APR codes, which other payers use, are left out."""
@@ -49,7 +49,7 @@ def build(sources: Sources) -> Cohort:
         {"step": "with a hospital course", "samples": admissions.height},
         {"step": "with an HCFA code", "samples": samples.height},
     ]
-    return Cohort(finish(samples, TASK, sources), flow, dropped)
+    return make_cohort(samples, TASK, sources, flow, dropped=dropped)
 
 
 TASK = Task(

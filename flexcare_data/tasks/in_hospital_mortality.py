@@ -9,8 +9,8 @@ from flexcare_data.tasks.base import (
     Cohort,
     Sources,
     Task,
-    finish,
     hours_after,
+    make_cohort,
     stays_with_series,
     with_last_image,
     with_note,
@@ -37,7 +37,7 @@ def build(sources: Sources) -> Cohort:
         {"step": f"at least {PERIOD_HOURS} hours long", "samples": long.height},
         {"step": f"an event in the first {PERIOD_HOURS} hours", "samples": samples.height},
     ]
-    return Cohort(finish(samples, TASK, sources), flow, {})
+    return make_cohort(samples, TASK, sources, flow)
 
 
 TASK = Task(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import polars as pl
 
-from flexcare_data.tasks.base import Cohort, Sources, Task, finish, hours_after, with_last_image, with_note
+from flexcare_data.tasks.base import Cohort, Sources, Task, hours_after, make_cohort, with_last_image, with_note
 
 
 def cohort_of_whole_stays(
@@ -22,4 +22,4 @@ def cohort_of_whole_stays(
         prediction_time=pl.coalesce(pl.col("outtime"), hours_after("intime", "los_hours")),
     )
     samples = with_note(with_last_image(samples, sources.radiographs), sources, task.section)
-    return Cohort(finish(samples, task, sources), flow, {})
+    return make_cohort(samples, task, sources, flow)
