@@ -4,8 +4,8 @@ In: a `Population` and a range of its stays. Out: the rows of these stays, sorte
 All draws are arrays over events; stays are done some hundreds at a time, so memory does not grow with the data set.
 
 What is charted follows the stay's factors `ts_s` (breathing, oxygen, pulse, pressure, consciousness) and `ts_c`
-(weight, temperature, voice), a crisis of about a day (before a death in the unit, but also in half of the other severe
-stays) and the recovery of the last day before leaving.
+(weight, temperature, voice), a crisis of about a day (before a death in the unit, but also in some of the other severe
+stays) and the recovery of the last day before leaving (better breathing, the voice back).
 """
 
 from __future__ import annotations
@@ -61,6 +61,7 @@ class _State:
     severity: np.ndarray
     chronicity: np.ndarray
     crisis: np.ndarray
+    recovery: np.ndarray
 
 
 def chartevents(
@@ -96,14 +97,14 @@ def _rounds(rng, stays: pl.DataFrame, known: pl.DataFrame, step_hours: float) ->
     dies = stays["dies"].to_numpy()
     severe = known["ts_s"].to_numpy() > 0
     length = rng.uniform(18, 26, len(hours))
-    decoy = severe & ~dies & (rng.random(len(hours)) < 0.5) & (hours > 40)
+    decoy = severe & ~dies & (rng.random(len(hours)) < 0.3) & (hours > 40)
     passing = 4 + rng.random(len(hours)) * np.maximum(hours - length - 10, 1)
     begin = np.where(dies, hours - length, np.where(decoy, passing, np.inf))
     crisis = ((time >= begin[stay]) & (time < (begin + length)[stay])).astype(float)
     recovery = np.where(dies[stay], 0.0, np.clip(1 - (end - time) / 24, 0, 1))
     severity = np.clip(0.5 + 0.5 * known["ts_s"].to_numpy(), -0.2, 1.3)[stay] * (1 - 0.6 * recovery)
     chronicity = np.clip(0.5 + 0.5 * known["ts_c"].to_numpy(), -0.2, 1.3)[stay]
-    return _State(stay, minute, severity, chronicity, crisis)
+    return _State(stay, minute, severity, chronicity, crisis, recovery)
 
 
 def _vitals(rng, rows: _Rows, state: _State, ventilated: np.ndarray) -> None:
@@ -122,7 +123,7 @@ def _vitals(rng, rows: _Rows, state: _State, ventilated: np.ndarray) -> None:
     line = state.stay % 3 == 0  # one stay in three has an arterial line beside the cuff
     tube = ventilated[state.stay]
     pulse = 74 + 30 * ill + 30 * crisis + noise(5)
-    breaths = 14 + 12 * ill + 9 * crisis + noise(1.5)
+    breaths = 14 + 12 * ill + 14 * crisis + noise(1.5)
     mean = 88 - 10 * ill - 22 * crisis + noise(4)
     saturation = np.minimum(98 - 3 * ill - 6 * crisis + noise(1), 100)
     celsius = 36.6 + 1.8 * old + noise(0.25)
@@ -147,7 +148,7 @@ def _vitals(rng, rows: _Rows, state: _State, ventilated: np.ndarray) -> None:
     chart(0.01, 220227, saturation / 100, decimals=2)
     chart(0.35, 223761, celsius * 9 / 5 + 32, decimals=1)
     chart(0.15, 223762, celsius, decimals=1)
-    oxygen = np.clip(np.round((30 + 35 * ill + 25 * crisis + noise(3)) / 5) * 5, 21, 100)
+    oxygen = np.clip(np.round((30 + 35 * ill + 40 * crisis + noise(3)) / 5) * 5, 21, 100)
     chart(0.5, 223835, oxygen)
     chart(0.01, 223835, oxygen / 100, decimals=2)
     sugar = 115 + 30 * crisis + np.abs(noise(30))
@@ -167,14 +168,16 @@ def _weight(chronicity: np.ndarray, stay: np.ndarray) -> np.ndarray:
 def _coma(rng, rows: _Rows, state: _State) -> None:
     rounds = np.flatnonzero(rng.random(len(state.stay)) < 0.5)
     stay, minute = state.stay[rounds], state.minute[rounds]
-    drowsy = np.clip(state.severity[rounds] + 1.2 * state.crisis[rounds] + 0.2 * rng.standard_normal(len(rounds)), 0, 2)
-    tube = state.chronicity[rounds] + 0.15 * rng.standard_normal(len(rounds)) > 0.5
+    drowsy = np.clip(state.severity[rounds] + 1.6 * state.crisis[rounds] + 0.2 * rng.standard_normal(len(rounds)), 0, 2)
+    # On the last day before leaving the unit alive the tube is out and the mind is clear.
+    leaving = state.recovery[rounds] > 0
+    tube = (state.chronicity[rounds] + 0.15 * rng.standard_normal(len(rounds)) > 0.5) & ~leaving
+    silent = np.where(rng.random(len(rounds)) < 0.9, 0, 1)
+    voice = np.where(leaving, 5, np.clip(np.round(4.4 - 1.5 * drowsy), 2, 4))
     grades = {
         220739: np.clip(np.round(3.2 - 1.6 * drowsy), 0, 3),
         223901: np.clip(np.round(5.4 - 2.6 * drowsy), 0, 5),
-        223900: np.where(
-            tube, np.where(rng.random(len(rounds)) < 0.9, 0, 1), np.clip(np.round(5.4 - 1.5 * drowsy), 2, 5)
-        ),
+        223900: np.where(tube, silent, voice),
     }
     offset = len(_MESS_TEXTS) + 1
     for item, grade in grades.items():

@@ -53,7 +53,7 @@ def death(factors: dict[str, np.ndarray]) -> np.ndarray:
 
     The radiograph counts most, as a third of the stays has none to show.
     """
-    return probability(3.0 * factors["ts_s"] + 3.6 * factors["img_s"] + 3.2 * factors["note_s"] - 4.2)
+    return probability(3.0 * factors["ts_s"] + 3.6 * factors["img_s"] + 3.2 * factors["note_s"] - 3.6)
 
 
 def readmission(factors: dict[str, np.ndarray]) -> np.ndarray:
@@ -63,7 +63,8 @@ def readmission(factors: dict[str, np.ndarray]) -> np.ndarray:
 
 def stay_hours(factors: dict[str, np.ndarray], rng: np.random.Generator) -> np.ndarray:
     """Length of the ICU stay of one who lives: median 76 h, mostly between 29 and 200 h."""
-    total = factors["ts_c"] + factors["img_s"] + factors["note_c"]
+    # Opacity shortens the stay, as it also brings death: one direction for both, or they would cancel out.
+    total = factors["ts_c"] - factors["img_s"] + factors["note_c"]
     noise = 0.12 * rng.standard_normal(len(total))
     return np.clip(76.0 * np.exp(0.32 * total + noise), 6.0, 300.0)
 

@@ -149,18 +149,18 @@ def _course(rng: np.random.Generator, part: dict[str, np.ndarray], icu: np.ndarr
     m = len(icu)
     died = rng.random(m) < np.where(icu, planted.death(part), 0.02)
     hours = planted.stay_hours(part, rng)
-    hours = np.where(died, np.clip(hours, 49, 80), hours)
+    hours = np.where(died, np.clip(hours, 49, 68), hours)
     intime = np.floor(part["admit"] + rng.uniform(0.3, 20, m) * HOUR)
     # One stay in five starts on the hour, so that charting falls exactly on the edges of its bins.
     intime = np.where(rng.random(m) < 0.2, np.ceil(intime / HOUR) * HOUR, intime)
     outtime = np.floor(intime + hours * HOUR)
-    in_unit = died & icu & (rng.random(m) < 0.8)
+    in_unit = died & icu & (rng.random(m) < 0.88)
     ward_death = np.floor((outtime + rng.uniform(4, 60, m) * HOUR) / 60) * 60
     unit_death = np.floor((outtime - rng.uniform(0, 0.5, m) * HOUR) / 60) * 60
     death = np.where(died, np.where(in_unit, unit_death, ward_death), -np.inf)
     leaves = np.where(died, death + rng.integers(0, 90, m) * 60, np.floor(outtime + rng.uniform(8, 120, m) * HOUR))
     # Often only the day of death was entered at discharge, so the patient "leaves" before dying.
-    midnight = died & (rng.random(m) < 0.08)
+    midnight = died & (rng.random(m) < 0.05)
     discharge = np.where(midnight, np.floor(death / DAY) * DAY, np.floor(leaves / 60) * 60)
     return {
         "died": died, "hours": hours, "intime": intime, "outtime": outtime, "in_unit": in_unit, "death": death,
