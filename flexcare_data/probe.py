@@ -15,7 +15,9 @@ from flexcare_data.records import count_records
 from flexcare_data.schema import RAW
 
 _BLOCK = 4 << 20
-_SAMPLE = 32 << 20
+_SAMPLE = 96 << 20
+_READ_AHEAD = 1 << 18
+"""Bytes on disk that the reader has taken but not inflated yet, on average: half of its buffer."""
 _MOST_UNWRAPPED = 3 << 30
 """A gzip file ends with its inflated size modulo 4 GB; it is compared where the estimate is safely below that."""
 
@@ -44,7 +46,7 @@ class Probe:
 def probe(root: Path, name: str, *, count_up_to: int) -> Probe:
     """Look at raw table ``name``.
 
-    Rows of a file of at most ``count_up_to`` bytes on disk are counted. Of a larger one the first 32 MB of text are
+    Rows of a file of at most ``count_up_to`` bytes on disk are counted. Of a larger one the first 96 MB of text are
     read, and rows are estimated: bytes on disk, times the ratio of text to bytes on disk, over the mean length of a row
     there.
 
@@ -68,7 +70,7 @@ def probe(root: Path, name: str, *, count_up_to: int) -> Probe:
             records += more
             inflated += len(block)
             last = block[-1:]
-            on_disk = stream.raw_position()
+            on_disk = max(stream.raw_position() - _READ_AHEAD, 1)
             if not is_whole and inflated >= _SAMPLE:
                 break
         else:
@@ -81,7 +83,7 @@ def probe(root: Path, name: str, *, count_up_to: int) -> Probe:
     if is_whole:
         rows = records - 1 + (last != b"\n")
     else:
-        text = int(size * inflated / max(1, on_disk))
+        text = int(size * inflated / on_disk)
         rows = int(text / inflated * max(1, records)) - 1
         suspicion = _suspicion(path, text)
         inflated = text
