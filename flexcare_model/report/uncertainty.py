@@ -42,10 +42,16 @@ def bootstrap(results: Results, *, replicates: int = 1000, seed: int = 0) -> tup
     compared: list[dict[str, Any]] = []
     for task in SIX_TASKS:
         sides: dict[tuple[str, str], Sides] = {}
+        # Drawn once from all test patients of the task, so that every run sees the same draws.
+        cohort = results.cohorts.get(task)
+        if cohort is None:
+            continue
+        patients = np.unique(cohort.filter(pl.col("split") == "test")["subject_id"].to_numpy())
+        counts, _ = patient_weights(patients, replicates, seed)
         for method, runs in methods_with_runs(results, task):
             found = [one for run in runs if (one := scored(results, run, task)) is not None]
             for one in found:
-                counts, owner = patient_weights(one.subjects, replicates, seed)
+                owner = np.searchsorted(patients, one.subjects)
                 points = compute(task, one.labels, one.scores)
                 drawn = replicate_metrics(task, one.labels, one.scores, counts, owner)
                 for metric in TASKS[task].metrics:
