@@ -104,14 +104,17 @@ def prevalence(results: Results, *, below: int) -> list[Layout]:
 def _positives(name: str, title: str, labels: tuple[str, ...], parts: dict[str, pl.DataFrame], below: int) -> Layout:
     rows, records = [], []
     for label in labels:
+        values = {split: part[label].to_numpy() for split, part in parts.items()}
+        known = {split: int((found >= 0).sum()) for split, found in values.items()}
+        sizes = dict(zip(parts, partition_texts(list(known.values()), below), strict=True))
         cells: list[Cell] = [words("positive" if label == "label" else label)]
         record: dict[str, Any] = {"label": label}
-        for split, part in parts.items():
-            values = part[label].to_numpy()
-            known, positive = int((values >= 0).sum()), int((values == 1).sum())
-            text = share_text(positive, known, below, decimals=1)
-            cells += [number(text), number(count_text(known, below))]
-            record |= {f"positive_percent_{split}": text, f"assessed_{split}": count_text(known, below)}
+        for split, found in values.items():
+            share = share_text(int((found == 1).sum()), known[split], below, decimals=1)
+            if not sizes[split].replace(",", "").isdigit():
+                share = HIDDEN  # the bound of a small share would tell the size
+            cells += [number(share), number(sizes[split])]
+            record |= {f"positive_percent_{split}": share, f"assessed_{split}": sizes[split]}
         rows.append(tuple(cells))
         records.append(record)
     header = ["Label"]

@@ -56,3 +56,14 @@ def test_counts_below_the_configured_number_are_hidden_in_every_table(output, tm
     cells = [cell.text for cell in layout.rows[0]]
     assert cells[2:6] == ["103", HIDDEN, "0", "<10"]
     assert "3" not in layout.frame.row(0)
+
+
+def test_a_hidden_size_is_not_told_by_its_share(output, tmp_path):
+    (tmp_path / "cohorts").mkdir()
+    cohort = pl.read_parquet(output / "cohorts/readmission.parquet")
+    parts = [cohort.filter(pl.col("split") == split).head(n) for split, n in (("train", 120), ("val", 4), ("test", 40))]
+    pl.concat(parts).write_parquet(tmp_path / "cohorts/readmission.parquet")
+    (layout,) = facts.prevalence(Results(tmp_path), below=BELOW)
+    cells = [cell.text for cell in layout.rows[0]]
+    assert cells[2::2] == ["120", "<10", HIDDEN]
+    assert cells[3::2] == [HIDDEN, HIDDEN]
