@@ -46,7 +46,7 @@ def open_array(path: Path) -> np.ndarray:
         raise ShardError(f"{path}: expected an NPY array, got {error}") from None
 
 
-@numba.njit(cache=True, nogil=True)
+@numba.njit(cache=True, nogil=True, error_model="numpy")  # no check for a zero divisor in the inner loop
 def _write_hours(out, b, t, values, observed, first, n, continuous, categorical, mean, std):
     """Expand rows ``first`` .. ``first + n`` to the 76 columns at ``out[b, t:t + n]``.
 
@@ -68,7 +68,7 @@ def _write_hours(out, b, t, values, observed, first, n, continuous, categorical,
             out[b, t + k, n_values + v] = observed[row, v]
 
 
-@numba.njit(cache=True, nogil=True)
+@numba.njit(cache=True, nogil=True, error_model="numpy")
 def _fill_series(out, values, observed, tail_values, tail_observed, spans, continuous, categorical, mean, std):
     """Write the 76 columns of each sample into ``out`` (B, T, 76), zeros after its last hour.
 
@@ -96,8 +96,8 @@ class SeriesMaps:
         if tails is not None:
             self.tail_values, self.tail_observed = open_array(tails / "values.npy"), open_array(tails / "observed.npy")
         scaler = json.loads((hourly / "scaler.json").read_text())
-        if tuple(scaler["columns"]) != CONTINUOUS:
-            raise ShardError(f"{hourly / 'scaler.json'}: expected columns {CONTINUOUS}, got {scaler['columns']}")
+        if tuple(scaler["columns"]) != CONTINUOUS or not all(std > 0 for std in scaler["std"]):
+            raise ShardError(f"{hourly / 'scaler.json'}: expected {CONTINUOUS}, each with a std above 0")
         self.mean, self.std = np.array(scaler["mean"], dtype=np.float64), np.array(scaler["std"], dtype=np.float64)
 
     def gather(self, spans: np.ndarray, hours: int) -> Tensor:

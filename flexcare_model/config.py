@@ -49,7 +49,10 @@ EXPERIMENTS: dict[str, Experiment] = {
     experiment.name: experiment
     for experiment in (
         Experiment("six_tasks", None, description="all tasks of train.tasks in one model"),
-        *(Experiment(name, (name,), description=f"one task: {task.description}") for name, task in TASKS.items()),
+        *(
+            Experiment(name, (name,), fine_tuning=name == "drg", description=f"one task: {task.description}")
+            for name, task in TASKS.items()
+        ),
         *(
             Experiment(
                 f"drg_{percent}pct" + ("_pretrained" if pretrained else ""), ("drg",), percent, pretrained, True,

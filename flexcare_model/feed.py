@@ -98,23 +98,26 @@ def _ahead(source: Iterator[RawBatch]) -> Iterator[RawBatch]:
     made: queue.Queue = queue.Queue(maxsize=_AHEAD)
     stopped = threading.Event()
 
+    def offer(item: RawBatch | BaseException | None) -> None:
+        while not stopped.is_set():
+            try:
+                made.put(item, timeout=0.1)
+                return
+            except queue.Full:
+                continue
+
     def work() -> None:
-        last = None
         try:
             for item in source:
-                while not stopped.is_set():
-                    try:
-                        made.put(item, timeout=0.1)
-                        break
-                    except queue.Full:
-                        continue
+                offer(item)
                 if stopped.is_set():
                     return
         except BaseException as error:  # handed to the reader, who raises it
-            last = error
-        made.put(last) if not stopped.is_set() else None
+            offer(error)
+        else:
+            offer(None)
 
-    thread = threading.Thread(target=work, daemon=True)
+    thread = threading.Thread(target=work, name="batches ahead", daemon=True)
     thread.start()
     try:
         while isinstance(item := made.get(), RawBatch):

@@ -7,7 +7,8 @@ needed; a plain loop, a DataLoader (with or without workers), Lightning and Hugg
     loader = DataLoader(train, batch_size=32, shuffle=True, collate_fn=train.collate)
     for batch in loader: ...
 
-`TaskDataset.batch` assembles a batch at once; a DataLoader uses it by itself (``__getitems__``).
+`TaskDataset.batch` assembles a batch at once; a DataLoader uses it by itself (``__getitems__``). Where a dict is wanted
+(Hugging Face's Trainer): ``data_collator=lambda samples: vars(train.collate(samples))``.
 """
 
 from __future__ import annotations
@@ -240,9 +241,11 @@ class TaskDataset(Dataset):
                 tokens = notes.gather_vectors(column["note_offset"], lengths)
             else:
                 tokens, scale = notes.gather(column["note_offset"], lengths)
-        series, images = torch.zeros(len(rows), longest, COLUMNS), NO_IMAGES
         if has_series:
             series = self.sources.series.gather(spans, longest)
+        else:
+            series = torch.zeros(len(rows), longest, COLUMNS)
+        images = NO_IMAGES
         if len(with_image):
             images = self.sources.images.gather(column["image_row"][with_image])
         return RawBatch(

@@ -102,6 +102,8 @@ def train(
         expected = "the folder of the multi-task run" if run.pretrained else "no folder of an earlier run"
         raise TrainError(f"{run.experiment}: expected {expected} as --pretrained")
     device = choose_device(execution.device)
+    if run.precision == "bfloat16" and device.type != "cuda":
+        logger.warning("train.precision: bfloat16 applies on CUDA only; this run computes in float32")
     torch.set_num_threads(execution.threads)
     torch.use_deterministic_algorithms(True, warn_only=True)
     torch.utils.deterministic.fill_uninitialized_memory = False

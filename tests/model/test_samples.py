@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import threading
 
 import numpy as np
 import polars as pl
@@ -15,7 +16,7 @@ from torch.utils.data import DataLoader
 from flexcare_data.hourly import expand
 from flexcare_data.tasks import TASKS
 from flexcare_data.variables import CATEGORIES, COLUMNS, CONTINUOUS, VARIABLES
-from flexcare_model.feed import make_resident
+from flexcare_model.feed import _ahead, make_resident
 from flexcare_model.samples import NOTE_WIDTH, SampleError, load_task
 
 FIELDS = ("ts", "ts_len", "img", "note_tok", "note_len", "present", "label", "visible")
@@ -182,6 +183,29 @@ def test_resident_inputs_give_the_same_batches(tmp_path, storage):
     for task in tasks:
         rows = np.arange(len(mapped[task]))[::-1]
         assert_same(mapped[task].batch(rows), resident[task].batch(rows))
+
+
+def test_batches_made_ahead(output):
+    """What a GPU run does where inputs stay mapped: a thread makes the next batches; order, errors and end are kept."""
+    data = load_task(output, "phenotyping", "train")
+    groups = [np.arange(k, k + 3) for k in range(0, 30, 3)]
+    made = list(_ahead(data.raw_batch(rows) for rows in groups))
+    assert len(made) == len(groups)
+    for rows, raw in zip(groups, made, strict=True):
+        assert torch.equal(raw.series, data.raw_batch(rows).series)
+
+    def failing():
+        yield made[0]
+        raise ValueError("a shard is gone")
+
+    stream = _ahead(failing())
+    next(stream)
+    with pytest.raises(ValueError, match="a shard is gone"):
+        next(stream)
+    stopped = _ahead(iter(made))
+    next(stopped)
+    stopped.close()  # a reader that stops early leaves no thread behind
+    assert not [thread for thread in threading.enumerate() if thread.name == "batches ahead"]
 
 
 def test_what_does_not_fit_stays_mapped(output):

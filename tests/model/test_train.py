@@ -300,7 +300,8 @@ def test_experiments_and_settings():
     assert {"six_tasks", "drg_1pct", "drg_100pct", "drg_1pct_pretrained", "drg_100pct_pretrained"} < set(EXPERIMENTS)
     run, execution = resolve_run("flexcare", "six_tasks", 40, {})
     assert (run.epochs, run.lr, run.batch_size, len(run.tasks), execution.threads) == (25, 1e-4, 32, 6, 2)
-    assert resolve_run("flexcare", "drg_1pct", 40, {})[0].epochs == 40
+    epochs = {name: resolve_run("flexcare", name, 40, {})[0].epochs for name in ("drg", "drg_1pct", "readmission")}
+    assert epochs == {"drg": 40, "drg_1pct": 40, "readmission": 25}
     medfuse = resolve_run("medfuse", "readmission", 40, {})[0]
     assert (medfuse.epochs, medfuse.lr) == (40, 5e-4)
     with pytest.raises(RunConfigError, match="trained per task"):
