@@ -134,10 +134,9 @@ def _crop_images(out, stored, rows, gain, bias):
     first = (stored.shape[1] - size) // 2
     for i in range(len(rows)):
         for channel in range(3):
-            g, o = gain[channel], bias[channel]
             for y in range(size):
-                for x in range(size):
-                    out[rows[i], channel, y, x] = np.float32(stored[i, first + y, first + x]) * g + o
+                source = stored[i, first + y, first : first + size]
+                _scale_line(out[rows[i], channel, y], source, gain[channel], bias[channel])
 
 
 @numba.njit(cache=True, nogil=True)
@@ -146,17 +145,24 @@ def _warp_images(out, stored, rows, maps, gain, bias):
     middle, centre = np.float32((size - 1) / 2), np.float32((side - 1) / 2)
     line = np.empty(size, np.uint8)
     for i in range(len(rows)):
+        image = stored[i]
         a, b, c, d = maps[i, 0], maps[i, 1], maps[i, 2], maps[i, 3]
         for y in range(size):
-            down = y - middle - maps[i, 5]
+            down = np.float32(y) - middle - maps[i, 5]
+            # Half a pixel is added to round; far outside stays negative or above the side.
+            column_of_row = b * down + centre + np.float32(0.5)
+            row_of_row = d * down + centre + np.float32(0.5)
             for x in range(size):
-                right = x - middle - maps[i, 4]
-                # Half a pixel is added to round; far outside stays negative or above the side.
-                column = int(np.floor(a * right + b * down + centre + np.float32(0.5)))
-                row = int(np.floor(c * right + d * down + centre + np.float32(0.5)))
+                right = np.float32(x) - middle - maps[i, 4]
+                column = np.int32(np.floor(a * right + column_of_row))
+                row = np.int32(np.floor(c * right + row_of_row))
                 inside = 0 <= column < side and 0 <= row < side
-                line[x] = stored[i, row, column] if inside else 0
+                line[x] = image[row, column] if inside else 0
             for channel in range(3):
-                g, o = gain[channel], bias[channel]
-                for x in range(size):
-                    out[rows[i], channel, y, x] = np.float32(line[x]) * g + o
+                _scale_line(out[rows[i], channel, y], line, gain[channel], bias[channel])
+
+
+@numba.njit(cache=True, nogil=True)
+def _scale_line(out, levels, gain, bias):
+    for x in range(len(out)):
+        out[x] = np.float32(levels[x]) * gain + bias
