@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.checkpoint import checkpoint
 
 from flexcare_model.batch import COLUMNS, MAX_LENGTH, MODALITIES, PATCH_SIZE, PATCHES, Batch
@@ -22,6 +23,8 @@ GROUP_COST = {"cpu": 32, "cuda": 16384}
 
 CHUNK = 2**22
 """Attention weights held at a time where a CPU computes them one by one (16 MiB in float32)."""
+KERNELS = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
+"""Attention kernels on a GPU: not cuDNN's, which plans anew for every shape, and here each batch has its own."""
 
 
 @dataclass(frozen=True)
@@ -155,7 +158,7 @@ class Embedding(nn.Module):
         packing = Packing([lengths[:, m] for m in range(len(MODALITIES))], batch.device)
         parts = []
         for group in packing.groups:
-            width = group.width - with_class
+            width = group.width - int(with_class)
             mask = group.mask[:, int(with_class) :] if group.mask is not None else None
             tokens = self.contents(batch, group.modality, width, group.rows, mask)  # (b, width, d)
             if with_class:
@@ -255,7 +258,7 @@ class EncoderLayer(nn.Module):
         """As `forward` by one plain call over everything; ``mask`` may also be float, which is added to the logits."""
         query, key, value = self.split_heads(self.project(x))
         mask = mask.to(query.dtype) if mask.is_floating_point() else mask
-        out = F.scaled_dot_product_attention(query, key, value, mask, self.dropout if self.training else 0.0)
+        out = _fused(query, key, value, mask, self.dropout if self.training else 0.0)
         return self.finish(x, out.transpose(1, 2).flatten(2))
 
     def _feedforward(self, x: Tensor) -> Tensor:
@@ -295,7 +298,10 @@ def attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, dr
 
 
 def _fused(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, dropout: float) -> Tensor:
-    return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout)
+    if query.device.type == "cpu":
+        return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout)
+    with sdpa_kernel(KERNELS):
+        return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout)
 
 
 class UnimodalEncoders(nn.Module):

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from flexcare_data.tasks import TASKS
 from flexcare_model.batch import MAX_LENGTH, Batch
-from flexcare_model.layers import Embedding
+from flexcare_model.layers import Embedding, EncoderLayer
 from flexcare_model.losses import prediction_loss
 
 
@@ -122,6 +122,16 @@ class Model(nn.Module):
     def loss(self, output: Output, batch: Batch) -> Tensor:
         """The training loss, a scalar: prediction loss and extra losses with their weights."""
         return prediction_loss(output.logits, batch.label, batch.task_name)
+
+    def compile_layers(self) -> None:
+        """Compile what follows attention in every transformer layer, where most of the small kernels are.
+
+        Not the whole model: how a batch is packed is decided on the CPU, anew for each batch. Shapes are dynamic, so
+        this is one compilation, in the first steps. Names of the parameters stay as they are.
+        """
+        for module in self.modules():
+            if isinstance(module, EncoderLayer):
+                module.finish = torch.compile(module.finish, dynamic=True)
 
     def check_task(self, batch: Batch) -> str:
         """Name of the batch's task.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import cache
 
 import torch
 
@@ -18,11 +19,17 @@ NAMES = list(MODELS)
 FLEXCARE = [name for name in NAMES if name.startswith("flexcare")]
 
 
-def make_batch(
-    patterns=PATTERNS, *, task: str = "in_hospital_mortality", hours: int = 9, tokens: int = 11, seed: int = 0,
-    note_width: int = 12, dtype: torch.dtype = torch.float32,
+def make_batch(patterns=PATTERNS, **options) -> Batch:
+    """A checked batch with these present modalities; options as in `_batch`. Do not write into its tensors."""
+    return _batch(tuple(tuple(pattern) for pattern in patterns), **options)
+
+
+@cache
+def _batch(
+    patterns: tuple[tuple[int, ...], ...], *, task: str = "in_hospital_mortality", hours: int = 9, tokens: int = 11,
+    seed: int = 0, note_width: int = 12, dtype: torch.dtype = torch.float32,
 ) -> Batch:  # fmt: skip
-    """A checked batch with these present modalities and lengths drawn from 1 to ``hours`` and ``tokens``."""
+    """Lengths are drawn from 1 to ``hours`` and ``tokens``."""
     generator = torch.Generator().manual_seed(seed)
     size, present = len(patterns), torch.tensor(patterns, dtype=torch.bool)
     ts_len = torch.randint(1, hours + 1, (size,), generator=generator) * present[:, 0]

@@ -234,3 +234,16 @@ def test_overfits_random_labels(name):
             if reached > 0.99:
                 break
     assert reached > 0.97
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("name", NAMES)
+def test_a_gpu_scores_as_the_cpu_does(name):
+    model, batch = make_model(name), make_batch(PATTERNS * 2, hours=40, tokens=30)
+    expected = scores(model, batch)
+    model, moved = model.cuda(), batch.to("cuda")
+    torch.testing.assert_close(scores(model, moved).cpu(), expected, rtol=0, atol=1e-4)
+    model.train()
+    model.loss(model(moved), moved).backward()
+    assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
