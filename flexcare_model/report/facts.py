@@ -289,14 +289,17 @@ def origins(results: Results) -> list[StageOrigin]:
 def resources(results: Results) -> Layout | None:
     """Wall time and peak memory per rule, from the workflow's benchmark files."""
     rows, records = [], []
-    for path in sorted((results.root / "benchmarks").rglob("*.tsv")):
+    newest: dict[str, Path] = {}
+    for path in sorted((results.root / "benchmarks").rglob("*.tsv"), key=lambda path: path.stat().st_mtime):
+        # The name of a stage's log ends in its key, which stands with its sources already.
+        name = path.relative_to(results.root / "benchmarks").with_suffix("").as_posix()
+        newest[re.sub(r"-[0-9a-f]{12}$", "", name)] = path
+    for name, path in sorted(newest.items()):
         measured = pl.read_csv(path, separator="\t", infer_schema=False, null_values=["-", "NA"])
         if not {"s", "max_rss"} <= set(measured.columns) or measured.height == 0:
             continue
         seconds = measured["s"].cast(pl.Float64, strict=False).max()
         memory = measured["max_rss"].cast(pl.Float64, strict=False).max()
-        # The name of a stage's log ends in its key, which stands with its sources already.
-        name = re.sub(r"-[0-9a-f]{12}$", "", path.relative_to(results.root / "benchmarks").with_suffix("").as_posix())
         texts = ["–" if value is None else f"{value:,.1f}" for value in (seconds, memory)]
         rows.append((words(name), number(texts[0]), number(texts[1])))
         records.append({"rule": name, "seconds": seconds, "max_rss_mb": memory})

@@ -124,7 +124,12 @@ class Layout:
                 text = html.escape(cell.text)
                 if cell.best:
                     text = f"<strong>{text}</strong>"
-                marks = (("num", self._numeric(index)), ("absent", cell.absent), ("of", index < self.grouped))
+                marks = (
+                    ("num", self._numeric(index)),
+                    ("absent", cell.absent),
+                    ("of", index < self.grouped),
+                    ("name", _is_name(index, self.grouped, cell)),
+                )
                 classes = " ".join(name for name, on in marks if on)
                 attributes = (f' class="{classes}"' if classes else "") + (f' rowspan="{span}"' if span > 1 else "")
                 lines.append(f"<td{attributes}>{text}</td>")
@@ -154,6 +159,11 @@ class Layout:
 
     def _css(self, index: int) -> str:
         return ' class="num"' if self._numeric(index) else ""
+
+
+def _is_name(index: int, grouped: int, cell: Cell) -> bool:
+    """A short text that is not broken over lines."""
+    return index >= grouped and not cell.numeric and len(cell.text) <= 24
 
 
 _LATEX = {

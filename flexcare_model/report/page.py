@@ -280,7 +280,7 @@ def _flow_diagrams(diagrams: dict[str, list[facts.FlowStep]]) -> str:
             counts = [
                 f"<b>{html.escape(text)}</b> {html.escape(unit)}"
                 if text is not None
-                else f'<span class="hidden">{html.escape(unit)}: too close to the next count</span>'
+                else f'<span class="hidden">{html.escape(unit)} n.s.</span>'
                 for unit, text in step.counts
             ]
             boxes.append(

@@ -241,14 +241,10 @@ def _comparison(
     records = []
     for block in blocks:
         for metric in TASKS[block.task].metrics:
-            best = max(
-                (
-                    round(found[key]["mean"], 4)
-                    for method in block.methods
-                    if (key := (method.model, method.experiment_for(block.task), block.task, metric)) in found
-                ),
-                default=None,
-            )
+            keys = [(method.model, method.experiment_for(block.task), block.task, metric) for method in block.methods]
+            means = [round(found[key]["mean"], 4) for key in keys if key in found]
+            # With one method there is nothing to be better than.
+            best = max(means) if len(means) > 1 else None
             for method in block.methods:
                 key = (method.model, method.experiment_for(block.task), block.task, metric)
                 ours, known = found.get(key), paper.get(key)
@@ -301,7 +297,7 @@ def _three_cells(row: dict) -> list[Cell]:
 def _notes(frame: pl.DataFrame, wanted: Sequence[int]) -> list[str]:
     notes = [
         "Mean over seeds, sample standard deviation (n - 1) in brackets. "
-        "Best mean of each block and metric in bold, ties at four decimals included.",
+        "Best mean of each block and metric in bold where two or more methods were run, with ties at four decimals.",
     ]
     runs = frame.group_by("method", "model", "experiment", maintain_order=True).agg(
         pl.col("n_seeds").max(), pl.col("missing_seeds").first()
