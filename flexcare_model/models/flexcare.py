@@ -29,9 +29,10 @@ from torch.nn import functional as F
 
 from flexcare_data.tasks import TASKS
 from flexcare_model.batch import MODALITIES, Batch
-from flexcare_model.layers import EncoderLayer, SampleSequences
+from flexcare_model.layers import EncoderLayer
 from flexcare_model.losses import decorrelation, expected_load, prediction_loss, squared_variation
 from flexcare_model.models.base import Model, ModelConfig, Output, full_precision
+from flexcare_model.packing import SampleSequences
 
 COMBINATIONS = ("TIN", "TI", "TN", "IN", "T", "I", "N")
 TASK_ROWS = 7

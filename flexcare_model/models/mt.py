@@ -16,9 +16,10 @@ import torch
 from torch import Tensor, nn
 
 from flexcare_model.batch import MODALITIES, Batch
-from flexcare_model.layers import EncoderLayer, SampleSequences, class_output, normal_parameter
+from flexcare_model.layers import EncoderLayer, class_output, normal_parameter
 from flexcare_model.losses import prediction_loss
 from flexcare_model.models.base import Model, ModelConfig, Output, Readout, readout_loss
+from flexcare_model.packing import SampleSequences
 
 LEAD = 1 + len(MODALITIES)
 

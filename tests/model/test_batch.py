@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from invented import PATTERNS, changed, make_batch
 
 from flexcare_model.batch import single_task, task_of
-from flexcare_model.layers import Packing, group_rows
+from flexcare_model.packing import Packing, group_rows
 
 
 def test_visible_counts_class_token_and_contents():
