@@ -65,28 +65,43 @@ rule audit:
         " --cohorts {params.cohorts} {params.options} --threads {threads} --out {params.out:q} > {log:q} 2>&1"
 
 
-# Links below the output folder. The marker has the key in its name, so that links of another configuration are seen as
-# such and made anew. The output folder is a wildcard to keep these rules out of `--list-target-rules`.
-for stage in PLAN.stages:
+# Links below the output folder, in groups. A choice is an empty file named by the keys of its group. Where the links were
+# made for another configuration, by anybody, the choice is missing or newer than they are, and they are made anew.
+# The output folder is a wildcard to keep these rules out of `--list-target-rules`.
+for group, stages in GROUPS.items():
 
     rule:
         name:
-            f"publish_{stage.replace('-', '_')}"
+            f"choose_{group.replace('-', '_')}"
         localrule: True
-        input:
-            manifest=ancient(str(PLAN.manifest(stage))),
         output:
-            marker=touch(f"{{out}}/.published/{stage}-{PLAN.key(stage)}"),
-            links=[f"{{out}}/{link}" for link in links(stage)],
+            choice=touch(choice(group).replace(OUT, "{out}", 1)),
         params:
-            old=f"{shlex.quote(OUT)}/.published/{stage}-*",
-            commands=link_commands(stage),
+            others=f"{shlex.quote(OUT)}/.published/{group}-*",
         log:
-            f"{{out}}/logs/publish-{stage}.log",
+            f"{{out}}/logs/choose-{group}.log",
         conda:
             ENVIRONMENT
         shell:
-            "(rm -f {params.old}; {params.commands}) > {log:q} 2>&1"
+            "rm -f {params.others} > {log:q} 2>&1"
+
+    rule:
+        name:
+            f"publish_{group.replace('-', '_')}"
+        localrule: True
+        input:
+            choice=choice(group),
+            manifests=list(built(*stages).values()),
+        output:
+            links=[f"{{out}}/{link}" for stage in stages for link in links(stage)],
+        params:
+            commands="; ".join(link_commands(stage) for stage in stages),
+        log:
+            f"{{out}}/logs/publish-{group}.log",
+        conda:
+            ENVIRONMENT
+        shell:
+            "({params.commands}) > {log:q} 2>&1"
 
 
 rule cohorts:

@@ -3,7 +3,7 @@
 # The store. A data stage writes {store}/{stage}-{key}/ and its manifest.json last; the key is a digest of everything
 # that decides the content (flexcare_data/stages.py). So "it exists" means "it is right", whoever built it: inputs from
 # the store are ancient(), and a changed option or changed code asks for another folder. Links below the output folder
-# point at the folders of this configuration (rule publish_*).
+# point at the folders of this configuration (rules choose_* and publish_*).
 
 import json
 import os
@@ -102,9 +102,21 @@ def links(stage):
     return [link for link in PLAN.stages[stage].outputs.values() if Path(link).suffix]
 
 
+# Stages that are published together: what every cohort needs, and everything else for itself.
+GROUPS = {"data": ["stays", "splits", "events", "hourly", "sections"]}
+GROUPS |= {stage: [stage] for stage in PLAN.stages if stage not in GROUPS["data"]}
+GROUP_OF = {stage: group for group, stages in GROUPS.items() for stage in stages}
+
+
+def choice(group):
+    """The file which says for which keys the links of ``group`` are made."""
+    return f"{OUT}/.published/{group}-{spec_key([PLAN.key(stage) for stage in GROUPS[group]])}"
+
+
 def published(*stages):
-    """Files below the output folder that come from ``stages``."""
-    return [f"{OUT}/{link}" for stage in stages for link in links(stage)]
+    """Files below the output folder that come from ``stages``, and the choices that they follow."""
+    choices = [choice(group) for group in dict.fromkeys(GROUP_OF[stage] for stage in stages)]
+    return [*choices, *(f"{OUT}/{link}" for stage in stages for link in links(stage))]
 
 
 def task_files(task):

@@ -202,7 +202,8 @@ def test_one_core_gives_the_same_bytes(build, tmp_path):
 def test_one_target_touches_only_what_it_needs(build):
     """After a change of the notes only their stages run; for one cohort no other cohort does."""
     text = snakemake(build.parent, "-n", "drg", config={**SMALL, "options": {"note_cleaning": "keep"}})
-    assert jobs(text) == {"sections": 1, "cohort": 1, "publish_sections": 1, "publish_cohort_drg": 1, "drg": 1}
+    links = {f"{verb}_{group}": 1 for verb in ("choose", "publish") for group in ("data", "cohort_drg")}
+    assert jobs(text) == {"sections": 1, "cohort": 1, "drg": 1, **links}
 
 
 def test_links_of_another_configuration_are_made_anew(build, tmp_path):
@@ -215,8 +216,8 @@ def test_links_of_another_configuration_are_made_anew(build, tmp_path):
     )
     assert link.readlink() != first
     # Another working directory knows nothing of the earlier jobs.
-    text = snakemake(tmp_path, "--cores", "1", str(link), config={**SMALL, "output": str(build)})
-    assert jobs(text) == {"publish_sections": 1}
+    text = snakemake(tmp_path, "--cores", "1", "drg", config={**SMALL, "output": str(build)})
+    assert jobs(text) == {"choose_data": 1, "publish_data": 1, "drg": 1}
     assert link.readlink() == first
 
 
