@@ -20,7 +20,7 @@ demo: setup ## build everything on embedded synthetic data and say where the rep
 	@echo "report: $(CURDIR)/results/report.html"
 
 test: setup ## all tests
-	@$(BIN)/python -m pytest -n 2
+	@$(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: setup ## ruff, mypy, snakefmt, snakemake --lint
 	@$(BIN)/ruff check .
