@@ -17,7 +17,7 @@ from recount import events as recounted
 from recount import raw
 from recount.cohorts import TASKS, Benchmark
 
-from flexcare_data import splits
+from flexcare_data import load_matrix, splits
 from flexcare_data.__main__ import main
 from flexcare_data.hourly import expand
 from flexcare_data.series import SeriesReader
@@ -37,7 +37,7 @@ class Roots:
 
 
 def build(roots: Roots, out: Path, options: dict[str, str], *, tasks: tuple[str, ...] = TASKS) -> None:
-    """Run the subcommands of the data half; ``out`` gets one folder per stage, and data/hourly as published."""
+    """Run the subcommands of the data half; ``out`` gets one folder per stage, and `published`."""
     chosen = [part for name, value in options.items() for part in ("--option", f"{name}={value}")]
     mimiciv = ["--mimiciv", str(roots.mimiciv)]
     folders = {name: ["--" + name, str(out / name)] for name in ("stays", "splits", "events", "hourly", "sections")}
@@ -59,7 +59,9 @@ def build(roots: Roots, out: Path, options: dict[str, str], *, tasks: tuple[str,
     hourly.mkdir(parents=True)
     for file in (out / "hourly").iterdir():
         (hourly / file.name).symlink_to(file)
+    (out / "published" / "cohorts").mkdir()
     for task in tasks:
+        (out / "published" / "cohorts" / f"{task}.parquet").symlink_to(out / f"cohort-{task}" / f"{task}.parquet")
         tails = out / f"cohort-{task}" / "tails"
         if tails.is_dir():
             (hourly / f"{task}_tails").symlink_to(tails)
@@ -184,7 +186,7 @@ def _cohort(expected: Benchmark, out: Path, task: str) -> list[str]:
     elif not got.is_empty() or set(PACKAGE_TASKS[task].labels) - set(labels.columns):
         found.append(f"{task}: an empty table with its label columns expected")
     reader = SeriesReader(out / "published", task)
-    for sample in samples[:: 1 + len(samples) // 300]:
+    for sample in samples[:: 1 + len(samples) // 150]:
         if sample["stay_id"] is None:
             continue
         want = np.array(recounted_matrix(expected, sample["stay_id"], sample["period_length"])).reshape(
@@ -192,6 +194,10 @@ def _cohort(expected: Benchmark, out: Path, task: str) -> list[str]:
         )
         values, observed = reader.rows(sample["sample_id"], sample["stay_id"], sample["n_hours"])
         matrix = expand(values, observed)
+        if sample is samples[0] and not np.array_equal(
+            load_matrix(out / "published", task, sample["sample_id"]), matrix
+        ):
+            found.append(f"{task}: load_matrix differs from the rows of the reader")
         # A mean of several values depends in its last digit on the order in which they are added.
         tolerance = 1e-13 if expected.options["duplicates"] == "mean" else 0.0
         if matrix.shape != want.shape or not np.allclose(matrix, want, rtol=tolerance, atol=0.0):
