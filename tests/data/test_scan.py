@@ -209,13 +209,13 @@ RECORD = st.one_of(
 )
 
 
-def records_of(text: str) -> list[tuple[list[str], int]]:
-    """Fields of each record, and the first field with text after its closing quote (or -1). Character by character.
+def records_of(text: str) -> list[tuple[list[str], bool]]:
+    """Fields of each record, and whether there is text after a closing quote. Character by character.
 
     Raises:
         ValueError: the text ends inside quotes.
     """
-    records, fields, field, first_broken, p = [], [], "", -1, 0
+    records, fields, field, broken, p = [], [], "", False, 0
     while p < len(text):
         if not fields and not field and text[p] == "\n":
             p += 1
@@ -239,8 +239,7 @@ def records_of(text: str) -> list[tuple[list[str], int]]:
                         field, p = field + text[p], p + 1
                 while p < len(text) and text[p] not in ",\n":
                     after, p = after + text[p], p + 1
-                if after.replace("\r", "") and first_broken < 0:
-                    first_broken = len(fields)
+                broken = broken or bool(after.replace("\r", ""))
             else:
                 while p < len(text) and text[p] not in ",\n":
                     field, p = field + text[p], p + 1
@@ -250,8 +249,8 @@ def records_of(text: str) -> list[tuple[list[str], int]]:
             p += 1
             if text[p - 1 : p] != ",":
                 break
-        records.append((fields, first_broken))
-        fields, field, first_broken = [], "", -1
+        records.append((fields, broken))
+        fields, field, broken = [], "", False
     return records
 
 
@@ -278,7 +277,7 @@ def expected_rows(text: str) -> tuple[list[tuple[int, int, int, str]], int]:
         n += 1
         item = fields[item_column] if len(fields) > item_column else ""
         is_item = item.isascii() and item.isdigit() and len(item) <= 18 and int(item) in ITEMS
-        if len(fields) != len(COLUMNS) or (broken >= 0 and (is_item or broken <= item_column)) or not is_item:
+        if len(fields) != len(COLUMNS) or broken or not is_item:
             continue
         row = dict(zip(COLUMNS, fields, strict=True))
         ids = [row[name] for name in ("hadm_id", "subject_id")]
