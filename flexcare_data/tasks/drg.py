@@ -41,7 +41,8 @@ def build(sources: Sources) -> Cohort:
         sample_id=pl.col("hadm_id").cast(pl.String),
         window_start="admittime",
         window_end="dischtime",
-        prediction_time="dischtime",
+        # Without dischtime no image is in the window, and an earlier note counts only up to the admission.
+        prediction_time=pl.coalesce("dischtime", "admittime"),
     )
     samples = with_note(with_last_image(samples, sources.radiographs), sources, TASK.section)
     flow = [
