@@ -258,7 +258,9 @@ class Benchmark:
                     "period_length": stay["los_hours"] if stay else None,
                     "n_hours": bins(stay["los_hours"]) if stay else None,
                     "dicom_id": image["dicom_id"] if image else None,
-                    "note_id": self.note_of(subject, hadm, admission["dischtime"], notes_of.BHC),
+                    "note_id": self.note_of(
+                        subject, hadm, admission["dischtime"] or admission["admittime"], notes_of.BHC
+                    ),
                     "labels": {"label": ranks[codes[hadm][-1]]},
                 }
             )
@@ -271,7 +273,7 @@ def read_images(root: Path | None) -> list[dict]:
     for order, row in enumerate(rows(root, "mimic-cxr-2.0.0-metadata")):
         if row["ViewPosition"] != "AP":
             continue
-        clock = row["StudyTime"].split(".")[0].rjust(6, "0")
+        clock = row["StudyTime"].split(".")[0].rjust(6, "0") if row["StudyTime"] else ""
         try:
             moment = datetime.strptime(row["StudyDate"] + clock, "%Y%m%d%H%M%S")
         except ValueError:

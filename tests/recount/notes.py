@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from pathlib import Path
 
 from recount.raw import rows, time
@@ -59,7 +60,7 @@ def of_admission(notes: list[dict], hadm_id: int, section: str, options: dict[st
     """note_id of the admission's note whose section is the input."""
     own = [note for note in notes if note["hadm_id"] == hadm_id]
     if options["repeats"] == "newest":
-        own.sort(key=lambda note: (note["charttime"], note["order"]))
+        own.sort(key=lambda note: (note["charttime"] or datetime.min, note["order"]))
     if section == BHC or options["repeats"] == "newest":
         own = [note for note in own if note[section] is not None]
     return own[-1]["note_id"] if own and own[-1][section] is not None else None
