@@ -6,6 +6,9 @@ every hourly matrix (`build_and_compare`).
 
 from __future__ import annotations
 
+import csv
+import gzip
+import random
 from pathlib import Path
 
 import pytest
@@ -64,6 +67,40 @@ def test_other_editions_equal_the_recount(edition: str, tmp_path: Path):
 
 def test_without_radiographs_and_notes(fabricated: Roots, tmp_path: Path):
     agree(Roots(fabricated.mimiciv), tmp_path, PUBLISHED)
+
+
+def rewrite(path: Path, rng: random.Random, changes: dict[str, list[str]]) -> None:
+    """Shuffle the rows of a csv.gz and replace a tenth of the named columns by one of the given texts."""
+    with gzip.open(path, "rt", newline="") as file:
+        rows = list(csv.DictReader(file))
+    for row in rows:
+        for column, texts in changes.items():
+            if rng.random() < 0.1:
+                row[column] = rng.choice(texts)
+    rng.shuffle(rows)
+    with gzip.open(path, "wt", newline="") as file:
+        writer = csv.DictWriter(file, rows[0].keys(), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_holes_and_shuffled_rows(protocol: str, tmp_path: Path):
+    """Missing times, lengths and ages, impossible study times and rows in any order stop nothing."""
+    raw = tmp_path / "raw"
+    write(raw, patients=8, seed=5, edition="2.2")
+    rng = random.Random(1)
+    rewrite(
+        raw / "mimiciv/icu/icustays.csv.gz", rng, {"outtime": [""], "los": ["", "0", "2.0"], "first_careunit": [""]}
+    )
+    moved = {"dischtime": ["", "2150-06-01 00:00:00"], "deathtime": ["", "2150-05-01 12:00:00"]}
+    rewrite(raw / "mimiciv/hosp/admissions.csv.gz", rng, moved)
+    rewrite(raw / "mimiciv/hosp/patients.csv.gz", rng, {"dod": ["2150-01-01", ""], "anchor_age": ["", "17", "18"]})
+    clocks = {"StudyTime": ["0", "59.9", "235959.999", "990000", ""], "StudyDate": [""]}
+    rewrite(raw / "mimic_cxr_jpg/mimic-cxr-2.0.0-metadata.csv.gz", rng, clocks)
+    rewrite(raw / "mimic_iv_note/note/discharge.csv.gz", rng, {"charttime": [""], "storetime": [""]})
+    roots = Roots(raw / "mimiciv", raw / "mimic_cxr_jpg", raw / "mimic_iv_note")
+    agree(roots, tmp_path / "built", PROTOCOLS[protocol].model_dump())
 
 
 @pytest.mark.slow
