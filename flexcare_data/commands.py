@@ -68,12 +68,13 @@ def run_events(args: argparse.Namespace) -> None:
     tables = {name: raw.locate(args.mimiciv, name) for name in ("chartevents", "labevents")}
     frame = pl.read_parquet(args.stays / "stays.parquet")
     with _stage(args) as folder, _scratch(folder) as scratch:
-        shown = {name: progress.meter("bytes") for name in tables}
+        meter, read = progress.meter("bytes"), dict.fromkeys(tables, 0)
+        size = sum(path.stat().st_size for path in tables.values())
 
         def show(name: str, done: int, total: int) -> None:
-            meter = shown[name]
+            read[name] = done  # the tables are read side by side
             if meter:
-                meter(done, total)
+                meter(sum(read.values()), size)
 
         counts = events.build_events(
             tables,
@@ -98,7 +99,12 @@ def run_hourly(args: argparse.Namespace) -> None:
     ends = frame.join(diagnosed, on="stay_id", how="semi").select("stay_id", "los_hours")
     with _stage(args) as folder:
         counts = hourly.build_hourly(
-            args.events / "events.parquet", ends, _options(args), out=folder, train_stays=train["stay_id"].to_numpy()
+            args.events / "events.parquet",
+            ends,
+            _options(args),
+            out=folder,
+            train_stays=train["stay_id"].to_numpy(),
+            progress=progress.meter("stays"),
         )
         flow = [
             {"step": "stays with a known diagnosis", "stays": ends.height},
@@ -112,13 +118,12 @@ def run_sections(args: argparse.Namespace) -> None:
     from flexcare_data import notes
 
     dropped = raw.empty_counts()
-    rows = raw.read_notes(args.mimic_iv_note, dropped) if args.mimic_iv_note else iter(())
-    meter = progress.meter("notes")
+    meter = progress.meter("bytes")
+    rows = raw.read_notes(args.mimic_iv_note, dropped, meter) if args.mimic_iv_note else iter(())
     with _stage(args) as folder, _scratch(folder) as scratch:
         counts = notes.build_sections(
-            rows, _options(args), out=folder / "sections.parquet", scratch=scratch, dropped=dropped,
-            progress=(lambda n: meter(n, n + 1)) if meter else None,
-        )  # fmt: skip
+            rows, _options(args), out=folder / "sections.parquet", scratch=scratch, dropped=dropped
+        )
         flow = [{"step": step, "notes": n} for step, n in counts.items()]
         _write_counts(folder, {"discharge": flow}, dropped)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -124,7 +124,13 @@ def _numbers(array) -> np.ndarray:
 
 
 def build_hourly(
-    events: Path, ends: pl.DataFrame, options: Options, *, out: Path, train_stays: np.ndarray | None = None
+    events: Path,
+    ends: pl.DataFrame,
+    options: Options,
+    *,
+    out: Path,
+    train_stays: np.ndarray | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, int]:
     """Write the grids of all stays that have a series.
 
@@ -135,6 +141,7 @@ def build_hourly(
         ends: stay_id and los_hours of the stays that may have a series (those with a known diagnosis).
         out: folder for values.npy, observed.npy, index.parquet and scaler.json.
         train_stays: stay_ids whose rows fit the scaler (option `scaler: train`).
+        progress: told stays done and in all.
 
     Returns:
         Counts: stays asked for, stays with a series, hours.
@@ -158,6 +165,8 @@ def build_hourly(
                     moments.add(np.repeat(part.stay_id[chosen[piece]], n_hours[piece]), values)
             rows.append((part.stay_id[chosen], n_hours, first[chosen]))
             total += int(n_hours.sum())
+            if progress:
+                progress(int(np.searchsorted(known, part.stay_id[-1], "right")), len(known))
     stay_id, n_hours, first = (
         (np.concatenate(column) for column in zip(*rows, strict=True))
         if rows

@@ -16,7 +16,7 @@ import stat
 import sys
 import zlib
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import IO
 
@@ -262,16 +262,20 @@ def typed(column: str, dtype: pl.DataType) -> pl.Expr:
     return pl.when(number.is_finite()).then(number).alias(column) if dtype.is_float() else number
 
 
-def read_notes(root: Path, dropped: Dropped) -> Iterator[dict[str, str]]:
+def read_notes(
+    root: Path, dropped: Dropped, progress: Callable[[int, int], None] | None = None
+) -> Iterator[dict[str, str]]:
     """Rows of discharge.csv in file order, one dict of the needed columns as text each; a note at a time in memory.
 
-    ``\\r\\n`` and a lone ``\\r`` are newlines. Rows of another width are counted in ``dropped``.
+    ``\\r\\n`` and a lone ``\\r`` are newlines. Rows of another width are counted in ``dropped``;
+    ``progress`` is told bytes on disk.
 
     Raises:
         RawDataError: as `read_table`.
     """
     table = RAW["discharge"]
     path = locate(root, "discharge")
+    size = path.stat().st_size
     csv.field_size_limit(1 << 28)
     with open_bytes(path) as stream:
         text = io.TextIOWrapper(_Readable(stream), encoding="utf-8-sig", errors="replace", newline="")
@@ -280,11 +284,15 @@ def read_notes(root: Path, dropped: Dropped) -> Iterator[dict[str, str]]:
             header = [column.strip() for column in next(reader, [])]
             check_header(header, path, table, table.columns)
             position = {column: header.index(column) for column in table.columns}
-            for row in reader:
+            for n, row in enumerate(reader):
+                if progress and not n % 1000:
+                    progress(stream.raw_position(), size)
                 if len(row) != len(header):
                     count(dropped, "discharge", "", "malformed_row", 1 if row else 0)
                     continue
                 yield {column: row[index] for column, index in position.items()}
+            if progress:
+                progress(size, size)
         except csv.Error:
             raise RawDataError(
                 f"{path}: a quote is wrong or never closed near line {reader.line_num:,}; download it again"
