@@ -155,7 +155,9 @@ class _Loop:
         self.state: TrainState = state
         self.interaction: bool = interaction
         self.save_seconds: float = save_seconds
-        self.forward = torch.compile(model, dynamic=True) if compiled else model
+        if compiled:
+            model.compile_layers()
+        self.forward = model
         self.saved = time.monotonic()
         self.progress = Progress()
 
