@@ -10,12 +10,15 @@ and to every kept stay of the subject that contains the time, both ends in.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from threading import Lock
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -107,15 +110,29 @@ def build_events(
     slices = np.zeros((len(kept.stay_id), 2), np.int64)
     with runs.open("wb") as file:
         position = 0
-        for linked in buckets.read(first_pair[:-1]):
-            stay, settled = _settle(linked, kept, clean, options, result.dropped)
+        work = partial(_settle, kept=kept, clean=clean, options=options)
+        for stay, settled, repeats in _ahead(work, buckets.read(first_pair[:-1]), threads):
+            for variable, n in enumerate(repeats):
+                count(result.dropped, "events", ORDER[variable], "further_value_at_one_time", int(n))
             file.write(settled.tobytes())
             first = np.flatnonzero(np.diff(stay, prepend=-1))
             slices[stay[first], 0] = position + first
             slices[stay[first], 1] = np.diff(first, append=len(stay))
             position += len(stay)
-    _write(out, kept.stay_id, slices, runs, *_words_by_rank(clean))
+    _write(out, kept.stay_id, slices, runs, *_words_by_rank(clean), threads)
     return result
+
+
+def _ahead(work: Callable[[Any], Any], parts: Iterable[Any], threads: int) -> Iterator[Any]:
+    """``work`` of each part, in order, worked on by ``threads`` at a time: no more parts than these are in memory."""
+    with ThreadPoolExecutor(threads) as pool:
+        running: deque[Future] = deque()
+        for part in parts:
+            running.append(pool.submit(work, part))
+            if len(running) >= threads:
+                yield running.popleft().result()
+        while running:
+            yield running.popleft().result()
 
 
 def _kept_stays(stays: pl.DataFrame) -> KeptStays:
@@ -187,12 +204,16 @@ def _report(counts: dict[str, ScanCounts], first_pair: np.ndarray, clean: CleanP
 
 
 def _settle(
-    linked: np.ndarray, kept: KeptStays, clean: CleanPairs, options: Options, dropped: Dropped
-) -> tuple[np.ndarray, np.ndarray]:
-    """One bucket: one value per row and variable, rows given to their stays. Sorted by stay, time, variable."""
+    linked: np.ndarray, *, kept: KeptStays, clean: CleanPairs, options: Options
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """One bucket: one value per row and variable, rows given to their stays. Sorted by stay, time, variable.
+
+    Returns:
+        the stay of each settled value, the values, and how many further values at one time each variable had.
+    """
     linked = linked[clean.usable[linked["pair"]]]
     if not len(linked):
-        return np.zeros(0, np.int64), np.zeros(0, _SETTLED)
+        return np.zeros(0, np.int64), np.zeros(0, _SETTLED), np.zeros(len(ORDER), np.int64)
     code = np.array([ORDER.index(name) for name in VARIABLES], np.int64)[clean.variable[linked["pair"]]]
     subject = kept.subject_id[linked["stay"]]
     rank = clean.rank[linked["pair"]]
@@ -202,7 +223,7 @@ def _settle(
     new_row = _changes(subject, time)
     new_value = new_row | _changes(code)
     first = np.flatnonzero(new_value)
-    _count_repeats(new_value, code, dropped)
+    repeats = np.bincount(code[~new_value], minlength=len(ORDER))
     row = np.cumsum(new_row) - 1
     text = np.maximum.reduceat(rank, first)
     number = _numbers_by_rank(clean)[text]
@@ -212,7 +233,7 @@ def _settle(
     if options.gcs_total == "derived":
         values = _with_gcs_total(values)
     members = _stays_of_rows(row, subject[new_row], time[new_row], stay, kept)
-    return _give_to_stays(values, members, time[new_row], kept)
+    return *_give_to_stays(values, members, time[new_row], kept), repeats
 
 
 def _sorted_by(subject: np.ndarray, time: np.ndarray, code: np.ndarray, rank: np.ndarray | None) -> np.ndarray:
@@ -231,11 +252,6 @@ def _changes(*columns: np.ndarray) -> np.ndarray:
     for column in columns:
         changed[1:] |= column[1:] != column[:-1]
     return changed
-
-
-def _count_repeats(new_value: np.ndarray, code: np.ndarray, dropped: Dropped) -> None:
-    for variable, n in enumerate(np.bincount(code[~new_value], minlength=len(ORDER))):
-        count(dropped, "events", ORDER[variable], "further_value_at_one_time", n)
 
 
 def _means(
@@ -329,7 +345,7 @@ def _words_by_rank(clean: CleanPairs) -> tuple[np.ndarray, list[str]]:
 
 
 def _write(
-    out: Path, stay_ids: np.ndarray, slices: np.ndarray, runs: Path, place: np.ndarray, words: list[str]
+    out: Path, stay_ids: np.ndarray, slices: np.ndarray, runs: Path, place: np.ndarray, words: list[str], threads: int
 ) -> None:
     """Gather the settled stays in order of stay_id, a row group of bounded size at a time."""
     schema = pa.schema(
@@ -341,7 +357,20 @@ def _write(
     settled = np.memmap(runs, _SETTLED, "r") if runs.stat().st_size else np.zeros(0, _SETTLED)
     names = _text_array(ORDER)
     order = np.argsort(stay_ids, kind="stable")
-    ends = np.cumsum(slices[order, 1])
+
+    def group(part: slice) -> pa.Table:
+        chosen = order[part]
+        n = slices[chosen, 1]
+        rows = settled[np.repeat(slices[chosen, 0], n) + _within(n)]
+        columns = [
+            _number_array(np.repeat(stay_ids[chosen], n), pa.int64()),
+            _number_array(rows["hours"], pa.float64()),
+            pa.DictionaryArray.from_arrays(_number_array(rows["variable"], pa.int8()), names),
+            _texts(rows, place, words),
+            _number_array(rows["number"], pa.float64()),
+        ]
+        return pa.Table.from_arrays(columns, schema=schema)
+
     # Without the Arrow schema a reader sees the two text columns as plain text, not as dictionaries.
     with pq.ParquetWriter(
         out,
@@ -352,24 +381,19 @@ def _write(
         use_dictionary=["stay_id", "variable", "value", "number"],
         write_statistics=["stay_id"],
     ) as writer:
-        start = 0
-        while start < len(order):
-            done = ends[start - 1] if start else 0
-            stop = max(start + 1, int(np.searchsorted(ends, done + _ROWS_PER_GROUP, "right")))
-            chosen = order[start:stop]
-            n = slices[chosen, 1]
-            rows = settled[np.repeat(slices[chosen, 0], n) + _within(n)]
-            start = stop
-            if not len(rows):
-                continue
-            columns = [
-                _number_array(np.repeat(stay_ids[chosen], n), pa.int64()),
-                _number_array(rows["hours"], pa.float64()),
-                pa.DictionaryArray.from_arrays(_number_array(rows["variable"], pa.int8()), names),
-                _texts(rows, place, words),
-                _number_array(rows["number"], pa.float64()),
-            ]
-            writer.write_table(pa.Table.from_arrays(columns, schema=schema))
+        for table in _ahead(group, _groups(np.cumsum(slices[order, 1])), threads):
+            if table.num_rows:
+                writer.write_table(table)
+
+
+def _groups(ends: np.ndarray) -> Iterator[slice]:
+    """Consecutive stays of about `_ROWS_PER_GROUP` rows, given the rows up to the end of each stay."""
+    start = 0
+    while start < len(ends):
+        done = ends[start - 1] if start else 0
+        stop = max(start + 1, int(np.searchsorted(ends, done + _ROWS_PER_GROUP, "right")))
+        yield slice(start, stop)
+        start = stop
 
 
 def _texts(rows: np.ndarray, place: np.ndarray, words: list[str]) -> pa.DictionaryArray:
