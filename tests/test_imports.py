@@ -14,7 +14,7 @@ PACKAGES = ("flexcare_data", "flexcare_model")
 # tools below them; no tool knows a stage.
 STAGES = {"stays", "splits", "events", "hourly", "notes", "phenotypes", "images"}
 CONTRACTS = {"schema", "protocol", "variables", "tasks"}
-TOOLS = {"raw", "records", "scan", "cleaning", "series", "store", "pool", "progress"}
+TOOLS = {"raw", "records", "scan", "scan_loop", "cleaning", "series", "store", "pool", "progress"}
 ALLOWED = {
     "schema": set(),
     "protocol": set(),
