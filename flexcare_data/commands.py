@@ -154,16 +154,21 @@ def _sources(args: argparse.Namespace, options: Options, dropped: raw.Dropped) -
     cxr = args.mimic_cxr_jpg
     is_diagnosis, is_drg = args.task == "diagnosis", args.task == "drg"
     radiographs = _radiographs(cxr, dropped)
+    admissions = raw.read_table(args.mimiciv, "admissions", {})
+    marks = _section_marks(args.sections)
+    # A note belongs to an admission of its own patient; releases of different age know different admissions.
+    sections = marks.join(admissions, on=["subject_id", "hadm_id"], how="semi")
+    raw.count(dropped, "sections", "", "admission_unknown", marks.height - sections.height)
     return Sources(
         stays=pl.read_parquet(args.stays / "stays.parquet"),
         splits=pl.read_parquet(args.splits / "splits.parquet"),
         series=pl.read_parquet(args.hourly / "index.parquet"),
         phenotypes=pl.read_parquet(args.stays / "phenotypes.parquet"),
-        admissions=raw.read_table(args.mimiciv, "admissions", {}),
+        admissions=admissions,
         radiographs=radiographs,
         chexpert=_raw(cxr if is_diagnosis else None, "chexpert", dropped),
         drgcodes=_raw(args.mimiciv if is_drg else None, "drgcodes", dropped),
-        sections=_section_marks(args.sections),
+        sections=sections,
         options=options,
     )
 
@@ -245,7 +250,7 @@ def run_images(args: argparse.Namespace) -> None:
     else:
         chosen = [cohort.drop_nulls("dicom_id").select(columns) for cohort in cohorts.values()]
         wanted = pl.concat(chosen).unique().sort("dicom_id")
-    images.build(
+    counts = images.build(
         wanted,
         args.mimic_cxr_jpg or args.out.parent,
         pool_dir=args.out.parent / f"cxr-{store.spec_key(images.pool_spec())}",
@@ -257,6 +262,9 @@ def run_images(args: argparse.Namespace) -> None:
         group_readable=not args.private,
         progress=progress.meter("images"),
     )
+    print(f"{counts['tensors']:,} of {counts['radiographs']:,} radiographs are in the store")
+    if problems := {reason: n for reason, n in counts["problems"].items() if n}:
+        print(f"the rest: {problems}, each named in {args.out / 'problems.parquet'}")
 
 
 def run_image_list(args: argparse.Namespace) -> None:

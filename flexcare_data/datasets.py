@@ -71,8 +71,7 @@ def look_at(report: Report, root: str, folder: Path, tasks: Sequence[str], *, fa
     edition = recognise(seen)
     found = DataSet(root, folder, probes, edition, raw.is_marked_synthetic(folder))
     for name, problem in problems.items():
-        do = f"{editions.URLS[root]}/{_version(root, edition)}/{_published_path(name, edition)}"
-        report.add("error", name, problem, do=f"get it: wget --user NAME --ask-password {do}")
+        report.add("error", name, problem, do=f"get it: {_download(root, name, edition)}")
     report.editions[root] = edition.text
     report.rows |= {name: {"rows": p.rows, "counted": p.is_counted} for name, p in probes.items()}
     _tell_edition(report, found, partial=bool(problems))
@@ -148,10 +147,12 @@ def _listed(folder: Path) -> dict[str, str]:
     return {pair[1].strip().removeprefix("*").removeprefix("./"): pair[0] for pair in pairs if len(pair) == 2}
 
 
-def _version(root: str, edition: Edition) -> str:
-    if edition.names and not edition.names[0].startswith("demo"):
-        return edition.names[0]
-    return editions.PAPER[root]
+def _download(root: str, name: str, edition: Edition) -> str:
+    """The command that fetches a table of this edition (of the paper's where it is not known)."""
+    version = edition.names[0] if edition.names else editions.PAPER[root]
+    if version.startswith("demo"):
+        return f"wget {editions.DEMO_URL}/{_published_path(name, edition)}"
+    return f"wget --user NAME --ask-password {editions.URLS[root]}/{version}/{_published_path(name, edition)}"
 
 
 def _published_path(name: str, edition: Edition) -> str:

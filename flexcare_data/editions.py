@@ -45,7 +45,7 @@ URLS = {
 }
 """Where the files of a data set lie; an edition and a path follow."""
 
-LATEST = {"mimiciv": "3.1", "mimic_cxr_jpg": "2.1.0", "mimic_iv_note": "2.2"}
+DEMO_URL = "https://physionet.org/files/mimic-iv-demo/2.2"
 PAPER = {"mimiciv": "2.0", "mimic_cxr_jpg": "2.0.0", "mimic_iv_note": "2.2"}
 """The editions of the paper."""
 
