@@ -30,7 +30,7 @@ lint: setup ## ruff, mypy, snakefmt, snakemake --lint
 	@$(BIN)/snakemake --lint
 
 bench: setup ## timings of the heavy stages
-	@$(BIN)/python -m pytest tests/bench -p no:cacheprovider -s
+	@for bench in events images embed batches model_step; do $(BIN)/python tests/bench/bench_$$bench.py || exit 1; done
 
 lock: ## renew requirements.lock from pyproject.toml (needs uv)
 	uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 --generate-hashes --quiet \

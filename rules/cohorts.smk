@@ -150,3 +150,19 @@ rule drg:
     """Cohort: which diagnosis related group was the hospital admission billed under?"""
     input:
         task_files("drg"),
+
+
+rule meds_labels:
+    """The cohorts as label files of MEDS, one folder per task."""
+    input:
+        cohorts=list(built(*COHORTS).values()),
+    output:
+        folder=directory(f"{OUT}/meds_labels"),
+    params:
+        cohorts=folders(*COHORTS),
+    log:
+        f"{OUT}/logs/meds_labels.log",
+    conda:
+        ENVIRONMENT
+    shell:
+        "python -m flexcare_data meds-labels --cohorts {params.cohorts} --out {output.folder:q} > {log:q} 2>&1"
