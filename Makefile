@@ -29,8 +29,10 @@ lint: setup ## ruff, mypy, snakefmt, snakemake --lint
 	@$(BIN)/snakefmt --check Snakefile rules
 	@$(BIN)/snakemake --lint
 
-bench: setup ## timings of the heavy stages
-	@for bench in events images embed batches model_step; do $(BIN)/python tests/bench/bench_$$bench.py || exit 1; done
+bench: setup ## timings of the heavy stages, beside their goals
+	@status=0; for name in events images embed batches model_step; do \
+	    echo "== $$name"; $(BIN)/python tests/bench/bench_$$name.py || status=1; \
+	done; exit $$status
 
 lock: ## renew requirements.lock from pyproject.toml (needs uv)
 	uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 --generate-hashes --quiet \
