@@ -403,7 +403,7 @@ rule other_protocol:
         code=code_digest("flexcare_data.stages"),
     log:
         f"{OUT}/logs/other_protocol.log",
-    threads: workflow.cores or 1
+    threads: workflow.resource_settings.cores or 1
     resources:
         mem_mb=growing(CONFIG.resources.memory_mb),
         runtime=growing(720),
