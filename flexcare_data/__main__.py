@@ -106,7 +106,7 @@ def _parser() -> argparse.ArgumentParser:
     explain.add_argument("--sample", required=True, help="sample_id")
     explain.add_argument("--out", type=Path, help="write the matrix with its 76 column names here (csv)")
 
-    sub.add_parser("config-schema", help="JSON schema of the configuration, on standard output")
+    sub.add_parser("config-schema", help="renew workflow/config/default.yaml and config.schema.json")
     store = sub.add_parser("store", help="look after the shared shards")
     store.add_argument("action", choices=("ls", "verify", "prune", "explain"))
     store.add_argument("what", nargs="*", help="stages, as ls names them")

@@ -361,10 +361,10 @@ def run_store(args: argparse.Namespace) -> int:
 
 
 def run_config_schema(args: argparse.Namespace) -> None:
-    """The JSON schema of the configuration on standard output."""
-    from flexcare_data.config_files import schema_text
+    """workflow/config/default.yaml and config.schema.json anew, from the configuration model."""
+    from flexcare_data.config_files import write_config_files
 
-    print(schema_text(), end="")
+    write_config_files()
 
 
 def _options(args: argparse.Namespace) -> Options:
