@@ -81,9 +81,7 @@ def _fill_series(out, values, observed, tail_values, tail_observed, spans, conti
         _write_hours(out, b, 0, values, observed, spans[b, 0], own, continuous, categorical, mean, std)
         if own < length:
             row = spans[b, 3] + first + own - spans[b, 2]
-            _write_hours(
-                out, b, own, tail_values, tail_observed, row, length - own, continuous, categorical, mean, std
-            )
+            _write_hours(out, b, own, tail_values, tail_observed, row, length - own, continuous, categorical, mean, std)
         out[b, length:] = 0.0
 
 
