@@ -97,11 +97,9 @@ def _coded(table, options: Options) -> dict[str, np.ndarray]:
     text = _numbers(value.indices)
     for name, categories in CATEGORIES.items():
         rows = np.flatnonzero(codes == VARIABLES.index(name))
-        if not len(rows):
-            continue
-        if name == "capillary_refill_rate":
-            cell[rows] = cell[rows]  # 0.0 and 1.0 are their own positions
-        elif name == "gcs_total":
+        if not len(rows) or name == "capillary_refill_rate":
+            continue  # 0.0 and 1.0 of the refill are their own positions
+        if name == "gcs_total":
             position = {float(category): index for index, category in enumerate(categories)}
             cell[rows] = [position[number] for number in cell[rows]]
         else:

@@ -20,9 +20,6 @@ def _published() -> pl.DataFrame:
 PHENOTYPES: tuple[str, ...] = tuple(_published()["phenotype"].unique().sort())
 """The 25 phenotypes in alphabetical order, the order of the label columns."""
 
-PHENOTYPE_TYPES: dict[str, str] = dict(_published().select("phenotype", "type").unique().sort("phenotype").iter_rows())
-"""acute, chronic or mixed, by phenotype."""
-
 
 def code_list(options: Options) -> pl.DataFrame:
     """phenotype, icd_version, code_or_prefix (a trailing `$` marks an exact code) under option `icd10`."""

@@ -103,8 +103,6 @@ def _ones(typing, word):
 
 _EACH = 0x0101010101010101
 _LOW = np.uint64(0x7F * _EACH)
-_HIGH = np.uint64(0x80 * _EACH)
-_FIRSTS = np.uint64(_EACH)
 _COMMAS, _LINES, _QUOTES = (np.uint64(byte * _EACH) for byte in (44, 10, 34))
 
 

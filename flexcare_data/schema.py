@@ -162,7 +162,7 @@ STAYS = Table(
         Column("died_in_hospital", _FLAG, "1 if died during the admission (option `death_label`), else 0"),
         Column("died_in_unit", _FLAG, "1 if dod or deathtime lies within [intime, outtime], else 0"),
         Column("died", _FLAG, "1 if a dod or deathtime is known, else 0"),
-        Column("readmission", _FLAG, "1 if readmitted or dead within 30 days, null where excluded", nullable=True),
+        Column("readmission", _FLAG, "1 if back (option `readmission`), 0 if not, null where excluded", nullable=True),
     ),
 )  # fmt: skip
 

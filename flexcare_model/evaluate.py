@@ -21,7 +21,6 @@ from torch import Tensor
 from flexcare_data.store import atomic_write
 from flexcare_data.tasks import Task
 from flexcare_model.checkpoint import load_model
-from flexcare_model.config import RunConfig
 from flexcare_model.feed import Feed, in_order
 from flexcare_model.losses import prediction_loss
 from flexcare_model.metrics import compute
@@ -153,10 +152,3 @@ def evaluate_run(
     }  # fmt: skip
     atomic_write(path, json.dumps(content, indent=2, sort_keys=True) + "\n")
     return found
-
-
-def score_without(
-    model: Model, run: RunConfig, data: TaskDataset, feed: Feed, modalities: Iterable[str]
-) -> dict[str, float]:
-    """Metrics of ``model`` on ``data`` with ``modalities`` taken away; samples with nothing left do not count."""
-    return score(model, data.without(*modalities), feed, batch_size=run.batch_size, precision=run.precision).metrics

@@ -10,7 +10,7 @@ from typing import Any
 
 import polars as pl
 
-from flexcare_data.tasks import TASKS, Task
+from flexcare_data.tasks import TASKS
 
 SIX_TASKS = tuple(name for name in TASKS if name != "drg")
 """Tasks of the paper's tables 2 to 4 and 6, in its order."""
@@ -110,11 +110,6 @@ class Results:
 
 def read_parquet(path: Path) -> pl.DataFrame | None:
     return pl.read_parquet(path) if path.is_file() else None
-
-
-def metric_names(task: Task) -> tuple[str, str]:
-    """The paper's two metrics of a task as they are printed."""
-    return METRIC_TITLES[task.metrics[0]], METRIC_TITLES[task.metrics[1]]
 
 
 METRIC_TITLES = {

@@ -14,7 +14,7 @@ from flexcare_data.tasks import TASKS
 from flexcare_model.__main__ import main
 from flexcare_model.checkpoint import load_model, save_model
 from flexcare_model.config import resolve_run
-from flexcare_model.evaluate import evaluate_run, score, score_without
+from flexcare_model.evaluate import evaluate_run, score
 from flexcare_model.feed import Feed
 from flexcare_model.metrics import compute
 from flexcare_model.models import MODELS
@@ -101,7 +101,7 @@ def test_metrics_without_a_modality(output, run):
     model, settings = load_model(run)
     data = load_task(output, "diagnosis", "test", max_hours=12)
     all_of_them = score(model, data, CPU, batch_size=8).metrics
-    less = score_without(model, settings, data, CPU, ["image"])
+    less = score(model, data.without("image"), CPU, batch_size=settings.batch_size).metrics
     assert set(less) == set(all_of_them)
     bare = load_task(output, "diagnosis", "test", max_hours=12, modalities=["time_series", "note"])
     assert less == score(model, bare, CPU, batch_size=8).metrics
