@@ -95,6 +95,7 @@ rule interaction:
 
 
 rule bootstrap:
+    """Numbers behind `statistics`: intervals, paired tests, calibration and groups, from the predictions."""
     input:
         runs=METHOD_RUNS,
         data=published("stays", *COHORTS),
@@ -391,6 +392,7 @@ rule so_far:
 
 
 rule other_protocol:
+    """The cohorts of the other protocol, on the same store, for `compare_protocols`."""
     input:
         published(*COHORTS),
     output:
