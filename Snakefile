@@ -15,6 +15,8 @@ include: "rules/images.smk"
 include: "rules/notes.smk"
 include: "rules/cohorts.smk"
 include: "rules/train.smk"
+include: "rules/analysis.smk"
+include: "rules/tables.smk"
 include: "rules/report.smk"
 
 

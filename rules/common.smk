@@ -82,16 +82,6 @@ def cohort_events(wildcards):
     return list(built("events").values()) if "events" in reads else []
 
 
-def folders(*stages):
-    """Folders of stages in the store, as arguments of a command."""
-    return " ".join(shlex.quote(str(PLAN.dir(stage))) for stage in stages)
-
-
-def raw_files(stage):
-    """Raw files of ``stage``. Their content is in its key, so their dates do not matter."""
-    return [ancient(RAW_READY), *(ancient(str(path)) for path in PLAN.raw_files(stage))]
-
-
 def cohort_inputs(wildcards):
     """What the cohort of a task is derived from."""
     return built(*PLAN.stages[cohort_stage(wildcards.task)].upstream)
@@ -213,6 +203,11 @@ COMPARED = CONFIG.train.baselines or ("medfuse", "mt", "m3care", "mmf", "multimo
 ANALYSIS = f"{OUT}/analysis/{{model}}/{{experiment}}/seed{{seed}}"
 STATISTICS = f"{OUT}/analysis/statistics/estimates.parquet"
 TABLE_FILES = [".csv", ".md", ".tex"]
+# What every page is told beside where it is written.
+PAGE_ARGUMENTS = (
+    f"--output {shlex.quote(OUT)} --suppress-below {CONFIG.report.suppress_below} {SYNTHETIC_MARK}"
+    f" --seeds {' '.join(map(str, CONFIG.train.seeds))} --config {shlex.quote(CONFIG.model_dump_json())}"
+)
 OTHER_PROTOCOL = "corrected" if CONFIG.protocol == "flexcare" else "flexcare"
 OTHER_OUTPUT = os.path.abspath(f"{OUT}/protocols/{OTHER_PROTOCOL}")
 METHOD_RUNS = [
