@@ -73,11 +73,12 @@ TASK_TOKEN = (
 
 @dataclass(frozen=True)
 class Block:
-    """A group of rows of a comparison: one task of one setting. ``methods`` are its rows."""
+    """A group of rows of a comparison: one task of one setting. ``methods`` are its rows, ``short`` heads columns."""
 
     title: str
     task: str
     methods: tuple[Method, ...]
+    short: str
 
 
 @cache
@@ -146,7 +147,7 @@ def table3(results: Results, *, seeds: Sequence[int] | None = None) -> tuple[Lay
     compared = _comparison(
         results, "table3", "Table 3: methods on six tasks, test split", blocks, seeds=seeds, mark_titles=()
     )
-    return compared, _wide(compared, METHODS, "table3_wide", "Table 3 in the paper's form: methods on six tasks")
+    return compared, _wide(compared, blocks, "table3_wide", "Table 3 in the paper's form: methods on six tasks")
 
 
 def table4(results: Results, *, seeds: Sequence[int] | None = None) -> tuple[Layout, Layout]:
@@ -154,10 +155,10 @@ def table4(results: Results, *, seeds: Sequence[int] | None = None) -> tuple[Lay
     blocks = [_task_block(name, ABLATIONS) for name in SIX_TASKS]
     title = "Table 4: ablations, six tasks trained together, test split"
     compared = _comparison(results, "table4", title, blocks, seeds=seeds, mark_titles=("CT", "RD", "MoE"))
-    return compared, _wide(compared, ABLATIONS, "table4_wide", "Table 4 in the paper's form: ablations")
+    return compared, _wide(compared, blocks, "table4_wide", "Table 4 in the paper's form: ablations")
 
 
-def table5(results: Results, *, seeds: Sequence[int] | None = None) -> tuple[Layout, ...]:
+def table5(results: Results, *, seeds: Sequence[int] | None = None) -> tuple[Layout, Layout]:
     """DRG with 1 % and all of the training samples."""
     blocks = []
     for setting, title in (("drg_1pct", "1 % of the training samples"), ("drg_100pct", "all training samples")):
@@ -166,8 +167,9 @@ def table5(results: Results, *, seeds: Sequence[int] | None = None) -> tuple[Lay
             Method("FlexCare, pre-trained on six tasks", "flexcare", f"{setting}_pretrained"),
             Method("FlexCare, from scratch", "flexcare", setting),
         )
-        blocks.append(Block(f"DRG, {title}", "drg", methods))
-    return (_comparison(results, "table5", "Table 5: transfer to DRG, test split", blocks, seeds=seeds),)
+        blocks.append(Block(f"DRG, {title}", "drg", methods, "DRG 1 %" if setting == "drg_1pct" else "DRG 100 %"))
+    compared = _comparison(results, "table5", "Table 5: transfer to DRG, test split", blocks, seeds=seeds)
+    return compared, _wide(compared, blocks, "table5_wide", "Table 5 in the paper's form: transfer to DRG")
 
 
 def table6(results: Results, *, seeds: Sequence[int] | None = None) -> tuple[Layout, Layout]:
@@ -175,7 +177,7 @@ def table6(results: Results, *, seeds: Sequence[int] | None = None) -> tuple[Lay
     blocks = [_task_block(name, TASK_TOKEN) for name in SIX_TASKS]
     title = "Table 6: without and with the task token, test split"
     compared = _comparison(results, "table6", title, blocks, seeds=seeds)
-    return compared, _wide(compared, TASK_TOKEN, "table6_wide", "Table 6 in the paper's form: task token")
+    return compared, _wide(compared, blocks, "table6_wide", "Table 6 in the paper's form: task token")
 
 
 TABLES: dict[str, Callable[..., tuple[Layout, ...]]] = {
@@ -214,7 +216,7 @@ def mean_text(mean: float, std: float | None) -> str:
 
 def _task_block(task: str, methods: tuple[Method, ...]) -> Block:
     first, second = (METRIC_TITLES[name] for name in TASKS[task].metrics)
-    return Block(f"{TASKS[task].abbreviation}: {first}, {second}", task, methods)
+    return Block(f"{TASKS[task].abbreviation}: {first}, {second}", task, methods, TASKS[task].abbreviation)
 
 
 def _published_values(item: str) -> dict[tuple[str, str, str, str], float]:
@@ -324,22 +326,21 @@ def _setting(experiment: str) -> str:
     return TASKS[experiment].abbreviation if experiment in TASKS else experiment.replace("_", " ")
 
 
-def _wide(compared: Layout, methods: tuple[Method, ...], name: str, title: str) -> Layout:
-    """The paper's form: a row per method, two columns per task, ours only."""
-    tasks = list(dict.fromkeys(compared.frame["task"].to_list()))
+def _wide(compared: Layout, blocks: Sequence[Block], name: str, title: str) -> Layout:
+    """The paper's form: a row per method, two columns per block, ours only."""
     header = ["Method"]
-    for task in tasks:
-        header += [f"{TASKS[task].abbreviation} {METRIC_TITLES[metric]}" for metric in TASKS[task].metrics]
-    cells = {(row["task"], row["metric"], row["method"]): row for row in compared.frame.to_dicts()}
+    for block in blocks:
+        header += [f"{block.short} {METRIC_TITLES[metric]}" for metric in TASKS[block.task].metrics]
+    cells = {(row["block"], row["metric"], row["method"]): row for row in compared.frame.to_dicts()}
     rows, records = [], []
-    for method in methods:
+    for method in blocks[0].methods:
         row, record = [words(method.title)], {"method": method.title}
-        for task in tasks:
-            for metric in TASKS[task].metrics:
-                found = cells[(task, metric, method.title)]
+        for block in blocks:
+            for metric in TASKS[block.task].metrics:
+                found = cells[(block.title, metric, method.title)]
                 text = "" if found["mean"] is None else mean_text(found["mean"], found["std"])
                 row.append(Cell(text, best=found["best"]) if text else absent("–"))
-                record[f"{TASKS[task].abbreviation}_{metric}"] = text
+                record[f"{block.short}_{metric}"] = text
         rows.append(tuple(row))
         records.append(record)
     return Layout(name, title, tuple(header), tuple(rows), pl.DataFrame(records), compared.notes)
