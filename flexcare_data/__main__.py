@@ -16,6 +16,7 @@ from typing import Any
 def main(arguments: list[str] | None = None) -> int:
     """Run a subcommand; a known error is one message and exit status 1."""
     args = _parser().parse_args(arguments)
+    os.umask(os.umask(0o077) | 0o007)  # what is derived from patients is never open to everybody
     if getattr(args, "threads", None):
         # Polars reads this once, when it is imported.
         os.environ["POLARS_MAX_THREADS"] = str(args.threads)
@@ -26,9 +27,10 @@ def main(arguments: list[str] | None = None) -> int:
     except Exception as error:
         from flexcare_data import errors
 
-        if not isinstance(error, errors.KNOWN):
+        message = errors.message(error, getattr(args, "out", None))
+        if message is None:
             raise
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {message}", file=sys.stderr)
         return 1
 
 

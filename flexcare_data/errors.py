@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from pydantic import ValidationError
 
 from flexcare_data.config import ConfigError
 from flexcare_data.explain import UnknownSampleError
+from flexcare_data.faults import explain
 from flexcare_data.images import ImageError
 from flexcare_data.leakage import LeakageError
 from flexcare_data.raw import RawDataError
@@ -22,3 +25,8 @@ KNOWN = (
     LeakageError,
     ValidationError,
 )
+
+
+def message(error: BaseException, where: Path | None = None) -> str | None:
+    """What to tell the user of ``error``, None where it is a mistake of the program. ``where``: what was written."""
+    return str(error) if isinstance(error, KNOWN) else explain(error, where)

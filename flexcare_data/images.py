@@ -314,8 +314,7 @@ def _grow(pool: Pool, todo: pl.DataFrame, root: Path, processes: int, progress: 
             paths = [str(radiograph_path(root, *row)) for row in rows]
             scratch = pool.scratch()
             try:
-                shape = (len(ids), SIDE, SIDE)
-                np.lib.format.open_memmap(scratch, mode="w+", dtype=np.uint8, shape=shape).flush()
+                _reserve(scratch, len(ids))
                 tasks = [
                     (str(scratch), first, paths[first : first + _IMAGES_PER_TASK])
                     for first in range(0, len(paths), _IMAGES_PER_TASK)
@@ -336,6 +335,13 @@ def _grow(pool: Pool, todo: pl.DataFrame, root: Path, processes: int, progress: 
             finally:
                 scratch.unlink(missing_ok=True)
     return problems
+
+
+def _reserve(path: Path, n: int) -> None:
+    """An array of ``n`` tensors whose place on the disk is taken: a mapped page without one kills the process."""
+    np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=(n, SIDE, SIDE)).flush()
+    with path.open("r+b") as file:
+        os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
 
 
 @contextmanager

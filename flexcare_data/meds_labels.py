@@ -9,6 +9,7 @@ uncertain and blank CheXpert labels have no row.
 from __future__ import annotations
 
 import re
+from functools import partial
 from pathlib import Path
 
 import polars as pl
@@ -16,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from flexcare_data.schema import SchemaError
+from flexcare_data.store import atomic_write
 from flexcare_data.tasks import Task
 
 _TIME = pa.timestamp("us")
@@ -65,9 +67,8 @@ def label_tables(timed: pl.DataFrame, task: Task) -> dict[str, pa.Table]:
 
 def write_labels(tables: dict[str, pa.Table], folder: Path) -> None:
     """Write each table as ``<folder>/<stem>.parquet``."""
-    folder.mkdir(parents=True, exist_ok=True)
     for stem, table in tables.items():
-        pq.write_table(table, folder / f"{stem}.parquet")
+        atomic_write(folder / f"{stem}.parquet", partial(pq.write_table, table))
 
 
 def file_stem(label: str) -> str:

@@ -108,7 +108,7 @@ def atomic_write(path: Path, content: bytes | str | Callable[[Path], Any], *, gr
             raise
         raise StoreError(cannot_write(path.parent, error)) from None
     finally:
-        temporary.unlink(missing_ok=True)
+        remove(temporary)  # on a read-only disk even to remove nothing is refused
 
 
 def temporary_path(path: Path) -> Path:

@@ -17,19 +17,23 @@ os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 # Threads that wait for one another sleep. Spinning, the default, is many times slower where cores are shared.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
+from flexcare_data.faults import explain
 from flexcare_model.report.commands import add_commands as add_report_commands
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run a subcommand."""
     args = _parser().parse_args(arguments)
+    os.umask(os.umask(0o077) | 0o007)  # what is derived from patients is never open to everybody
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     try:
         args.run(args)
     except Exception as error:
-        if not isinstance(error, _known_errors()):
+        where = getattr(args, "out", None) or getattr(args, "output", None)
+        message = str(error) if isinstance(error, _known_errors()) else explain(error, where)
+        if message is None:
             raise
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {message}", file=sys.stderr)
         return 1
     return 0
 
@@ -154,11 +158,13 @@ def _add_train(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--encoder", help="note encoder, where the notes are stored as word-piece ids")
     parser.add_argument("--interaction", action="store_true", help="test all tasks after each task (figure 7; slow)")
     parser.add_argument("--threads", type=int, help="CPU threads, instead of the setting")
+    parser.add_argument("--code", default="", help="digest of the code: a killed run of another one starts anew")
     parser.add_argument("--out", type=Path, help="folder of the run (default: below OUTPUT/runs)")
     parser.set_defaults(run=_train)
 
 
 def _train(args: argparse.Namespace) -> None:
+    from flexcare_model.checkpoint import forget_state
     from flexcare_model.config import resolve_run
     from flexcare_model.evaluate import evaluate_run
     from flexcare_model.predict import find_embedder
@@ -169,9 +175,17 @@ def _train(args: argparse.Namespace) -> None:
     folder = args.out or args.output / "runs" / run.model / run.experiment / f"seed{run.seed}"
     embedder = find_embedder(args.output, args.encoder, choose_device(execution.device))
     feed, state = train(
-        args.output, folder, run, execution, pretrained=args.pretrained, interaction=args.interaction, embedder=embedder
+        args.output,
+        folder,
+        run,
+        execution,
+        pretrained=args.pretrained,
+        interaction=args.interaction,
+        embedder=embedder,
+        code=args.code,
     )
     evaluate_run(args.output, folder, feed, embedder=embedder, best_epoch=state.best_epoch)
+    forget_state(folder)
 
 
 def _add_evaluate(commands: argparse._SubParsersAction) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,8 @@ from flexcare_data.store import atomic_write
 from flexcare_model.config import RunConfig, RunConfigError, differences, parse_run
 from flexcare_model.models import MODELS, Model
 
+logger = logging.getLogger(__name__)
+
 WEIGHTS, CONFIG, STATE = "model.safetensors", "config.json", "state.safetensors"
 _MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 
@@ -32,7 +35,6 @@ class CheckpointError(RuntimeError):
 def save_model(folder: Path, weights: dict[str, Tensor], run: RunConfig, task_outputs: dict[str, int]) -> None:
     """Write ``weights`` and the run's config.json into ``folder``."""
     text = run.to_json(task_outputs)
-    folder.mkdir(parents=True, exist_ok=True)
     atomic_write(folder / CONFIG, text)
     _save(folder / WEIGHTS, weights, {"config_sha256": _digest(text)})
 
@@ -125,8 +127,10 @@ class TrainState:
     history: list[dict[str, Any]] = field(default_factory=list)
 
 
-def save_state(folder: Path, state: TrainState, model: Model, optimizer: torch.optim.Optimizer, run: RunConfig) -> None:
-    """Write everything needed to go on as one file."""
+def save_state(
+    folder: Path, state: TrainState, model: Model, optimizer: torch.optim.Optimizer, run: RunConfig, made_of: str
+) -> None:
+    """Write everything needed to go on as one file; ``made_of`` says on which data and by which code it was made."""
     tensors = {f"model/{name}": value for name, value in model.state_dict().items()}
     tensors |= {f"best/{name}": value for name, value in state.best.items()}
     for name, parameter in model.named_parameters():
@@ -134,14 +138,21 @@ def save_state(folder: Path, state: TrainState, model: Model, optimizer: torch.o
         tensors |= {f"adam/{name}/{key}": moments[key] for key in _MOMENTS if key in moments}
     names = ("rates", "losses", "epoch", "task", "best_score", "best_epoch", "history")
     content = {name: getattr(state, name) for name in names}
-    folder.mkdir(parents=True, exist_ok=True)
-    _save(folder / STATE, tensors, {"run": run.to_json({}), "state": json.dumps(content)})
+    _save(folder / STATE, tensors, {"run": run.to_json({}), "state": json.dumps(content), "made_of": made_of})
 
 
 def load_state(
-    folder: Path, model: Model, optimizer: torch.optim.Optimizer, run: RunConfig, device: torch.device
+    folder: Path,
+    model: Model,
+    optimizer: torch.optim.Optimizer,
+    run: RunConfig,
+    device: torch.device,
+    made_of: str,
 ) -> TrainState | None:
-    """Put model and optimizer where the killed run in ``folder`` left them; None where there is nothing to resume."""
+    """Put model and optimizer where the killed run in ``folder`` left them; None where there is nothing to resume.
+
+    A state made of other data or by other code is of no use and left aside.
+    """
     path = folder / STATE
     if not path.is_file():
         return None
@@ -154,6 +165,9 @@ def load_state(
         raise CheckpointError(
             f"{path}: was left by a run with another config (now, then); remove it to start anew:\n" + "\n".join(lines)
         )
+    if metadata.get("made_of") != made_of:
+        logger.warning("%s: was left by a run on other data or by other code; this run starts anew", path)
+        return None
     groups: dict[str, dict[str, Tensor]] = {"model": {}, "best": {}, "adam": {}}
     for name, value in tensors.items():
         group, rest = name.split("/", 1)
@@ -168,6 +182,11 @@ def load_state(
             optimizer.state[parameter] = {"step": step.to(device) if fused else step}
             optimizer.state[parameter] |= {key: value.to(device) for key, value in moments.items()}
     return TrainState(best=groups["best"], **content)
+
+
+def forget_state(folder: Path) -> None:
+    """Remove the state: the run in ``folder`` has its results."""
+    (folder / STATE).unlink(missing_ok=True)
 
 
 def _save(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:

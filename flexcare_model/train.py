@@ -26,10 +26,10 @@ import numpy as np
 import polars as pl
 import torch
 
-from flexcare_data.store import atomic_write
+from flexcare_data.store import atomic_write, file_digest
 from flexcare_data.tasks import METRICS, TASKS
 from flexcare_model.checkpoint import (
-    STATE,
+    WEIGHTS,
     TrainState,
     load_pretrained,
     load_state,
@@ -41,6 +41,7 @@ from flexcare_model.config import Execution, RunConfig
 from flexcare_model.evaluate import Scores, mixed_precision, score
 from flexcare_model.feed import Feed, place_inputs, shuffled
 from flexcare_model.models import MODELS, Model
+from flexcare_model.origin import data_digest
 from flexcare_model.samples import Embedder, TaskDataset, load_task
 
 logger = logging.getLogger(__name__)
@@ -79,6 +80,7 @@ def train(
     interaction: bool = False,
     embedder: Embedder | None = None,
     save_seconds: float = 60.0,
+    code: str = "",
 ) -> tuple[Feed, TrainState]:
     """Train ``run`` to its end, going on where an earlier start in ``folder`` was killed.
 
@@ -90,9 +92,11 @@ def train(
             selected by it.
         embedder: encoder of word-piece ids, where the notes are stored as such.
         save_seconds: write the state in the middle of an epoch if so much time has passed.
+        code: digest of the code; a state that other code left is not gone on with.
 
     Returns:
-        The feed, for the evaluation, and the state at the end.
+        The feed, for the evaluation, and the state at the end. It stays on the disk until `forget_state`, as a run
+        that is killed while its test split is scored has its training behind it.
 
     Raises:
         TrainError: no training samples, a loss that is not finite, not enough memory, no CUDA.
@@ -114,7 +118,9 @@ def train(
     seed_everything(run.seed, 0, "weights")
     model = MODELS[run.model](run.settings, outputs).to(device)
     optimizer = torch.optim.Adam(model.parameters(), lr=run.lr, fused=device.type == "cuda")
-    state = load_state(folder, model, optimizer, run, device)
+    start = file_digest(pretrained / WEIGHTS) if pretrained is not None and (pretrained / WEIGHTS).is_file() else ""
+    made_of = " ".join([data_digest(output, run.tasks), start, code])
+    state = load_state(folder, model, optimizer, run, device, made_of)
     if state is not None:
         logger.info("%s: going on at epoch %d of %d", folder, state.epoch, run.epochs)
     else:
@@ -128,7 +134,9 @@ def train(
         "%s, %s, seed %d: %s parameters on %s; training/validation samples %s",
         run.model, run.experiment, run.seed, f"{n_parameters:,}", device, sizes,
     )  # fmt: skip
-    loop = _Loop(folder, run, data, feed, model, optimizer, state, interaction, save_seconds, execution.compile)
+    loop = _Loop(
+        folder, run, data, feed, model, optimizer, state, interaction, save_seconds, execution.compile, made_of
+    )
     try:
         loop.run_epochs()
     except (MemoryError, RuntimeError) as error:
@@ -138,14 +146,13 @@ def train(
     save_model(folder, state.best, run, outputs)
     atomic_write(folder / "history.parquet", history_frame(state).write_parquet)
     load_weights(model, state.best, folder)
-    (folder / STATE).unlink(missing_ok=True)
     return feed, state
 
 
 class _Loop:
     """Epochs of one run over what `train` has prepared."""
 
-    def __init__(self, folder, run, data, feed, model, optimizer, state, interaction, save_seconds, compiled):
+    def __init__(self, folder, run, data, feed, model, optimizer, state, interaction, save_seconds, compiled, made_of):
         self.folder: Path = folder
         self.run: RunConfig = run
         self.data: dict[str, Splits] = data
@@ -155,6 +162,7 @@ class _Loop:
         self.state: TrainState = state
         self.interaction: bool = interaction
         self.save_seconds: float = save_seconds
+        self.made_of: str = made_of
         if compiled:
             model.compile_layers()
         self.forward = model
@@ -188,7 +196,7 @@ class _Loop:
             self.save()
 
     def save(self) -> None:
-        save_state(self.folder, self.state, self.model, self.optimizer, self.run)
+        save_state(self.folder, self.state, self.model, self.optimizer, self.run, self.made_of)
         self.saved = time.monotonic()
 
     def train_task(self, task: str) -> int:

@@ -14,7 +14,7 @@ PACKAGES = ("flexcare_data", "flexcare_model")
 # tools below them; no tool knows a stage.
 STAGES = {"stays", "splits", "events", "hourly", "notes", "phenotypes", "images"}
 CONTRACTS = {"schema", "protocol", "variables", "tasks"}
-TOOLS = {"raw", "records", "scan", "scan_loop", "cleaning", "series", "store", "pool", "progress"}
+TOOLS = {"raw", "records", "scan", "scan_loop", "cleaning", "series", "store", "pool", "progress", "faults"}
 ALLOWED = {
     "schema": set(),
     "protocol": set(),
@@ -24,7 +24,7 @@ ALLOWED = {
     # A cohort, and what proves or explains one, goes by the stages' own words for a bin, a note, a phenotype.
     **dict.fromkeys(["tasks", "leakage", "explain"], CONTRACTS | TOOLS | {"hourly", "notes", "phenotypes", "splits"}),
 }
-MODEL_MAY_READ = {"schema", "tasks", "store", "pool", "hourly", "variables", "config", "protocol", "progress"}
+MODEL_MAY_READ = {"schema", "tasks", "store", "pool", "hourly", "variables", "config", "protocol", "progress", "faults"}
 HEAVY = {"torch", "torchvision", "transformers", "flexcare_model"}
 
 

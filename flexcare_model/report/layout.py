@@ -8,6 +8,8 @@ from pathlib import Path
 
 import polars as pl
 
+from flexcare_data.store import atomic_write
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -48,12 +50,11 @@ class Layout:
 
     def write(self, folder: Path) -> list[Path]:
         """Write ``<name>.csv``, ``.md`` and ``.tex`` into ``folder``."""
-        folder.mkdir(parents=True, exist_ok=True)
         texts = {"csv": self.frame.write_csv(), "md": self.to_markdown(), "tex": self.to_latex()}
         paths = []
         for suffix, text in texts.items():
             path = folder / f"{self.name}.{suffix}"
-            path.write_text(text, encoding="utf-8")
+            atomic_write(path, text)
             paths.append(path)
         return paths
 

@@ -14,6 +14,8 @@ from pathlib import Path
 import matplotlib as mpl
 from matplotlib.figure import Figure
 
+from flexcare_data.store import atomic_write
+
 # Okabe and Ito's palette, ordered so that neighbours also differ in lightness.
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#56B4E9", "#CC79A7", "#000000", "#999999", "#F0E442")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
@@ -81,10 +83,9 @@ def png_bytes(figure: Figure) -> bytes:
 
 def save(figure: Figure, folder: Path, name: str) -> list[Path]:
     """Write ``<name>.svg`` and ``<name>.png`` into ``folder``."""
-    folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f"{name}.svg", folder / f"{name}.png"]
-    paths[0].write_bytes(svg_bytes(figure))
-    paths[1].write_bytes(png_bytes(figure))
+    atomic_write(paths[0], svg_bytes(figure))
+    atomic_write(paths[1], png_bytes(figure))
     return paths
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -75,7 +76,6 @@ def test_history_has_every_task_of_every_epoch(finished):
     )
     best = sums.sort("score", "epoch", descending=[True, False])["epoch"][0]
     assert state.best_epoch == best
-    assert not (folder / STATE).exists()
 
 
 def test_validation_loss_is_the_sum_over_batches(output, finished):
@@ -158,6 +158,39 @@ def test_a_process_killed_by_the_system_goes_on(output, finished, tmp_path):
     subprocess.run(command, cwd=Path(__file__).parents[2], check=True, stderr=subprocess.DEVNULL)
     assert_same_end(finished[0], tmp_path)
     assert (tmp_path / "metrics.json").exists()
+    assert not (tmp_path / STATE).exists()
+
+
+def test_a_run_killed_while_it_is_scored_is_not_trained_again(output, finished, tmp_path, monkeypatch):
+    """Snakemake removes the outputs of a killed job, weights among them; the state must outlive them."""
+    train(output, tmp_path, *run_of())
+    for name in ("model.safetensors", "config.json", "history.parquet"):
+        (tmp_path / name).unlink()
+    monkeypatch.setattr(training._Loop, "train_task", lambda *_: pytest.fail("trained again"))
+    train(output, tmp_path, *run_of())
+    assert_same_end(finished[0], tmp_path)
+
+
+@pytest.mark.parametrize("changed", ["cohort", "values", "code"])
+def test_a_state_of_other_data_or_code_is_not_gone_on_with(output, tmp_path, monkeypatch, changed):
+    other, code = tmp_path / "other", ""
+    shutil.copytree(output, other, symlinks=True, ignore=shutil.ignore_patterns("runs"))
+    with monkeypatch.context() as patch:
+        patch.setattr(training._Loop, "validate", lambda self: (_ for _ in ()).throw(Killed))
+        with pytest.raises(Killed):
+            train(other, tmp_path / "run", *run_of(epochs=1), save_seconds=0.0)
+    if changed == "cohort":
+        path = other / "cohorts/in_hospital_mortality.parquet"
+        cohort = pl.read_parquet(path)
+        cohort.with_columns(label=1 - pl.col("label")).write_parquet(path)
+    elif changed == "values":
+        values = np.load(other / "data/hourly/values.npy")
+        np.save(other / "data/hourly/values.npy", values + 1)
+    else:
+        code = "another"
+    train(other, tmp_path / "fresh", *run_of(epochs=1), code=code)
+    train(other, tmp_path / "run", *run_of(epochs=1), code=code)
+    assert_same_end(tmp_path / "fresh", tmp_path / "run")
 
 
 def test_a_state_of_another_config_is_refused(output, tmp_path, monkeypatch):
