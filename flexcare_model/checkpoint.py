@@ -21,6 +21,7 @@ from torch import Tensor
 from flexcare_data.store import atomic_write
 from flexcare_model.config import RunConfig, RunConfigError, differences, parse_run
 from flexcare_model.models import MODELS, Model
+from flexcare_model.optimizer import Adam
 
 logger = logging.getLogger(__name__)
 
@@ -127,9 +128,7 @@ class TrainState:
     history: list[dict[str, Any]] = field(default_factory=list)
 
 
-def save_state(
-    folder: Path, state: TrainState, model: Model, optimizer: torch.optim.Optimizer, run: RunConfig, made_of: str
-) -> None:
+def save_state(folder: Path, state: TrainState, model: Model, optimizer: Adam, run: RunConfig, made_of: str) -> None:
     """Write everything needed to go on as one file; ``made_of`` says on which data and by which code it was made."""
     tensors = {f"model/{name}": value for name, value in model.state_dict().items()}
     tensors |= {f"best/{name}": value for name, value in state.best.items()}
@@ -144,7 +143,7 @@ def save_state(
 def load_state(
     folder: Path,
     model: Model,
-    optimizer: torch.optim.Optimizer,
+    optimizer: Adam,
     run: RunConfig,
     device: torch.device,
     made_of: str,
@@ -176,11 +175,7 @@ def load_state(
     for name, parameter in model.named_parameters():
         moments = {key: groups["adam"][f"{name}/{key}"] for key in _MOMENTS if f"{name}/{key}" in groups["adam"]}
         if moments:
-            # Adam keeps its step count where it was made: on the CPU, unless it is a fused one.
-            step = moments.pop("step")
-            fused = bool(optimizer.defaults.get("fused") or optimizer.defaults.get("capturable"))
-            optimizer.state[parameter] = {"step": step.to(device) if fused else step}
-            optimizer.state[parameter] |= {key: value.to(device) for key, value in moments.items()}
+            optimizer.state[parameter] = {key: value.to(device) for key, value in moments.items()}
     return TrainState(best=groups["best"], **content)
 
 

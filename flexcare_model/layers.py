@@ -17,6 +17,8 @@ from flexcare_model.packing import Packing
 
 CHUNK = 2**22
 """Attention weights held at a time where a CPU computes them one by one (16 MiB in float32)."""
+KEPT = 2**20
+"""As many are kept for the gradient; more are computed again."""
 KERNELS = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 """Attention kernels on a GPU: not cuDNN's, which plans anew for every shape, and here each batch has its own."""
 
@@ -177,15 +179,26 @@ class DropoutRelu(torch.autograd.Function):
 def attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, dropout: float) -> Tensor:
     """softmax(Q K^T / sqrt(d_head) + mask) V, with dropout on the weights, by torch's fused kernels.
 
-    On a CPU no fused kernel knows dropout. There it is done a few rows at a time, and the weights are computed again
+    On a CPU no fused kernel knows dropout. There it is done a few rows at a time, and many weights are computed again
     for the gradient instead of being kept: memory grows with the tokens and not with their square.
     """
     if not dropout or query.device.type != "cpu" or not torch.is_grad_enabled():
         return _fused(query, key, value, mask, dropout)
-    rows = max(1, CHUNK // (query.shape[1] * query.shape[2] * key.shape[2]))
+    weights = query.shape[0] * query.shape[1] * query.shape[2] * key.shape[2]
+    if weights <= KEPT:
+        return _with_dropout(query, key, value, mask, dropout)
+    rows = max(1, CHUNK * len(query) // weights)
     masks = [None] * len(query) if mask is None else mask.expand(len(query), -1, -1, -1).split(rows)
     chunks = zip(query.split(rows), key.split(rows), value.split(rows), masks, strict=False)
-    return torch.cat([checkpoint(_fused, *chunk, dropout, use_reentrant=False) for chunk in chunks])
+    return torch.cat([checkpoint(_with_dropout, *chunk, dropout, use_reentrant=False) for chunk in chunks])
+
+
+def _with_dropout(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, dropout: float) -> Tensor:
+    # As torch's kernel without fusion, less what that does for rows without any key; a mask here leaves each row one.
+    logits = (query * query.shape[-1] ** -0.5) @ key.transpose(-1, -2)
+    if mask is not None:
+        logits = logits.masked_fill(~mask, -torch.inf)
+    return F.dropout(logits.softmax(dim=-1), dropout) @ value
 
 
 def _fused(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, dropout: float) -> Tensor:

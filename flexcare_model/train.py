@@ -41,6 +41,7 @@ from flexcare_model.config import Execution, RunConfig
 from flexcare_model.evaluate import Scores, mixed_precision, score
 from flexcare_model.feed import Feed, place_inputs, shuffled
 from flexcare_model.models import MODELS, Model
+from flexcare_model.optimizer import Adam
 from flexcare_model.origin import data_digest
 from flexcare_model.samples import Embedder, TaskDataset, load_task
 
@@ -109,7 +110,7 @@ def train(
     if run.precision == "bfloat16" and device.type != "cuda":
         logger.warning("train.precision: bfloat16 applies on CUDA only; this run computes in float32")
     torch.set_num_threads(execution.threads)
-    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.set_deterministic_debug_mode("warn")  # use_deterministic_algorithms would import the compiler
     torch.utils.deterministic.fill_uninitialized_memory = False
     data = _load(output, run, interaction, embedder)
     outputs = {task: splits.train.n_outputs for task, splits in data.items()}
@@ -117,7 +118,7 @@ def train(
     feed = Feed(device, execution.workers)
     seed_everything(run.seed, 0, "weights")
     model = MODELS[run.model](run.settings, outputs).to(device)
-    optimizer = torch.optim.Adam(model.parameters(), lr=run.lr, fused=device.type == "cuda")
+    optimizer = Adam(model.parameters())
     start = file_digest(pretrained / WEIGHTS) if pretrained is not None and (pretrained / WEIGHTS).is_file() else ""
     made_of = " ".join([data_digest(output, run.tasks), start, code])
     state = load_state(folder, model, optimizer, run, device, made_of)
@@ -158,7 +159,7 @@ class _Loop:
         self.data: dict[str, Splits] = data
         self.feed: Feed = feed
         self.model: Model = model
-        self.optimizer: torch.optim.Adam = optimizer
+        self.optimizer: Adam = optimizer
         self.state: TrainState = state
         self.interaction: bool = interaction
         self.save_seconds: float = save_seconds
@@ -209,8 +210,6 @@ class _Loop:
         if run.percent < 100 and run.drg_subset == "per_epoch":
             # As released: the first batches of each epoch's new order.
             groups = groups[: len(groups) * run.percent // 100 + 1]
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
         self.model.train()
         total = torch.zeros((), dtype=torch.float64, device=self.feed.device)
         generator = torch.Generator().manual_seed(seed)
@@ -218,11 +217,11 @@ class _Loop:
             with mixed_precision(self.feed.device, run.precision):
                 output = self.forward(batch)
                 loss = self.model.loss(output, batch)
-            self.optimizer.zero_grad(set_to_none=True)
+            self.optimizer.zero_grad()
             loss.backward()
             if self.model.gradient_clip is not None:
                 torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.model.gradient_clip)
-            self.optimizer.step()
+            self.optimizer.step(rate)
             total += loss.detach()
             self.progress.show(self.state.epoch, run.epochs, task, number + 1, len(groups), len(batch), loss)
         self.progress.clear()

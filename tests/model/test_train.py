@@ -23,6 +23,7 @@ from flexcare_model.checkpoint import STATE, CheckpointError, TrainState, load_m
 from flexcare_model.config import EXPERIMENTS, RunConfigError, resolve_run
 from flexcare_model.feed import Feed, in_order, make_resident, shuffled
 from flexcare_model.models import MODELS
+from flexcare_model.optimizer import Adam
 from flexcare_model.samples import load_task
 from flexcare_model.train import TrainError, adapt_rates, seed_everything, train
 
@@ -110,7 +111,7 @@ def test_the_same_seed_gives_the_same_bytes_and_another_does_not(output, finishe
 def test_a_killed_run_ends_as_if_nothing_had_happened(output, finished, tmp_path, monkeypatch, step):
     """Killed in the ``step``-th optimiser step: in a first batch, between tasks, in later epochs."""
     done = 0
-    original = torch.optim.Adam.step
+    original = Adam.step
 
     def dying(self, *args, **kwargs):
         nonlocal done
@@ -120,7 +121,7 @@ def test_a_killed_run_ends_as_if_nothing_had_happened(output, finished, tmp_path
         return original(self, *args, **kwargs)
 
     with monkeypatch.context() as patch:
-        patch.setattr(torch.optim.Adam, "step", dying)
+        patch.setattr(Adam, "step", dying)
         with pytest.raises(Killed):
             train(output, tmp_path, *run_of(), save_seconds=0.0)
     torch.rand(7)  # what happened in between must not matter
