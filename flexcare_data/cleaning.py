@@ -12,26 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from flexcare_data.protocol import Options
-from flexcare_data.variables import GRADES, VARIABLES, Item, items
-
-RANGES: dict[str, tuple[float, float, float, float]] = {
-    "diastolic_blood_pressure": (0, 0, 375, 375),
-    "fraction_inspired_oxygen": (0.2, 0.21, 1, 1.1),
-    "glucose": (0, 33, 2000, 2200),
-    "heart_rate": (0, 0, 350, 390),
-    "height": (0, 0, 240, 275),
-    "mean_blood_pressure": (0, 14, 330, 375),
-    "oxygen_saturation": (0, 0, 100, 150),
-    "respiratory_rate": (0, 0, 300, 330),
-    "systolic_blood_pressure": (0, 0, 375, 375),
-    "temperature": (14.2, 26, 45, 47),
-    "weight": (0, 0, 250, 250),
-    "ph": (6.3, 6.3, 8.4, 10),
-}
-"""Outlier low, valid low, valid high, outlier high, in the variable's unit (the published variable ranges)."""
-
-COMPARED_AS_TEXT = ("heart_rate", "respiratory_rate", "mean_blood_pressure", *GRADES)
-"""Of several values at one time the published code keeps the largest *text* of these ('98' beats '102')."""
+from flexcare_data.variables import GRADES, ITEMS, VARIABLE, VARIABLES, Item
 
 REFILL = {"Normal <3 Seconds": 0.0, "Abnormal >3 Seconds": 1.0}
 
@@ -42,7 +23,6 @@ _PRESSURE = re.compile(r"(\d+)/(\d+)")
 LARGEST = 1e30
 """A larger number is none: models compute in float32, where it would become infinite once standardised."""
 
-POUNDS = 0.453592
 INCHES = 2.54
 FAHRENHEIT_FROM = 79.0
 """Body temperatures of 79 or more are Fahrenheit: no patient is warmer than 79 degrees Celsius."""
@@ -69,17 +49,14 @@ class CleanPairs:
         return ~np.isnan(self.number)
 
 
-def wanted_items() -> tuple[Item, ...]:
-    """The items that a scan keeps; the position of an item is its code. Options act later, so that all is counted."""
-    return items()
-
-
 def clean_pairs(item_codes: np.ndarray, texts: list[str], options: Options) -> CleanPairs:
-    """Clean every pair by the rules of its variable and the options `fio2`, `height`, `fluids`, `ranges` and others."""
-    known = wanted_items()
+    """Clean every pair by the rules of its variable and the options `fio2`, `height`, `fluids`, `ranges` and others.
+
+    ``item_codes`` are positions in `ITEMS`. All its items are scanned, whatever the options, so that all is counted.
+    """
     position = {name: index for index, name in enumerate(VARIABLES)}
-    variable = np.array([position[known[code].variable] for code in item_codes], np.int8)
-    cleaned = [clean(known[code], text, options) for code, text in zip(item_codes, texts, strict=True)]
+    variable = np.array([position[ITEMS[code].variable] for code in item_codes], np.int8)
+    cleaned = [clean(ITEMS[code], text, options) for code, text in zip(item_codes, texts, strict=True)]
     number = np.array([value for value, _ in cleaned], np.float64)
     reason = [why for _, why in cleaned]
 
@@ -87,7 +64,7 @@ def clean_pairs(item_codes: np.ndarray, texts: list[str], options: Options) -> C
         name = VARIABLES[variable[pair]]
         if options.duplicates == "mean" and name in GRADES:
             return variable[pair], -number[pair], texts[pair]  # the worst grade
-        if options.duplicates == "published_max" and name in COMPARED_AS_TEXT:
+        if options.duplicates == "published_max" and (name in GRADES or VARIABLE[name].compared_as_text):
             return variable[pair], 0.0, texts[pair]
         return variable[pair], number[pair], texts[pair]
 
@@ -106,13 +83,13 @@ def clean(item: Item, text: str, options: Options) -> tuple[float, str]:
     """Number of one charted text (the grade for GCS items) and '', or NaN and the reason it cannot be used.
 
     Example:
-        >>> item = next(item for item in items() if item.itemid == 223761)
+        >>> item = next(item for item in ITEMS if item.itemid == 223761)
         >>> clean(item, "98.6", Options())
         (37.0, '')
         >>> clean(item, "ERROR", Options())
         (nan, 'unparsable')
     """
-    if item.option == "capillary_refill" and options.capillary_refill == "absent":
+    if item.option and getattr(options, item.option) == "absent":
         return math.nan, "item_off_by_option"
     if options.fluids == "blood" and item.fluid not in ("", "blood"):
         return math.nan, "fluid_other_than_blood"
@@ -128,7 +105,9 @@ def clean(item: Item, text: str, options: Options) -> tuple[float, str]:
         return math.nan, "unparsable"
     value = _convert(item, value, options)
     if options.ranges == "on":
-        outlier_low, valid_low, valid_high, outlier_high = RANGES[name]
+        limits = VARIABLE[name].limits
+        assert limits is not None  # every variable without grades has them
+        outlier_low, valid_low, valid_high, outlier_high = limits
         if not outlier_low <= value <= outlier_high:
             return math.nan, "outlier"
         value = min(max(value, valid_low), valid_high)
@@ -142,8 +121,7 @@ def _parse(name: str, text: str) -> float | None:
 
 
 def _number(name: str, text: str) -> float:
-    if name in ("glucose", "ph", "oxygen_saturation"):
-        # The published code takes these only where the whole text is a plain number.
+    if VARIABLE[name].plain_numbers:
         return float(text) if text.isascii() and _PLAIN.fullmatch(text) else math.nan
     pressure = _PRESSURE.fullmatch(text) if name.endswith("olic_blood_pressure") else None
     if pressure:
@@ -156,12 +134,10 @@ def _convert(item: Item, value: float, options: Options) -> float:
     name = item.variable
     if name == "temperature" and value >= FAHRENHEIT_FROM:
         return (value - 32) * 5 / 9
-    if name == "weight" and item.unit == "lb":
-        return value * POUNDS
     if name == "fraction_inspired_oxygen" and (options.fio2 == "always_divide" or value > 1):
         return value / 100
     if name == "oxygen_saturation" and value <= 1:
         return value * 100
     if name == "height" and item.unit == "inch" and options.height == "inches_converted":
         return value * INCHES
-    return value
+    return value * item.factor

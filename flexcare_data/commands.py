@@ -129,7 +129,7 @@ def run_sections(args: argparse.Namespace) -> None:
 
 
 def run_cohort(args: argparse.Namespace) -> None:
-    """<task>.parquet; for diagnosis also tails/."""
+    """<task>.parquet; for tasks whose input may end inside an hour also tails/."""
     from flexcare_data import hourly
     from flexcare_data.tasks import TASKS
 
@@ -149,10 +149,10 @@ def run_cohort(args: argparse.Namespace) -> None:
 
 
 def _sources(args: argparse.Namespace, options: Options, dropped: raw.Dropped) -> Sources:
+    from flexcare_data.tasks import TASKS
     from flexcare_data.tasks.base import Sources
 
     cxr = args.mimic_cxr_jpg
-    is_diagnosis, is_drg = args.task == "diagnosis", args.task == "drg"
     radiographs = _radiographs(cxr, dropped)
     admissions = raw.read_table(args.mimiciv, "admissions", {})
     marks = _section_marks(args.sections)
@@ -166,10 +166,9 @@ def _sources(args: argparse.Namespace, options: Options, dropped: raw.Dropped) -
         phenotypes=pl.read_parquet(args.stays / "phenotypes.parquet"),
         admissions=admissions,
         radiographs=radiographs,
-        chexpert=_raw(cxr if is_diagnosis else None, "chexpert", dropped),
-        drgcodes=_raw(args.mimiciv if is_drg else None, "drgcodes", dropped),
         sections=sections,
         options=options,
+        raw={name: _raw(getattr(args, schema.RAW[name].root), name, dropped) for name in TASKS[args.task].raw},
     )
 
 

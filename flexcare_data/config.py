@@ -7,19 +7,44 @@ line per mistake. Later settings win: default.yaml < preset < user.
 from __future__ import annotations
 
 import difflib
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin
+from typing import Annotated, Any, Literal, get_origin
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    PositiveInt,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
 
-from flexcare_data.protocol import PROTOCOLS, Options, resolve
+from flexcare_data.protocol import PAPER_TASKS, PROTOCOLS, Options, resolve
+from flexcare_data.source import model_classes
 
 CONFIG_DIR = Path(__file__).resolve().parent.parent / "workflow" / "config"
 
-TaskName = Literal[
-    "in_hospital_mortality", "length_of_stay", "decompensation", "phenotyping", "readmission", "diagnosis", "drg"
-]
+
+def _of_known(value: str, known: Iterable[str]) -> str:
+    if value not in known:
+        # The type of a wrong Literal, whose message names what was probably meant.
+        raise PydanticCustomError("literal_error", "expected {expected}", {"expected": ", ".join(known)})
+    return value
+
+
+def _known_task(value: str) -> str:
+    from flexcare_data.tasks import TASKS  # on demand: a training reads this module for its settings only
+
+    return _of_known(value, TASKS)
+
+
+TaskName = Annotated[str, AfterValidator(_known_task)]
+ModelName = Annotated[str, AfterValidator(lambda value: _of_known(value, model_classes()))]
 
 
 class ConfigError(ValueError):
@@ -101,7 +126,7 @@ class Train(Section):
     threads: PositiveInt = Field(2, description="CPU threads of a training")
     seeds: tuple[int, ...] = Field((40, 42, 44, 46, 48), description="one run per seed")
     tasks: tuple[TaskName, ...] = Field(
-        ("in_hospital_mortality", "length_of_stay", "decompensation", "phenotyping", "readmission", "diagnosis"),
+        PAPER_TASKS[:-1],
         description="tasks of the multi-task run, in training order",
     )
     hidden_dim: PositiveInt = Field(128, description="width of all models")
@@ -136,8 +161,9 @@ class Train(Section):
     drg_subset: Literal["fixed", "per_epoch"] = Field(
         "fixed", description="the 1 % DRG training data: one seeded subset, or drawn anew each epoch as released"
     )
-    baselines: tuple[Literal["medfuse", "mt", "m3care", "mmf", "multimodn"], ...] = Field(
-        ("medfuse", "mt", "m3care", "mmf", "multimodn"), description="baselines to compare"
+    baselines: tuple[ModelName, ...] = Field(
+        ("medfuse", "mt", "m3care", "mmf", "multimodn"),
+        description="baselines to compare: models of flexcare_model/models/ that are trained per task",
     )
 
 
@@ -157,7 +183,9 @@ class Config(Section):
         "flexcare", description="flexcare: the published benchmark; corrected: its known defects mended"
     )
     options: dict[str, Any] = Field(default_factory=dict, description="single options of the protocol, see docs")
-    tasks: tuple[TaskName, ...] = Field(get_args(TaskName), description="cohorts that `cohorts` and `all` build")
+    tasks: tuple[TaskName, ...] = Field(
+        PAPER_TASKS, description="cohorts that `cohorts` and `all` build: names of flexcare_data/tasks/"
+    )
     synthetic: Synthetic = Field(default_factory=Synthetic, description="the embedded synthetic data")
     store: Store = Field(default_factory=Store, description="shards that a lab shares")
     resources: Resources = Field(default_factory=Resources, description="threads and memory of the data stages")

@@ -17,6 +17,7 @@ from flexcare_data.findings import Report
 from flexcare_data.probe import Probe, probe
 from flexcare_data.raw import TITLES, RawDataError
 from flexcare_data.schema import RAW
+from flexcare_data.tasks import TASKS
 
 _COUNT_UP_TO = {True: 32 << 20, False: 256 << 20}
 """Bytes on disk of a table up to which its rows are counted, by `fast`."""
@@ -37,8 +38,9 @@ class DataSet:
 
 def needed_tables(root: str, tasks: Sequence[str]) -> list[str]:
     """Raw tables below ``root`` that ``tasks`` need."""
-    only_for = {"chexpert": "diagnosis", "drgcodes": "drg"}
-    return [name for name, table in RAW.items() if table.root == root and only_for.get(name, tasks[0]) in tasks]
+    of_tasks = {name for task in TASKS.values() for name in task.raw}
+    needed = {name for task in tasks for name in TASKS[task].raw}
+    return [name for name, table in RAW.items() if table.root == root and (name not in of_tasks or name in needed)]
 
 
 def look_at(report: Report, root: str, folder: Path, tasks: Sequence[str], *, fast: bool) -> DataSet | None:

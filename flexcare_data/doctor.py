@@ -16,10 +16,12 @@ from flexcare_data.datasets import DataSet
 from flexcare_data.findings import Report
 from flexcare_data.probe import Probe
 from flexcare_data.raw import TITLES
+from flexcare_data.tasks import TASKS
+from flexcare_data.variables import VARIABLES
 
 BYTES = {
     "event": 16 + 24 + 8,  # bucket row, settled row, and the row in events.parquet
-    "hour": 17 * 8 + 17,  # values.npy and observed.npy
+    "hour": len(VARIABLES) * (8 + 1),  # values.npy and observed.npy
     "radiograph": 256 * 256,
     "float16": 120 * 768 * 2,  # a section has about 120 word pieces
     "int8": 120 * (768 + 2),
@@ -133,11 +135,12 @@ def disk_parts(probes: dict[str, Probe], config: Config) -> dict[str, int]:
     """Bytes that a build writes at most, by kind, estimated from the rows of the tables."""
     rows = {name: p.rows for name, p in probes.items()}
     events = sum(share * rows.get(name, 0) for name, share in EVENT_SHARE.items())
+    n_sections = len({TASKS[task].section for task in config.tasks})
     parts = {
         "events": events * BYTES["event"],
         "hourly grids": rows.get("icustays", 0) * HOURS_PER_STAY * BYTES["hour"],
         "radiographs": rows.get("metadata", 0) * AP_SHARE * BYTES["radiograph"],
-        "note vectors": rows.get("discharge", 0) * BYTES[config.notes.storage] * (1 + ("drg" in config.tasks)),
+        "note vectors": rows.get("discharge", 0) * BYTES[config.notes.storage] * n_sections,
     }
     return {name: int(n) for name, n in parts.items() if n}
 

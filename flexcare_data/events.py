@@ -25,14 +25,16 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from flexcare_data.cleaning import CleanPairs, clean_pairs, wanted_items
+from flexcare_data.cleaning import CleanPairs, clean_pairs
 from flexcare_data.protocol import Options
 from flexcare_data.raw import Dropped, count
 from flexcare_data.scan import REASONS, KeptStays, PairTable, ScanCounts, scan_events, size_of
-from flexcare_data.variables import GRADES, VARIABLES
+from flexcare_data.variables import CATEGORIES, ITEMS, VARIABLES
 
 ORDER: tuple[str, ...] = tuple(sorted(VARIABLES))
 """EVENTS is sorted by the variable's name; codes below are positions in this order."""
+GCS = ("gcs_eye", "gcs_motor", "gcs_verbal")
+"""Variables whose grades add up to the total (option `gcs_total: derived`)."""
 
 _LINKED = np.dtype([("stay", "<i4"), ("pair", "<i4"), ("time", "<i8")])
 _SETTLED = np.dtype([("hours", "<f8"), ("number", "<f8"), ("text", "<i4"), ("variable", "i1")])
@@ -77,7 +79,7 @@ def build_events(
     buckets = _Buckets(kept, scratch, sum(size_of(path) for path in tables.values()))
     pairs = {name: PairTable() for name in tables}
     counts = {name: ScanCounts() for name in tables}
-    itemids = np.array([item.itemid for item in wanted_items()])
+    itemids = np.array([item.itemid for item in ITEMS])
 
     def scan(number: int, name: str) -> None:
         total = size_of(tables[name])
@@ -260,18 +262,18 @@ def _means(
     """Mean of the numbers of a group; of GCS and refill, which are categories, the worst: that of largest rank."""
     size = np.diff(first, append=len(rank))
     mean = np.add.reduceat(_numbers_by_rank(clean)[rank], first) / size
-    categories = [ORDER.index(name) for name in (*GRADES, "capillary_refill_rate")]
+    categories = [ORDER.index(name) for name in CATEGORIES]
     averaged = (size > 1) & ~np.isin(code[first], categories) & (mean != number)
     return np.where(averaged, mean, number), np.where(averaged, _NO_TEXT, text)
 
 
 def _with_gcs_total(values: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Add the sum of the three grades where all three are charted at one time (Teasdale 1974)."""
-    graded = np.isin(values["variable"], [ORDER.index(name) for name in GRADES])
+    graded = np.isin(values["variable"], [ORDER.index(name) for name in GCS])
     n_rows = int(values["row"][-1]) + 1
     n_grades = np.bincount(values["row"][graded], minlength=n_rows)
     total = np.bincount(values["row"][graded], weights=values["number"][graded], minlength=n_rows)
-    rows = np.flatnonzero(n_grades == len(GRADES))
+    rows = np.flatnonzero(n_grades == len(GCS))
     added = {
         "row": rows,
         "variable": np.full(len(rows), ORDER.index("gcs_total")),

@@ -11,9 +11,8 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from flexcare_data.hourly import expand
 from flexcare_data.schema import KNOWN_ONLY_LATER
-from flexcare_data.series import SeriesReader
+from flexcare_data.series import SeriesReader, expand
 from flexcare_data.tasks import TASKS
 from flexcare_data.variables import COLUMNS
 

@@ -20,29 +20,10 @@ from numba import njit
 
 from flexcare_data.protocol import Options
 from flexcare_data.schema import HOURLY_INDEX, TAILS_INDEX, check
-from flexcare_data.variables import CATEGORIES, CONTINUOUS, DEFAULTS, MERGED_SPELLINGS, VARIABLES
-
-TOLERANCE = 1e-6
-"""Hours; times and ends that differ by less count as equal (published, 3.6 ms)."""
-
-MIMIC3 = {
-    "diastolic_blood_pressure": (61.73746731, 221.89647948),
-    "fraction_inspired_oxygen": (0.29419869, 0.17149320),
-    "glucose": (140.38699662, 1766.74121338),
-    "heart_rate": (85.53853938, 57.11693013),
-    "height": (169.80350234, 6.22263178),
-    "mean_blood_pressure": (79.59640840, 148.53013550),
-    "oxygen_saturation": (104.98108351, 5135.23873259),
-    "respiratory_rate": (19.86792516, 7.32132873),
-    "systolic_blood_pressure": (122.39756672, 141.39885608),
-    "temperature": (36.94399136, 5.27791474),
-    "weight": (83.76208973, 27.23308336),
-    "ph": (7.20726779, 1.65682687),
-}
-"""Published mean and standard deviation, fitted on MIMIC-III without outlier removal (SpO2 is in effect removed)."""
+from flexcare_data.series import TOLERANCE, n_bins
+from flexcare_data.variables import CATEGORIES, CONTINUOUS, DEFAULTS, MERGED_SPELLINGS, VARIABLE, VARIABLES
 
 _N = len(VARIABLES)
-_CARRIED = ("height", "weight")
 _HOURS_PER_PIECE = 1 << 15
 
 
@@ -55,11 +36,6 @@ class StayEvents:
     hours: np.ndarray
     variable: np.ndarray
     cell: np.ndarray
-
-
-def n_bins(end_hours: np.ndarray | float) -> np.ndarray:
-    """Rows of a grid that ends at ``end_hours``: the last one may be part of an hour."""
-    return np.maximum(np.trunc(np.asarray(end_hours, np.float64) + 1 - TOLERANCE), 0).astype(np.int64)
 
 
 def read_events(path: Path, options: Options) -> Iterator[StayEvents]:
@@ -209,7 +185,7 @@ def grids(part: StayEvents, stays: np.ndarray, end: np.ndarray, options: Options
     bins = n_bins(end)
     values = np.empty((int(bins.sum()), _N), np.float64)
     observed = np.zeros(values.shape, np.uint8)
-    carried = np.array([name in _CARRIED and options.height == "inches_converted" for name in VARIABLES])
+    carried = np.array([v.carried and options.height == "inches_converted" for v in VARIABLE.values()])
     _fill(
         part.start, part.hours, part.variable, part.cell, np.asarray(stays, np.int64), np.asarray(end, np.float64),
         bins, _defaults(), carried, options.edges == "left", values, observed,
@@ -310,18 +286,9 @@ def build_tails(events: Path, samples: pl.DataFrame, options: Options, *, out: P
     check(index, TAILS_INDEX).write_parquet(out / "index.parquet")
 
 
-def expand(values: np.ndarray, observed: np.ndarray) -> np.ndarray:
-    """(n, 17) values and observations to the (n, 76) matrix with columns `variables.COLUMNS`, unnormalised float64."""
-    parts = []
-    for j, name in enumerate(VARIABLES):
-        column = values[:, j]
-        parts.append(np.eye(len(CATEGORIES[name]))[column.astype(np.int64)] if name in CATEGORIES else column[:, None])
-    return np.concatenate([*parts, observed.astype(np.float64)], axis=1)
-
-
 def mimic3_scaler() -> dict:
     """The published scaler in the form of scaler.json."""
-    mean, std = zip(*(MIMIC3[name] for name in CONTINUOUS), strict=True)
+    mean, std = zip(*(VARIABLE[name].mimic3 or (0.0, 1.0) for name in CONTINUOUS), strict=True)
     return {"source": "mimic3", "columns": list(CONTINUOUS), "mean": list(mean), "std": list(std), "n_hours": None}
 
 

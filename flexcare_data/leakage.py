@@ -10,9 +10,9 @@ from typing import Any
 
 import polars as pl
 
-from flexcare_data.hourly import TOLERANCE, n_bins
 from flexcare_data.protocol import Options
 from flexcare_data.schema import KNOWN_ONLY_LATER
+from flexcare_data.series import TOLERANCE, n_bins
 from flexcare_data.tasks import TASKS
 from flexcare_data.tasks.base import available_from, hours_after
 

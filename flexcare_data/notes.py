@@ -133,20 +133,3 @@ def _sections_of(notes: list[dict[str, str]], first_row: int, options: Options, 
         count(dropped, "discharge", "", f"{name}_not_a_number", int((bad & ~empty).sum()))
         frame, result = frame.filter(~bad), result.filter(~bad)
     return result.select(SECTIONS.names)
-
-
-def note_of_admission(sections: pl.DataFrame, name: str, options: Options) -> pl.DataFrame:
-    """The note whose section ``name`` is the input of an admission: hadm_id (unique), note_id.
-
-    Published (`repeats: last_line`): for the history the last note in file order, none if that one lacks the section;
-    for the hospital course the last note that has it. `newest`: the newest note that has the section.
-    """
-    notes = sections.select("hadm_id", "note_id", "charttime", "file_order", pl.col(name).is_not_null().alias("has"))
-    if options.repeats == "newest":
-        notes = notes.filter("has").sort("charttime", "file_order", nulls_last=False)
-    elif name == "past_medical_history":
-        notes = notes.sort("file_order")
-    else:
-        notes = notes.filter("has").sort("file_order")
-    last = notes.group_by("hadm_id", maintain_order=True).last()
-    return last.filter("has").select("hadm_id", "note_id").sort("hadm_id")

@@ -10,15 +10,12 @@ from __future__ import annotations
 import polars as pl
 
 from flexcare_data.protocol import Options
+from flexcare_data.schema import PHENOTYPES
 from flexcare_data.variables import RESOURCES
 
 
 def _published() -> pl.DataFrame:
     return pl.read_csv(RESOURCES / "phenotype_codes.csv", schema_overrides={"code_or_prefix": pl.String})
-
-
-PHENOTYPES: tuple[str, ...] = tuple(_published()["phenotype"].unique().sort())
-"""The 25 phenotypes in alphabetical order, the order of the label columns."""
 
 
 def code_list(options: Options) -> pl.DataFrame:

@@ -1,8 +1,8 @@
 """The options of the benchmark and the two presets of them that have a name.
 
-In: nothing. Out: `Options`, one field per option, and `PROTOCOLS`. ``flexcare`` is the published benchmark with its
-slips, so that numbers can be compared with the paper; ``corrected`` mends what is known to be wrong. A protocol is a
-preset and nothing else: every option can be set alone.
+In: nothing. Out: the names of the tasks, `Options` with one field per option, `PROTOCOLS`. ``flexcare`` is the
+published benchmark with its slips, so that numbers can be compared with the paper; ``corrected`` mends what is known to
+be wrong. A protocol is a preset and nothing else: every option can be set alone.
 """
 
 from __future__ import annotations
@@ -10,6 +10,17 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+PAPER_TASKS = (
+    "in_hospital_mortality",
+    "length_of_stay",
+    "decompensation",
+    "phenotyping",
+    "readmission",
+    "diagnosis",
+    "drg",
+)
+"""The seven tasks of the benchmark in the paper's training order; drg is not trained with the others."""
 
 
 class Options(BaseModel):

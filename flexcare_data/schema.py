@@ -77,6 +77,21 @@ CHEXPERT = (
 )  # fmt: skip
 """The 14 CheXpert labels in the order of mimic-cxr-2.0.0-chexpert.csv."""
 
+PHENOTYPES = (
+    "Acute and unspecified renal failure", "Acute cerebrovascular disease", "Acute myocardial infarction",
+    "Cardiac dysrhythmias", "Chronic kidney disease", "Chronic obstructive pulmonary disease and bronchiectasis",
+    "Complications of surgical procedures or medical care", "Conduction disorders",
+    "Congestive heart failure; nonhypertensive", "Coronary atherosclerosis and other heart disease",
+    "Diabetes mellitus with complications", "Diabetes mellitus without complication",
+    "Disorders of lipid metabolism", "Essential hypertension", "Fluid and electrolyte disorders",
+    "Gastrointestinal hemorrhage", "Hypertension with complications and secondary hypertension",
+    "Other liver diseases", "Other lower respiratory disease", "Other upper respiratory disease",
+    "Pleurisy; pneumothorax; pulmonary collapse",
+    "Pneumonia (except that caused by tuberculosis or sexually transmitted disease)",
+    "Respiratory failure; insufficiency; arrest (adult)", "Septicemia (except in labor)", "Shock",
+)  # fmt: skip
+"""The 25 phenotypes in alphabetical order, the order of the label columns."""
+
 RAW: dict[str, RawTable] = {
     table.name: table
     for table in (
@@ -171,7 +186,7 @@ EVENTS = Table(
     (
         _STAY,
         Column("hours", _FLOAT, "charttime - intime in hours; negative before the stay"),
-        Column("variable", _TEXT, "one of the 17 clinical variables"),
+        Column("variable", _TEXT, "one of the clinical variables"),
         Column("value", _TEXT, "text as charted"),
         Column("number", _FLOAT, "value in the variable's unit; for the GCS items the grade"),
     ),

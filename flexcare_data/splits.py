@@ -5,11 +5,11 @@ In: admissions in file order. Out: SPLITS.
 
 from __future__ import annotations
 
-import hashlib
 import random
 
 import polars as pl
 
+from flexcare_data.draws import keyed_share
 from flexcare_data.protocol import Options
 from flexcare_data.schema import SPLITS, check
 
@@ -39,10 +39,3 @@ def _shuffled(n: int) -> list[str]:
 def _hashed(subject_id: int) -> str:
     share = keyed_share("split", subject_id)
     return "test" if share < TEST_SHARE else "val" if share < TEST_SHARE + VAL_SHARE else "train"
-
-
-def keyed_share(purpose: str, *parts: int) -> float:
-    """A number in [0, 1) that depends on nothing but its arguments (BLAKE2b keyed by ``purpose``)."""
-    text = ",".join(str(part) for part in parts).encode()
-    value = hashlib.blake2b(text, digest_size=8, key=f"flexcare-{purpose}".encode()).digest()
-    return (int.from_bytes(value, "big") >> 11) / (1 << 53)

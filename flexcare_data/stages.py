@@ -7,12 +7,9 @@ place, whoever does it, and a changed option moves only what depends on it.
 
 from __future__ import annotations
 
-import ast
 import hashlib
 import shlex
 from dataclasses import dataclass, field
-from functools import cache
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +17,9 @@ from flexcare_data import raw
 from flexcare_data.config import Config
 from flexcare_data.protocol import Options
 from flexcare_data.schema import OUTPUT_FORMAT, RAW
+from flexcare_data.source import code_digest
 from flexcare_data.store import canonical, spec_key
-from flexcare_data.tasks import TASKS
-from flexcare_data.variables import RESOURCES
+from flexcare_data.tasks import TASKS, Task
 
 ROOTS = ("mimiciv", "mimic_cxr_jpg", "mimic_iv_note")
 
@@ -53,31 +50,20 @@ def cohort_stage(task: str) -> str:
     return f"cohort-{task}"
 
 
-_COHORT_RAW = {
-    "decompensation": ("admissions", "metadata"),
-    "diagnosis": ("admissions", "metadata", "chexpert"),
-    "drg": ("admissions", "metadata", "drgcodes"),
-}
-_COHORT_OPTIONS = {
-    "length_of_stay": ("sampling",),
-    "decompensation": ("sampling",),
-    "diagnosis": ("edges", "height", "gcs_spellings"),
-}
-
-
-def _cohort(task: str) -> Stage:
-    outputs = {f"{task}.parquet": f"cohorts/{task}.parquet", "windows.parquet": f"data/windows/{task}.parquet"}
-    upstream = ("stays", "splits", "hourly", "sections")
-    if task == "diagnosis":
+def _cohort(task: Task) -> Stage:
+    outputs = {
+        f"{task.name}.parquet": f"cohorts/{task.name}.parquet",
+        "windows.parquet": f"data/windows/{task.name}.parquet",
+    }
+    if task.ends_within_hour:
         tails = ("index.parquet", "values.npy", "observed.npy")
-        outputs |= {f"tails/{name}": f"data/hourly/{task}_tails/{name}" for name in tails}
-        upstream += ("events",)
+        outputs |= {f"tails/{name}": f"data/hourly/{task.name}_tails/{name}" for name in tails}
     return Stage(
-        cohort_stage(task),
-        module=f"flexcare_data.tasks.{task}",
-        raw=_COHORT_RAW.get(task, ("admissions", "metadata")),
-        options=("notes", "repeats", *_COHORT_OPTIONS.get(task, ())),
-        upstream=upstream,
+        cohort_stage(task.name),
+        module=f"flexcare_data.tasks.{task.name}",
+        raw=("admissions", "metadata", *task.raw),
+        options=("notes", "repeats", *task.options),
+        upstream=("stays", "splits", "hourly", "sections", *(["events"] if task.ends_within_hour else [])),
         outputs=outputs,
     )
 
@@ -125,7 +111,7 @@ STAGES: dict[str, Stage] = {
             options=("note_cleaning", "bhc_fallback"),
             outputs={"sections.parquet": "data/notes/sections.parquet"},
         ),
-        *(_cohort(task) for task in TASKS),
+        *(_cohort(task) for task in TASKS.values()),
     )
 }  # fmt: skip
 """Stages with one folder each, in the order of the flow. The audit and the pools follow from the cohorts chosen."""
@@ -256,75 +242,3 @@ def raw_roots(config: Config) -> dict[str, Path | None]:
     if config.is_synthetic:
         return {root: config.output / "synthetic_raw" / root for root in ROOTS}
     return {root: getattr(config.raw, root) for root in ROOTS}
-
-
-@cache
-def code_digest(module: str) -> str:
-    """sha256 of the code that ``module`` runs: itself and what it imports from the two packages.
-
-    Comments and docstrings do not count, so that a mended sentence recomputes nothing. Resource tables count with
-    the modules that read them.
-    """
-    total = hashlib.sha256()
-    for name in sorted(_closure(module)):
-        total.update(name.encode())
-        total.update(_code(name).encode())
-        if name == "flexcare_data.variables":
-            for path in sorted(RESOURCES.glob("*.csv")):
-                total.update(path.read_bytes())
-    return total.hexdigest()
-
-
-def _closure(module: str) -> set[str]:
-    known: set[str] = set()
-    todo = [module]
-    while todo:
-        name = todo.pop()
-        if name not in known and name.split(".")[0] in ("flexcare_data", "flexcare_model") and _source(name):
-            known.add(name)
-            todo += _imports(name)
-    return known
-
-
-@cache
-def _source(module: str) -> Path | None:
-    top, *rest = module.split(".")
-    spec = find_spec(top)
-    folder = Path(spec.submodule_search_locations[0]) if spec and spec.submodule_search_locations else None
-    if folder is None:
-        return None
-    path = folder.joinpath(*rest)
-    if (path / "__init__.py").is_file():
-        return path / "__init__.py"
-    return path.with_suffix(".py") if rest and path.with_suffix(".py").is_file() else None
-
-
-@cache
-def _tree(module: str) -> ast.Module:
-    path = _source(module)
-    assert path is not None
-    return ast.parse(path.read_text())
-
-
-def _imports(module: str) -> list[str]:
-    found: list[str] = []
-    for node in ast.walk(_tree(module)):
-        if isinstance(node, ast.Import):
-            found += [name.name for name in node.names]
-        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            found += [node.module, *(f"{node.module}.{name.name}" for name in node.names)]
-    return found
-
-
-def _code(module: str) -> str:
-    """Source without comments and docstrings."""
-    tree = _tree(module)
-    for node in ast.walk(tree):
-        body = getattr(node, "body", None)
-        if isinstance(body, list):
-            node.body = [part for part in body if not _is_text(part)] or [ast.Pass()]
-    return ast.unparse(tree)
-
-
-def _is_text(node: ast.AST) -> bool:
-    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)

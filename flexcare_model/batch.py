@@ -14,11 +14,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from flexcare_data import variables
 from flexcare_data.tasks import TASKS, Task
 
 MODALITIES = ("time_series", "image", "note")
-COLUMNS = 76
-"""Width of the time series."""
+COLUMNS = len(variables.COLUMNS)
+"""Width of the time series (76 as published)."""
 IMAGE_SIZE = 224
 PATCH_SIZE = 16
 PATCHES = (IMAGE_SIZE // PATCH_SIZE) ** 2

@@ -27,9 +27,6 @@ from flexcare_model.arrays import (
 )
 from flexcare_model.batch import MODALITIES
 
-ASKED_OF_IMAGE = {"diagnosis"}
-"""Tasks whose question is about the radiograph: a sample whose image has no tensor is dropped."""
-
 
 class SampleError(ValueError):
     """A cohort cannot be turned into samples. The message holds counts and paths, never a patient's values."""

@@ -28,7 +28,6 @@ from flexcare_data.tasks import TASKS, Task
 from flexcare_model.arrays import NO_TAIL, NoteMaps, series_spans
 from flexcare_model.batch import COLUMNS, MAX_LENGTH, MODALITIES, PATCHES, Batch
 from flexcare_model.locate import (
-    ASKED_OF_IMAGE,
     SampleError,
     Sources,
     check_modalities,
@@ -375,11 +374,11 @@ def load_task(
         columns |= locate_series(output, task, frame)
         columns["present"][:, 0] = columns["n_hours"] > 0
     usable = np.ones(n, dtype=bool)
-    if ("image" in modalities or task in ASKED_OF_IMAGE) and frame["dicom_id"].count():
+    if ("image" in modalities or spec.asked_of_image) and frame["dicom_id"].count():
         columns["image_row"], image_shards = locate_images(output, frame)
         has_tensor = columns["image_row"] >= 0
         columns["present"][:, 1] = has_tensor & ("image" in modalities)
-        if task in ASKED_OF_IMAGE:
+        if spec.asked_of_image:
             usable = has_tensor
         else:
             absent["image without tensor"] = int((frame["dicom_id"].is_not_null().to_numpy() & ~has_tensor).sum())

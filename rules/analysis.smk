@@ -73,7 +73,7 @@ rule interaction:
         encoder=ENCODER_FOR_TOKENS,
         out=subpath(output.history, parent=True),
         output=subpath(output.history, ancestor=6),
-        code=code_digest("flexcare_model.train"),
+        code=training_code,
     log:
         f"{OUT}/logs/interaction/{{model}}/{{experiment}}/seed{{seed}}.log",
     benchmark:

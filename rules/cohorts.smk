@@ -110,46 +110,16 @@ rule cohorts:
         published("stays", "splits", "events", "hourly", "sections", "audit", *COHORTS),
 
 
-rule in_hospital_mortality:
-    """Cohort: dies the patient in this hospital admission? Asked 48 h after ICU admission."""
-    input:
-        task_files("in_hospital_mortality"),
+# A target for each task by its name.
+for task in TASKS.values():
 
+    rule:
+        name:
+            task.name
+        input:
+            task_files(task.name),
 
-rule length_of_stay:
-    """Cohort: how many more days will the patient stay in the ICU, in 10 classes? Asked at one hour of each stay."""
-    input:
-        task_files("length_of_stay"),
-
-
-rule decompensation:
-    """Cohort: dies the patient within the next 24 h? Asked at one hour of each ICU stay."""
-    input:
-        task_files("decompensation"),
-
-
-rule phenotyping:
-    """Cohort: which of 25 conditions does the patient have? Asked at the end of the ICU stay."""
-    input:
-        task_files("phenotyping"),
-
-
-rule readmission:
-    """Cohort: is the patient readmitted, or dead, within 30 days? Asked at the end of the ICU stay."""
-    input:
-        task_files("readmission"),
-
-
-rule diagnosis:
-    """Cohort: which of the 14 CheXpert labels does this radiograph show? Asked when it is taken."""
-    input:
-        task_files("diagnosis"),
-
-
-rule drg:
-    """Cohort: which diagnosis related group was the hospital admission billed under?"""
-    input:
-        task_files("drg"),
+    workflow.get_rule(task.name).docstring = f"Cohort: {task.description}."
 
 
 rule meds_labels:

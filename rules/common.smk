@@ -12,8 +12,9 @@ import shlex
 import sys
 from pathlib import Path
 
-from flexcare_data.config import ConfigError, load_config
-from flexcare_data.stages import Plan, code_digest, cohort_stage
+from flexcare_data.config import ConfigError, Train, load_config
+from flexcare_data.source import code_digest, model_classes
+from flexcare_data.stages import Plan, cohort_stage
 from flexcare_data.store import spec_key
 from flexcare_data.tasks import TASKS
 from snakemake.exceptions import WorkflowError
@@ -80,11 +81,6 @@ def cohort_events(wildcards):
     """Events, for the cohort whose series may end within an hour (diagnosis)."""
     reads = PLAN.stages[cohort_stage(wildcards.task)].upstream
     return list(built("events").values()) if "events" in reads else []
-
-
-def cohort_inputs(wildcards):
-    """What the cohort of a task is derived from."""
-    return built(*PLAN.stages[cohort_stage(wildcards.task)].upstream)
 
 
 def links(stage):
@@ -180,6 +176,12 @@ def run_inputs(wildcards):
     return inputs
 
 
+def training_code(wildcards):
+    """Digest of the code that trains a model: another model's file, or a new one, trains nothing again."""
+    known = model_classes().get(wildcards.model)  # the job tells which names there are
+    return code_digest("flexcare_model.train", *known[:1]) if known else ""
+
+
 def pretrained_run(wildcards):
     """The multi-task run that a pretrained run starts from."""
     return f"{OUT}/runs/{wildcards.model}/six_tasks/seed{wildcards.seed}"
@@ -199,7 +201,7 @@ REPORTED_RUNS = [*runs(["flexcare"], ["six_tasks"]), *runs(CONFIG.train.baseline
 REPORT_CODE = code_digest("flexcare_model.report.commands")
 SYNTHETIC_MARK = "--synthetic" if CONFIG.is_synthetic else ""
 # A comparison that is asked for by name has all baselines in it, where a preset trains none by default.
-COMPARED = CONFIG.train.baselines or ("medfuse", "mt", "m3care", "mmf", "multimodn")
+COMPARED = CONFIG.train.baselines or Train().baselines
 ANALYSIS = f"{OUT}/analysis/{{model}}/{{experiment}}/seed{{seed}}"
 STATISTICS = f"{OUT}/analysis/statistics/estimates.parquet"
 TABLE_FILES = [".csv", ".md", ".tex"]

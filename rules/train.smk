@@ -13,7 +13,7 @@ rule train:
         settings=TRAIN_SETTINGS,
         pretrained=pretrained_argument,
         encoder=ENCODER_FOR_TOKENS,
-        code=code_digest("flexcare_model.train"),
+        code=training_code,
         output=subpath(output.metrics, ancestor=5),
     log:
         f"{OUT}/logs/train/{{model}}/{{experiment}}/seed{{seed}}.log",

@@ -19,8 +19,8 @@ from recount.cohorts import TASKS, Benchmark
 
 from flexcare_data import load_matrix, splits
 from flexcare_data.__main__ import main
-from flexcare_data.hourly import expand
-from flexcare_data.series import SeriesReader
+from flexcare_data.draws import keyed_share
+from flexcare_data.series import SeriesReader, expand
 from flexcare_data.tasks import TASKS as PACKAGE_TASKS
 from flexcare_data.variables import COLUMNS, RESOURCES
 
@@ -71,7 +71,7 @@ def recount(roots: Roots, options: dict[str, str]) -> Benchmark:
     """The slow computation of the same. Only the keyed hashes are the package's: their key is its own choice."""
 
     def draw(task: str, stay_id: int, hours: list[int]) -> int:
-        share = splits.keyed_share(f"hour-{task}", stay_id)
+        share = keyed_share(f"hour-{task}", stay_id)
         return hours[int(share * len(hours))]
 
     codes = raw.rows(RESOURCES, "phenotype_codes")

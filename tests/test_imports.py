@@ -14,17 +14,19 @@ PACKAGES = ("flexcare_data", "flexcare_model")
 # tools below them; no tool knows a stage.
 STAGES = {"stays", "splits", "events", "hourly", "notes", "phenotypes", "images"}
 CONTRACTS = {"schema", "protocol", "variables", "tasks"}
-TOOLS = {"raw", "records", "scan", "scan_loop", "cleaning", "series", "store", "pool", "progress", "faults"}
+TOOLS = {
+    "raw", "records", "scan", "scan_loop", "cleaning", "series", "draws", "store", "pool", "progress", "source",
+    "faults",
+}  # fmt: skip
 ALLOWED = {
     "schema": set(),
     "protocol": set(),
     "variables": set(),
     **dict.fromkeys(sorted(TOOLS), CONTRACTS | TOOLS),
     **dict.fromkeys(sorted(STAGES), CONTRACTS | TOOLS),
-    # A cohort, and what proves or explains one, goes by the stages' own words for a bin, a note, a phenotype.
-    **dict.fromkeys(["tasks", "leakage", "explain"], CONTRACTS | TOOLS | {"hourly", "notes", "phenotypes", "splits"}),
+    **dict.fromkeys(["tasks", "leakage", "explain"], CONTRACTS | TOOLS),
 }
-MODEL_MAY_READ = {"schema", "tasks", "store", "pool", "hourly", "variables", "config", "protocol", "progress", "faults"}
+MODEL_MAY_READ = {"schema", "tasks", "store", "pool", "variables", "config", "protocol", "progress", "source", "faults"}
 HEAVY = {"torch", "torchvision", "transformers", "flexcare_model"}
 
 

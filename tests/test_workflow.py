@@ -18,11 +18,12 @@ import pytest
 import yaml
 from linked_data import link_open_data
 
+from flexcare_data.protocol import PAPER_TASKS
 from flexcare_data.schema import CHEXPERT, OUTPUT_FORMAT
 from flexcare_data.tasks import TASKS
 
 ROOT = Path(__file__).resolve().parent.parent
-SIX_TASKS = [name for name in TASKS if name != "drg"]
+SIX_TASKS = PAPER_TASKS[:-1]
 SMALL = {
     "synthetic": {"patients": 80, "seed": 3},
     "notes": {"max_tokens": 32},
@@ -90,7 +91,7 @@ def test_cohorts_have_their_sizes_and_labels(build):
     assert splits.height == 80
     assert splits["split"].value_counts(sort=True).rows() == [("train", 56), ("test", 16), ("val", 8)]
     sizes = {}
-    for task in TASKS:
+    for task in PAPER_TASKS:
         cohort = pl.read_parquet(build / f"cohorts/{task}.parquet")
         sizes[task] = cohort.height
         assert cohort["sample_id"].is_unique().all()
@@ -112,7 +113,7 @@ def test_cohorts_have_their_sizes_and_labels(build):
 
 
 def test_every_modality_is_there(build):
-    for task in TASKS:
+    for task in PAPER_TASKS:
         cohort = pl.read_parquet(build / f"cohorts/{task}.parquet")
         for column in ("stay_id", "dicom_id", "note_id"):
             assert cohort[column].null_count() < cohort.height, (task, column)
@@ -128,8 +129,8 @@ def test_nothing_leaks_and_every_step_is_counted(build):
     flow = json.loads((build / "data/flow.json").read_text())
     counts = [step["stays"] for step in flow["stays"]]
     assert counts == sorted(counts, reverse=True)
-    assert set(TASKS) <= set(flow)
-    for task in TASKS:
+    assert set(PAPER_TASKS) <= set(flow)
+    for task in PAPER_TASKS:
         assert flow[task][-1]["samples"] == pl.read_parquet(build / f"cohorts/{task}.parquet").height
     assert (build / "data/dropped.json").is_file()
     assert (build / "data/leakage.json").is_file()
@@ -163,7 +164,7 @@ def test_report_says_synthetic_and_table2_has_the_sizes(build):
     page = (build / "report.html").read_text()
     assert "synthetic" in page.lower()
     table = pl.read_csv(build / "tables/table2.csv")
-    for task in TASKS:
+    for task in PAPER_TASKS:
         size = pl.read_parquet(build / f"cohorts/{task}.parquet").height
         assert table.filter(pl.col("task") == task)["samples"].item() == size
 
@@ -189,7 +190,7 @@ def test_a_moved_output_folder_is_still_whole(build, tmp_path):
 
 
 def test_one_core_gives_the_same_bytes(build, tmp_path):
-    config = {**SMALL, "tasks": list(TASKS), "resources": {"threads": 1}}
+    config = {**SMALL, "tasks": list(PAPER_TASKS), "resources": {"threads": 1}}
     snakemake(tmp_path, "--cores", "1", "cohorts", f"{tmp_path}/results/data/cxr/index.parquet", config=config | {
         "output": str(tmp_path / "results")
     })  # fmt: skip

@@ -11,7 +11,6 @@ from typing import Literal
 
 import polars as pl
 
-from flexcare_data.notes import note_of_admission
 from flexcare_data.protocol import Options
 from flexcare_data.raw import Dropped
 from flexcare_data.schema import COHORT, WINDOWS, check
@@ -28,7 +27,7 @@ METRICS: dict[Kind, tuple[str, str]] = {
 
 @dataclass(frozen=True)
 class Task:
-    """One of the seven questions.
+    """One question: all that the project knows of it.
 
     Attributes:
         name: as in targets and file names.
@@ -41,6 +40,11 @@ class Task:
         loss_weight: weight of the task in the multi-task loss (paper, section 4).
         description: one line for menus and reports.
         build: makes the cohort.
+        raw: raw tables (names in `schema.RAW`) that ``build`` reads besides admissions and radiograph metadata.
+        options: options of the protocol that ``build`` reads besides those that choose a note.
+        ends_within_hour: the input may end inside an hour, so the cohort gives `Cohort.ends` and reads the events.
+        asked_of_image: the question is about the radiograph: a sample whose image has no tensor is dropped.
+        classes: what the numbers 0, 1, ... of a multiclass label mean, for the report.
     """
 
     name: str
@@ -53,6 +57,11 @@ class Task:
     loss_weight: float
     description: str
     build: Callable[[Sources], Cohort] = field(repr=False)
+    raw: tuple[str, ...] = ()
+    options: tuple[str, ...] = ()
+    ends_within_hour: bool = False
+    asked_of_image: bool = False
+    classes: tuple[str, ...] = ()
 
     @property
     def metrics(self) -> tuple[str, str]:
@@ -70,10 +79,9 @@ class Sources:
         phenotypes: stay_id and 25 labels, for stays with a known diagnosis.
         admissions: raw admissions in file order.
         radiographs: AP images (dicom_id, subject_id, study_id, study_datetime, file_order).
-        chexpert: raw CheXpert labels.
-        drgcodes: raw DRG codes in file order.
         sections: SECTIONS; of the section columns only whether they are null is looked at.
         options: of the protocol.
+        raw: the tables that the task names, in file order.
     """
 
     stays: pl.DataFrame
@@ -82,10 +90,9 @@ class Sources:
     phenotypes: pl.DataFrame
     admissions: pl.DataFrame
     radiographs: pl.DataFrame
-    chexpert: pl.DataFrame
-    drgcodes: pl.DataFrame
     sections: pl.DataFrame
     options: Options
+    raw: dict[str, pl.DataFrame] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -162,6 +169,23 @@ def _with_prior_note(samples: pl.DataFrame, sources: Sources, section: str) -> p
     newest = usable.sort("note_admittime", "filed", "order").group_by("_row", maintain_order=True).last()
     chosen = newest.select("_row", "note_id")
     return asked.join(chosen, on="_row", how="left", validate="1:1").sort("_row").drop("_row", "admittime")
+
+
+def note_of_admission(sections: pl.DataFrame, name: str, options: Options) -> pl.DataFrame:
+    """The note whose section ``name`` is the input of an admission: hadm_id (unique), note_id.
+
+    Published (`repeats: last_line`): for the history the last note in file order, none if that one lacks the section;
+    for the hospital course the last note that has it. `newest`: the newest note that has the section.
+    """
+    notes = sections.select("hadm_id", "note_id", "charttime", "file_order", pl.col(name).is_not_null().alias("has"))
+    if options.repeats == "newest":
+        notes = notes.filter("has").sort("charttime", "file_order", nulls_last=False)
+    elif name == "past_medical_history":
+        notes = notes.sort("file_order")
+    else:
+        notes = notes.filter("has").sort("file_order")
+    last = notes.group_by("hadm_id", maintain_order=True).last()
+    return last.filter("has").select("hadm_id", "note_id").sort("hadm_id")
 
 
 def available_from() -> pl.Expr:

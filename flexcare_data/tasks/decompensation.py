@@ -35,4 +35,5 @@ TASK = Task(
     loss_weight=0.2,
     description="death within 24 hours of a drawn hour",
     build=build,
+    options=("sampling",),
 )

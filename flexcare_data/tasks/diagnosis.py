@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import polars as pl
 
-from flexcare_data.hourly import TOLERANCE, n_bins
-from flexcare_data.notes import note_of_admission
 from flexcare_data.raw import Dropped, count
 from flexcare_data.schema import CHEXPERT
-from flexcare_data.tasks.base import Cohort, Sources, Task, make_cohort, stays_with_series, with_note
+from flexcare_data.series import TOLERANCE, n_bins
+from flexcare_data.tasks.base import (
+    Cohort,
+    Sources,
+    Task,
+    make_cohort,
+    note_of_admission,
+    stays_with_series,
+    with_note,
+)
 
 FEWEST_HOURS = 4
 """A study this early in the stay or earlier has no series (published)."""
@@ -25,7 +32,7 @@ def build(sources: Sources) -> Cohort:
     dropped: Dropped = {}
     images = sources.radiographs.drop_nulls("study_datetime").sort("file_order")
     studies = images.group_by("study_id", maintain_order=True).last()
-    chexpert = sources.chexpert.unique(["subject_id", "study_id"], keep="last", maintain_order=True)
+    chexpert = sources.raw["chexpert"].unique(["subject_id", "study_id"], keep="last", maintain_order=True)
     labels = [pl.col(name).fill_null(BLANK).cast(pl.Int64) for name in CHEXPERT]
     labelled = studies.join(
         chexpert.select("subject_id", "study_id", *labels), on=["subject_id", "study_id"], how="inner", validate="1:1"
@@ -94,4 +101,8 @@ TASK = Task(
     loss_weight=0.2,
     description="14 CheXpert labels of a chest radiograph",
     build=build,
+    raw=("chexpert",),
+    options=("edges", "height", "gcs_spellings"),
+    ends_within_hour=True,
+    asked_of_image=True,
 )

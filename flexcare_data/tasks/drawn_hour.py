@@ -10,8 +10,8 @@ from collections.abc import Callable
 import numpy as np
 import polars as pl
 
-from flexcare_data.hourly import TOLERANCE, n_bins
-from flexcare_data.splits import keyed_share
+from flexcare_data.draws import keyed_share
+from flexcare_data.series import TOLERANCE, n_bins
 from flexcare_data.tasks.base import Cohort, Sources, Task, hours_after, make_cohort, with_last_image, with_note
 
 FEWEST_HOURS = 4

@@ -4,9 +4,17 @@ from __future__ import annotations
 
 import polars as pl
 
-from flexcare_data.notes import note_of_admission
 from flexcare_data.raw import Dropped, count
-from flexcare_data.tasks.base import Cohort, Sources, Task, make_cohort, stays_with_series, with_last_image, with_note
+from flexcare_data.tasks.base import (
+    Cohort,
+    Sources,
+    Task,
+    make_cohort,
+    note_of_admission,
+    stays_with_series,
+    with_last_image,
+    with_note,
+)
 
 CODE_SYSTEM = "HCFA"
 """Medicare's DRG codes; APR codes, which other payers use, are left out."""
@@ -19,7 +27,7 @@ def build(sources: Sources) -> Cohort:
     (from 0) of the numeric code among the distinct codes of all lines of all such admissions.
     """
     dropped: Dropped = {}
-    codes = sources.drgcodes.filter(pl.col("drg_type") == CODE_SYSTEM)
+    codes = sources.raw["drgcodes"].filter(pl.col("drg_type") == CODE_SYSTEM)
     numeric = codes.with_columns(code=pl.col("drg_code").str.strip_chars().cast(pl.Int64, strict=False)).drop_nulls(
         "code"
     )
@@ -64,4 +72,5 @@ TASK = Task(
     loss_weight=1.0,
     description="diagnosis-related group of the admission",
     build=build,
+    raw=("drgcodes",),
 )

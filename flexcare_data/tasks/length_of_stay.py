@@ -36,4 +36,6 @@ TASK = Task(
     loss_weight=0.5,
     description="remaining days in the ICU at a drawn hour, in ten classes",
     build=build,
+    options=("sampling",),
+    classes=(*(f"{day} to {day + 1} days" for day in range(8)), "8 to 14 days", "14 days or more"),
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from flexcare_data.phenotypes import PHENOTYPES
+from flexcare_data.schema import PHENOTYPES
 from flexcare_data.tasks.base import Cohort, Sources, Task, stays_with_series
 from flexcare_data.tasks.whole_stay import cohort_of_whole_stays
 

@@ -100,10 +100,12 @@ class Model(nn.Module):
     """Base of all models: ``Model(config, task_outputs)``, ``forward(batch, *, details=False) -> Output``, `loss`.
 
     Attributes:
+        name: as in targets and in the configuration; a subclass without one of its own is no model.
         multi_task: whether one model is trained on several tasks (FlexCare and variants) or one per task.
         gradient_clip: largest gradient norm in training, None for no clipping.
     """
 
+    name: ClassVar[str]
     multi_task: ClassVar[bool] = False
     gradient_clip: ClassVar[float | None] = None
 

@@ -36,6 +36,7 @@ from flexcare_model.packing import SampleSequences
 
 COMBINATIONS = ("TIN", "TI", "TN", "IN", "T", "I", "N")
 TASK_ROWS = 7
+"""Rows of the task tokens for the tasks of the paper, whichever are trained; a task of a larger id adds rows."""
 
 
 class Experts(nn.Module):
@@ -139,6 +140,7 @@ class FlexCare(Model):
         task_token: replaces the setting of this name if not None.
     """
 
+    name = "flexcare"
     multi_task = True
     combinations: ClassVar[tuple[str, ...]] = COMBINATIONS
     decorrelated: ClassVar[bool] = True
@@ -150,7 +152,8 @@ class FlexCare(Model):
         width, mode = config.hidden_dim, self.task_token or config.task_token
         self.with_task = mode != "none"
         if self.with_task:
-            self.task_tokens = nn.Parameter(torch.randn(TASK_ROWS if mode == "own" else 1, width))
+            rows = max(TASK_ROWS, 1 + max(TASKS[name].id for name in task_outputs)) if mode == "own" else 1
+            self.task_tokens = nn.Parameter(torch.randn(rows, width))
         dedicated = sum(len(name) > 1 for name in self.combinations)
         if dedicated:
             self.combination_tokens = nn.Parameter(torch.zeros(dedicated, width))

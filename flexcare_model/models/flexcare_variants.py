@@ -10,6 +10,7 @@ SINGLE = ("T", "I", "N")
 class FlexCareBase(FlexCare):
     """Three modality tokens, one shared expert, prediction loss only."""
 
+    name = "flexcare_base"
     combinations = SINGLE
     decorrelated = False
     mixed = False
@@ -18,6 +19,7 @@ class FlexCareBase(FlexCare):
 class FlexCareNoCT(FlexCare):
     """Without the dedicated combination tokens, hence without decorrelation."""
 
+    name = "flexcare_no_ct"
     combinations = SINGLE
     decorrelated = False
 
@@ -25,16 +27,19 @@ class FlexCareNoCT(FlexCare):
 class FlexCareNoDecorr(FlexCare):
     """Without decorrelation loss (it is still computed, for comparison)."""
 
+    name = "flexcare_no_decorr"
     decorrelated = False
 
 
 class FlexCareNoMoE(FlexCare):
     """One shared expert for all combinations and tasks."""
 
+    name = "flexcare_no_moe"
     mixed = False
 
 
 class FlexCareNoTaskToken(FlexCare):
     """Without task token: routing and fusion see the combinations only, ``rep`` is (B, d); heads stay per task."""
 
+    name = "flexcare_no_task_token"
     task_token = "none"

@@ -67,6 +67,7 @@ class M3Care(Model):
     Extra losses: mapping, that of F_m, without beta.
     """
 
+    name = "m3care"
     gradient_clip = 20.0
 
     def __init__(self, config: ModelConfig, task_outputs: dict[str, int]) -> None:

@@ -26,6 +26,8 @@ HEAD_DROPOUT = 0.3
 class MedFuse(Model):
     """Details: unimodal (B, 3, d), zero where absent; rep (B, d), the last LSTM state."""
 
+    name = "medfuse"
+
     def __init__(self, config: ModelConfig, task_outputs: dict[str, int]) -> None:
         super().__init__(config, task_outputs)
         width = config.hidden_dim

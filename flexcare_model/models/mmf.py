@@ -24,6 +24,8 @@ from flexcare_model.models.base import Model, ModelConfig, Output
 class MMF(Model):
     """Details: unimodal (B, 3, d), normalised class outputs, zero where absent; stream_logits (B, 3, C); rep (B, d)."""
 
+    name = "mmf"
+
     def __init__(self, config: ModelConfig, task_outputs: dict[str, int]) -> None:
         super().__init__(config, task_outputs)
         width = config.hidden_dim

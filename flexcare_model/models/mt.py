@@ -27,6 +27,8 @@ LEAD = 1 + len(MODALITIES)
 class MT(Model):
     """Details: class_outputs (B, 4, d) of g_0, g_T, g_I, g_N; rep (B, d), that of g_0."""
 
+    name = "mt"
+
     def __init__(self, config: ModelConfig, task_outputs: dict[str, int]) -> None:
         super().__init__(config, task_outputs)
         width = config.hidden_dim

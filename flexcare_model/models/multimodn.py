@@ -31,6 +31,8 @@ class MultiModN(Model):
     Extra losses: state_change, the mean squared change of the state, without its weights.
     """
 
+    name = "multimodn"
+
     def __init__(self, config: ModelConfig, task_outputs: dict[str, int]) -> None:
         super().__init__(config, task_outputs)
         width = config.hidden_dim

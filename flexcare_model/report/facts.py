@@ -158,9 +158,8 @@ def _partition_shares(counts: list[int], below: int) -> list[str]:
 
 
 def _class_title(task: str, index: int) -> str:
-    if task != "length_of_stay":
-        return str(index)
-    return f"{index} to {index + 1} days" if index < 8 else "8 to 14 days" if index == 8 else "14 days or more"
+    classes = TASKS[task].classes
+    return classes[index] if classes else str(index)
 
 
 def missing_values(results: Results, *, below: int) -> Layout | None:

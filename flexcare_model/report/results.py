@@ -10,9 +10,10 @@ from typing import Any
 
 import polars as pl
 
+from flexcare_data.protocol import PAPER_TASKS
 from flexcare_data.tasks import TASKS
 
-SIX_TASKS = tuple(name for name in TASKS if name != "drg")
+SIX_TASKS = tuple(name for name in PAPER_TASKS if name != "drg")
 """Tasks of the paper's tables 2 to 4 and 6, in its order."""
 
 SCORES_SCHEMA = {

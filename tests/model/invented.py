@@ -8,7 +8,7 @@ from functools import cache
 import torch
 
 from flexcare_data.tasks import TASKS
-from flexcare_model.batch import Batch
+from flexcare_model.batch import COLUMNS, Batch
 from flexcare_model.models import MODELS, Model, ModelConfig
 
 PATTERNS = [(1, 1, 1), (1, 1, 0), (1, 0, 1), (0, 1, 1), (1, 0, 0), (0, 1, 0), (0, 0, 1)]
@@ -44,7 +44,7 @@ def _batch(
         values = torch.randn(size, int(length.max()), width, generator=generator, dtype=dtype)
         return values * (torch.arange(values.shape[1]) < length[:, None]).unsqueeze(-1)
 
-    ts = padded(ts_len, 76) if ts_len.max() else torch.zeros(size, 1, 76, dtype=dtype)
+    ts = padded(ts_len, COLUMNS) if ts_len.max() else torch.zeros(size, 1, COLUMNS, dtype=dtype)
     img = torch.randn(size, 3, 224, 224, generator=generator, dtype=dtype) * present[:, 1, None, None, None]
     return Batch(ts, ts_len, img, padded(note_len, note_width), note_len, present, label, TASKS[task].id).check()
 

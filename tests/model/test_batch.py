@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from invented import PATTERNS, changed, make_batch
 
-from flexcare_model.batch import single_task, task_of
+from flexcare_model.batch import COLUMNS, single_task, task_of
 from flexcare_model.packing import Packing, group_rows
 
 
@@ -78,7 +78,7 @@ def test_broken_lengths_are_refused(name, message):
     [
         ({"img": torch.zeros(7, 3, 200, 200)}, r"img expected shape \(7, 3, 224, 224\), got \(7, 3, 200, 200\)"),
         ({"label": torch.zeros(7, 2)}, r"label expected shape \(7,\)"),
-        ({"ts": torch.zeros(7, 600, 76)}, "at most 512"),
+        ({"ts": torch.zeros(7, 600, COLUMNS)}, "at most 512"),
         ({"note_tok": torch.zeros(7, 11, 12, dtype=torch.int64)}, "note_tok expected a float dtype"),
         ({"ts": torch.zeros(7, 9, 75)}, "ts expected shape"),
         ({"visible": torch.zeros(7, 3, dtype=torch.int64)}, "visible does not agree"),

@@ -10,6 +10,7 @@ import pytest
 import torch
 from fabricated import write_output
 
+from flexcare_data.protocol import PAPER_TASKS
 from flexcare_data.tasks import TASKS
 from flexcare_model.__main__ import main
 from flexcare_model.checkpoint import load_model, save_model
@@ -53,7 +54,7 @@ def test_metrics_and_predictions_of_all_tasks(output, run):
     assert {name: written[name] for name in ("model", "experiment", "seed", "split", "epoch")} == {
         "model": "flexcare", "experiment": "six_tasks", "seed": 40, "split": "test", "epoch": 7,
     }  # fmt: skip
-    assert set(written["metrics"]) == set(TASKS) - {"drg"}
+    assert set(written["metrics"]) == set(PAPER_TASKS[:-1])
     for name, metrics in written["metrics"].items():
         cohort = pl.read_parquet(output / f"cohorts/{name}.parquet").filter(pl.col("split") == "test")
         table = pl.read_parquet(run / f"predictions/{name}.parquet")
@@ -67,7 +68,7 @@ def test_metrics_and_predictions_of_all_tasks(output, run):
 
 
 def test_columns_of_predictions(run):
-    names = [name for name in TASKS if name != "drg"]
+    names = list(PAPER_TASKS[:-1])
     columns = {name: pl.read_parquet(run / f"predictions/{name}.parquet").columns[1:] for name in names}
     assert columns["readmission"] == ["score"]
     assert columns["diagnosis"] == list(TASKS["diagnosis"].labels)

@@ -7,6 +7,7 @@ import torch
 from invented import NAMES, OUTPUTS, PATTERNS, changed, details, make_batch, make_model, scores
 
 from flexcare_data.tasks import TASKS
+from flexcare_model.batch import COLUMNS
 from flexcare_model.models import MODELS
 
 WITHOUT_ONE = {
@@ -41,7 +42,7 @@ def test_details_on_request_change_nothing(name):
 def test_padding_has_no_effect(name):
     """Longer padding filled with NaN, and NaN in the padding that is there: every output is the same."""
     model, batch = make_model(name), make_batch()
-    ts, note = torch.full((7, 13, 76), torch.nan), torch.full((7, 17, 12), torch.nan)
+    ts, note = torch.full((7, 13, COLUMNS), torch.nan), torch.full((7, 17, 12), torch.nan)
     for padded, source, length in ((ts, batch.ts, batch.ts_len), (note, batch.note_tok, batch.note_len)):
         for row, n in enumerate(length.tolist()):
             padded[row, :n] = source[row, :n]

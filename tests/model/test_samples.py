@@ -13,7 +13,7 @@ import torch
 from fabricated import write_output
 from torch.utils.data import DataLoader
 
-from flexcare_data.hourly import expand
+from flexcare_data.series import expand
 from flexcare_data.tasks import TASKS
 from flexcare_data.variables import CATEGORIES, COLUMNS, CONTINUOUS, VARIABLES
 from flexcare_model.feed import _ahead, make_resident

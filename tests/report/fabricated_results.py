@@ -13,11 +13,12 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
+from flexcare_data.protocol import PAPER_TASKS
 from flexcare_data.store import write_stage
 from flexcare_data.tasks import TASKS
 from flexcare_data.variables import VARIABLES
 
-SIX = tuple(name for name in TASKS if name != "drg")
+SIX = PAPER_TASKS[:-1]
 BASELINES = ("medfuse", "mt", "m3care", "mmf", "multimodn")
 VARIANTS = ("flexcare_base", "flexcare_no_ct", "flexcare_no_decorr", "flexcare_no_moe", "flexcare_no_task_token")
 DRG_CLASSES = 40

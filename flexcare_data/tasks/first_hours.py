@@ -1,0 +1,32 @@
+"""Cohorts that ask a fixed number of hours after ICU admission: in-hospital mortality.
+
+In: labelled stays with a series. Out: the cohort, whose input is the first hours of the stay.
+"""
+
+from __future__ import annotations
+
+import polars as pl
+
+from flexcare_data.series import TOLERANCE, n_bins
+from flexcare_data.tasks.base import Cohort, Sources, Task, hours_after, make_cohort, with_last_image, with_note
+
+
+def cohort_of_first_hours(
+    stays: pl.DataFrame, task: Task, sources: Sources, hours: int, flow: list[dict[str, int | str]]
+) -> Cohort:
+    """Stays of at least ``hours`` with an event in them; series and images of [intime, intime + ``hours``], both in."""
+    long = stays.filter(pl.col("los_hours") >= hours - TOLERANCE)
+    samples = long.filter(pl.col("first_hours") < hours + TOLERANCE).with_columns(
+        sample_id=pl.col("stay_id").cast(pl.String),
+        period_length=pl.lit(float(hours)),
+        n_hours=pl.lit(int(n_bins(hours))),
+    )
+    samples = samples.with_columns(window_start="intime", window_end=hours_after("intime", "period_length"))
+    samples = samples.with_columns(prediction_time="window_end")
+    samples = with_note(with_last_image(samples, sources.radiographs), sources, task.section)
+    flow = [
+        *flow,
+        {"step": f"at least {hours} hours long", "samples": long.height},
+        {"step": f"an event in the first {hours} hours", "samples": samples.height},
+    ]
+    return make_cohort(samples, task, sources, flow)
