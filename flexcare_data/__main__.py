@@ -103,9 +103,10 @@ def _parser() -> argparse.ArgumentParser:
     explain.add_argument("--output", type=Path, default=Path("results"), help="output folder of the build")
     explain.add_argument("--task", required=True, help="name of the task")
     explain.add_argument("--sample", required=True, help="sample_id")
-    explain.add_argument("--out", type=Path, help="write the matrix with its 76 column names here (csv)")
+    explain.add_argument("--out", type=Path, help="write the matrix with the names of its columns here (csv)")
 
     sub.add_parser("config-schema", help="renew workflow/config/default.yaml and config.schema.json")
+    sub.add_parser("docs", help="renew the parts of docs/ that list options, tables and variables")
     store = sub.add_parser("store", help="look after the shared shards")
     store.add_argument("action", choices=("ls", "verify", "prune", "explain"))
     store.add_argument("what", nargs="*", help="stages, as ls names them")

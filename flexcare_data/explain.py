@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
+from flexcare_data import store
 from flexcare_data.schema import KNOWN_ONLY_LATER
 from flexcare_data.series import SeriesReader, expand
 from flexcare_data.tasks import TASKS
@@ -42,7 +43,7 @@ def _sample(output: Path, task: str, sample_id: str) -> dict:
     path = output / "cohorts" / f"{task}.parquet"
     if task not in TASKS or not path.exists():
         raise UnknownSampleError(f"{output}: expected a cohort named {task}; build it with `snakemake {task}`")
-    rows = pl.scan_parquet(path).filter(pl.col("sample_id") == str(sample_id)).collect().to_dicts()
+    rows = pl.scan_parquet(store.check_format(path)).filter(pl.col("sample_id") == str(sample_id)).collect().to_dicts()
     if not rows:
         raise UnknownSampleError(f"{path}: no sample of that id; sample ids are in its first column")
     return rows[0]

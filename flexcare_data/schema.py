@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import polars as pl
 
 OUTPUT_FORMAT = 1
-"""Version of the files below the output folder; a folder of another version is refused by name."""
+"""Version of the files below the output folder; files of another version are refused (`store.check_format`)."""
 
 
 class SchemaError(ValueError):

@@ -37,7 +37,7 @@ def _name_of(model: ast.ClassDef) -> str | None:
     for node in model.body:
         if isinstance(node, ast.Assign) and isinstance(node.value, ast.Constant):
             (target,) = node.targets
-            if isinstance(target, ast.Name) and target.id == "name":
+            if isinstance(target, ast.Name) and target.id == "name" and isinstance(node.value.value, str):
                 return node.value.value
     return None
 
@@ -104,9 +104,8 @@ def _code(module: str) -> str:
     """Source without comments and docstrings."""
     tree = _tree(module)
     for node in ast.walk(tree):
-        body = getattr(node, "body", None)
-        if isinstance(body, list):
-            node.body = [part for part in body if not _is_text(part)] or [ast.Pass()]
+        if isinstance(body := getattr(node, "body", None), list):
+            node.body = [part for part in body if not _is_text(part)] or [ast.Pass()]  # type: ignore[attr-defined]
     return ast.unparse(tree)
 
 

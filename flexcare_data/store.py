@@ -30,6 +30,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from flexcare_data.schema import OUTPUT_FORMAT
+
 MANIFEST = "manifest.json"
 STORE_FORMAT = 1
 """Version of manifest.json and pool.json; another one is refused."""
@@ -214,6 +216,22 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     return manifest
 
 
+def check_format(path: Path) -> Path:
+    """``path``, a published file: a link to a file of a stage, or that file itself.
+
+    Raises:
+        StoreError: if its stage was written in another output format than this code reads.
+    """
+    folder = path.resolve().parent
+    written = read_manifest(folder)["spec"].get("format") if (folder / MANIFEST).is_file() else None
+    if written not in (None, OUTPUT_FORMAT):
+        raise StoreError(
+            f"{path}: written in output format {written}, expected {OUTPUT_FORMAT}; build into another output folder, "
+            "or use the version of this project that wrote it (CHANGELOG.md names the formats)"
+        )
+    return path
+
+
 def is_complete(folder: Path) -> bool:
     """True if ``folder`` has a valid manifest and every listed file in its listed size (contents: `upkeep.verify`)."""
     folder = Path(folder)
@@ -303,7 +321,10 @@ def read_json(path: Path) -> dict[str, Any]:
         raise StoreError(f"{path}: expected JSON, got something else; remove the folder and build again") from None
     if not isinstance(content, dict) or content.get("format") != STORE_FORMAT:
         got = content.get("format") if isinstance(content, dict) else type(content).__name__
-        raise StoreError(f"{path}: expected an object of format {STORE_FORMAT}, got {got}")
+        raise StoreError(
+            f"{path}: expected an object of format {STORE_FORMAT}, got {got}; where another version of this project "
+            "wrote it, set store.path to another folder"
+        )
     return content
 
 

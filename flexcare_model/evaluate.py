@@ -25,7 +25,8 @@ from flexcare_model.feed import Feed, in_order
 from flexcare_model.losses import prediction_loss
 from flexcare_model.metrics import compute
 from flexcare_model.models import Model
-from flexcare_model.samples import Embedder, TaskDataset, load_task
+from flexcare_model.raw_batch import Embedder
+from flexcare_model.samples import TaskDataset, load_task
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from flexcare_model.arrays import ImagesOnDevice, NotesOnDevice, SeriesOnDevice
 from flexcare_model.batch import Batch
-from flexcare_model.samples import RawBatch, SampleError, TaskDataset
+from flexcare_model.raw_batch import RawBatch
+from flexcare_model.samples import SampleError, TaskDataset
 from flexcare_model.transforms import STORED_SIZE
 
 logger = logging.getLogger(__name__)

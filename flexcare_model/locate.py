@@ -14,6 +14,7 @@ import polars as pl
 import torch
 from torch import Tensor
 
+from flexcare_data.store import check_format
 from flexcare_data.tasks import Task
 from flexcare_model.arrays import (
     NO_TAIL,
@@ -86,7 +87,7 @@ def check_modalities(names: Iterable[str]) -> None:
 def read_table(path: Path) -> pl.DataFrame:
     if not path.exists():
         raise SampleError(f"{path}: no such table; build it with `snakemake cohorts` or check the output folder")
-    return pl.read_parquet(path)
+    return pl.read_parquet(check_format(path))
 
 
 def _index(path: Path, ids: pl.DataFrame, on: list[str]) -> pl.DataFrame:

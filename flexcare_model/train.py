@@ -43,7 +43,8 @@ from flexcare_model.feed import Feed, place_inputs, shuffled
 from flexcare_model.models import MODELS, Model
 from flexcare_model.optimizer import Adam
 from flexcare_model.origin import data_digest
-from flexcare_model.samples import Embedder, TaskDataset, load_task
+from flexcare_model.raw_batch import Embedder
+from flexcare_model.samples import TaskDataset, load_task
 
 logger = logging.getLogger(__name__)
 

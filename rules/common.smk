@@ -169,7 +169,11 @@ def run_tasks(experiment):
 
 def run_inputs(wildcards):
     """Cohorts of a run, what their samples point into, and the weights that it starts from."""
-    cohorts = [cohort_stage(task) for task in run_tasks(wildcards.experiment)]
+    tasks = run_tasks(wildcards.experiment)
+    if missing := [task for task in tasks if task not in CONFIG.tasks]:
+        # Radiographs and notes are prepared for the configured cohorts; without them a model would learn from less.
+        raise WorkflowError(f"{', '.join(missing)}: not among the configured cohorts; add it to tasks, or train others")
+    cohorts = [cohort_stage(task) for task in tasks]
     inputs = {"cohorts": published(*cohorts), "samples": published("hourly", "cxr", "notes")}
     if wildcards.experiment.endswith("_pretrained"):
         inputs["pretrained"] = os.path.join(pretrained_run(wildcards), "model.safetensors")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import polars as pl
 
@@ -16,6 +16,8 @@ from flexcare_data.raw import Dropped
 from flexcare_data.schema import COHORT, WINDOWS, check
 
 Kind = Literal["binary", "multilabel", "multiclass"]
+Flow = list[dict[str, Any]]
+"""What each step of a selection kept: its name and counts."""
 
 METRICS: dict[Kind, tuple[str, str]] = {
     "binary": ("auroc", "auprc"),
@@ -105,7 +107,7 @@ class Cohort:
 
     table: pl.DataFrame
     windows: pl.DataFrame
-    flow: list[dict[str, int | str]]
+    flow: Flow
     dropped: Dropped
     ends: pl.DataFrame | None = None
 
@@ -197,7 +199,7 @@ def make_cohort(
     samples: pl.DataFrame,
     task: Task,
     sources: Sources,
-    flow: list[dict[str, int | str]],
+    flow: Flow,
     *,
     dropped: Dropped | None = None,
     ends: pl.DataFrame | None = None,

@@ -8,12 +8,10 @@ from __future__ import annotations
 import polars as pl
 
 from flexcare_data.series import TOLERANCE, n_bins
-from flexcare_data.tasks.base import Cohort, Sources, Task, hours_after, make_cohort, with_last_image, with_note
+from flexcare_data.tasks.base import Cohort, Flow, Sources, Task, hours_after, make_cohort, with_last_image, with_note
 
 
-def cohort_of_first_hours(
-    stays: pl.DataFrame, task: Task, sources: Sources, hours: int, flow: list[dict[str, int | str]]
-) -> Cohort:
+def cohort_of_first_hours(stays: pl.DataFrame, task: Task, sources: Sources, hours: int, flow: Flow) -> Cohort:
     """Stays of at least ``hours`` with an event in them; series and images of [intime, intime + ``hours``], both in."""
     long = stays.filter(pl.col("los_hours") >= hours - TOLERANCE)
     samples = long.filter(pl.col("first_hours") < hours + TOLERANCE).with_columns(

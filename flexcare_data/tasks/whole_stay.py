@@ -7,12 +7,10 @@ from __future__ import annotations
 
 import polars as pl
 
-from flexcare_data.tasks.base import Cohort, Sources, Task, hours_after, make_cohort, with_last_image, with_note
+from flexcare_data.tasks.base import Cohort, Flow, Sources, Task, hours_after, make_cohort, with_last_image, with_note
 
 
-def cohort_of_whole_stays(
-    stays: pl.DataFrame, task: Task, sources: Sources, flow: list[dict[str, int | str]]
-) -> Cohort:
+def cohort_of_whole_stays(stays: pl.DataFrame, task: Task, sources: Sources, flow: Flow) -> Cohort:
     """One sample per stay; series up to its length, images in [intime, outtime]."""
     samples = stays.with_columns(
         sample_id=pl.col("stay_id").cast(pl.String),

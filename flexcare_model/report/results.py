@@ -11,6 +11,7 @@ from typing import Any
 import polars as pl
 
 from flexcare_data.protocol import PAPER_TASKS
+from flexcare_data.store import check_format
 from flexcare_data.tasks import TASKS
 
 SIX_TASKS = tuple(name for name in PAPER_TASKS if name != "drg")
@@ -60,7 +61,7 @@ class Results:
         return json.loads(path.read_text()) if path.is_file() else None
 
     def parquet(self, relative: str) -> pl.DataFrame | None:
-        return read_parquet(self.root / relative)
+        return read_parquet(check_format(self.root / relative))
 
     def cohort(self, task: str) -> pl.DataFrame | None:
         """COHORT of ``task`` with its label columns."""

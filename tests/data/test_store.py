@@ -17,8 +17,9 @@ import numpy as np
 import polars as pl
 import pytest
 
-from flexcare_data import store
+from flexcare_data import load_matrix, store
 from flexcare_data.pool import Pool
+from flexcare_data.schema import OUTPUT_FORMAT
 from flexcare_data.store import StoreError, atomic_write, is_complete, read_manifest, write_stage
 
 SPEC = {"stage": "stays", "options": {"edges": "right"}, "raw": {"icustays": "ab12"}}
@@ -224,6 +225,25 @@ def test_a_hostile_manifest_is_refused(tmp_path, change):
     with pytest.raises(StoreError):
         read_manifest(tmp_path / "stays-1")
     assert not is_complete(tmp_path / "stays-1")
+
+
+def test_files_of_another_output_format_are_refused(tmp_path):
+    """Whoever reads an output folder is told, not given columns that mean something else."""
+    with write_stage(tmp_path / "cohort-drg-0123456789ab", spec={"format": OUTPUT_FORMAT + 1}) as folder:
+        pl.DataFrame({"sample_id": ["1"]}).write_parquet(folder / "drg.parquet")
+    published = tmp_path / "results" / "cohorts" / "drg.parquet"
+    published.parent.mkdir(parents=True)
+    published.symlink_to(tmp_path / "cohort-drg-0123456789ab" / "drg.parquet")
+    message = (
+        rf"drg\.parquet: written in output format {OUTPUT_FORMAT + 1}, expected {OUTPUT_FORMAT}; build into another"
+    )
+    with pytest.raises(StoreError, match=message):
+        store.check_format(published)
+    with pytest.raises(StoreError, match=message):
+        load_matrix(tmp_path / "results", "drg", "1")
+    plain = tmp_path / "copied.parquet"
+    plain.write_bytes(published.read_bytes())
+    assert store.check_format(plain) == plain  # without its manifest a file is taken as it is
 
 
 def test_a_spec_must_have_one_form(tmp_path):

@@ -17,7 +17,8 @@ from flexcare_data.series import expand
 from flexcare_data.tasks import TASKS
 from flexcare_data.variables import CATEGORIES, COLUMNS, CONTINUOUS, VARIABLES
 from flexcare_model.feed import _ahead, make_resident
-from flexcare_model.samples import NOTE_WIDTH, SampleError, load_task
+from flexcare_model.raw_batch import NOTE_WIDTH
+from flexcare_model.samples import SampleError, load_task
 
 FIELDS = ("ts", "ts_len", "img", "note_tok", "note_len", "present", "label", "visible")
 
