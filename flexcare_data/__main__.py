@@ -12,6 +12,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from flexcare_data.shares import Share
+
 
 def main(arguments: list[str] | None = None) -> int:
     """Run a subcommand; a known error is one message and exit status 1."""
@@ -68,6 +70,9 @@ def _parser() -> argparse.ArgumentParser:
     cxr.add_argument("--processes", type=int, default=1, help="processes that decode")
     cxr.add_argument("--broken-share", type=float, default=0.01, help="share of broken files that fails the build")
     cxr.add_argument("--allow-missing", action="store_true", help="absent files do not count as broken")
+    cxr.add_argument(
+        "--share", type=Share.parse, help="2/8: decode only the second of eight shares, and write no stage"
+    )
 
     listing = sub.add_parser("image-list", help="the radiographs that the cohorts need, for wget -i")
     _roots(listing, "mimic_cxr_jpg", required=False)

@@ -249,17 +249,25 @@ def run_images(args: argparse.Namespace) -> None:
     else:
         chosen = [cohort.drop_nulls("dicom_id").select(columns) for cohort in cohorts.values()]
         wanted = pl.concat(chosen).unique().sort("dicom_id")
+    root = args.mimic_cxr_jpg or args.out.parent
+    how: dict[str, Any] = {
+        "pool_dir": args.out.parent / f"cxr-{store.spec_key(images.pool_spec())}",
+        "processes": args.processes,
+        "group_readable": not args.private,
+        "progress": progress.meter("images"),
+    }
+    if args.share is not None:
+        n = images.decode_share(wanted, root, args.share, **how)
+        print(f"share {args.share.number} of {args.share.total}: {n:,} radiographs are in the store")
+        return
     counts = images.build(
         wanted,
-        args.mimic_cxr_jpg or args.out.parent,
-        pool_dir=args.out.parent / f"cxr-{store.spec_key(images.pool_spec())}",
+        root,
         out_dir=args.out,
         spec=args.spec,
-        processes=args.processes,
         broken_share=args.broken_share,
         allow_missing=args.allow_missing,
-        group_readable=not args.private,
-        progress=progress.meter("images"),
+        **how,
     )
     print(f"{counts['tensors']:,} of {counts['radiographs']:,} radiographs are in the store")
     if problems := {reason: n for reason, n in counts["problems"].items() if n}:

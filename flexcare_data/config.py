@@ -95,6 +95,7 @@ class Images(Section):
     allow_missing: bool = Field(
         False, description="a partial files/ folder: absent JPEGs are listed and do not count as broken"
     )
+    jobs: PositiveInt = Field(1, description="jobs that decode, on a cluster each on a node of its own")
 
 
 class Notes(Section):
@@ -108,6 +109,7 @@ class Notes(Section):
     max_tokens: int = Field(512, ge=1, le=512, description="word pieces kept of a note")
     batch_tokens: PositiveInt = Field(8192, description="padded word pieces per encoder batch")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where the encoder runs")
+    jobs: PositiveInt = Field(1, description="jobs that embed, on a cluster each with a GPU of its own")
 
 
 class Store(Section):

@@ -30,6 +30,7 @@ from PIL import Image, UnidentifiedImageError
 from flexcare_data.pool import Pool
 from flexcare_data.progress import Progress
 from flexcare_data.schema import CXR_INDEX, check
+from flexcare_data.shares import ALL, Share
 from flexcare_data.store import atomic_write, spec_key, write_stage
 
 SIDE = 256
@@ -206,7 +207,7 @@ def build(
     """Decode what the pool lacks of ``dicoms`` and write the stage ``out_dir`` that points into the pool.
 
     A radiograph whose file has another size than when it was decoded is decoded again. A killed build keeps the
-    parts that it finished. Bytes do not depend on ``processes``.
+    parts that it finished. Bytes do not depend on ``processes``, nor on what `decode_share` did before.
 
     Args:
         dicoms: dicom_id, subject_id, study_id; repeated rows count once.
@@ -224,18 +225,11 @@ def build(
     pool_dir = pool_dir or Path(out_dir).parent / f"tensors-{spec_key(pool_spec())}"
     if Path(pool_dir).resolve().parent != Path(out_dir).resolve().parent:
         raise ValueError(f"images: expected the pool beside {out_dir}, got {pool_dir}")
-    needed = dicoms.select("dicom_id", "subject_id", "study_id").unique().sort("dicom_id")
-    if needed["dicom_id"].n_unique() != needed.height:
-        raise ValueError("images: a dicom_id stands for several studies, expected one")
     pool = Pool(pool_dir, key="dicom_id", spec=pool_spec(), group_readable=group_readable)
-    needed = needed.with_columns(_sizes(needed, root))
-    known = _known(pool, needed)
-    todo = needed.filter(pl.col("bytes").is_not_null()).join(known, on="dicom_id", how="anti")
+    needed = _with_sizes(_needed(dicoms), root)
     problems = dict(needed.filter(pl.col("problem").is_not_null()).select("dicom_id", "problem").iter_rows())
-    if todo.height:
-        pool.prepare()
-        problems |= _grow(pool, todo, root, processes, progress)
-        known = _known(pool, needed)
+    problems |= _grow(pool, _parts(needed), root, processes, progress)
+    known = _known(pool, needed)
     index = (
         needed.select("dicom_id")
         .join(known, on="dicom_id", how="left")
@@ -267,11 +261,46 @@ def build(
     return counts
 
 
+def decode_share(
+    dicoms: pl.DataFrame,
+    root: Path,
+    share: Share,
+    *,
+    pool_dir: Path,
+    processes: int = 1,
+    group_readable: bool = True,
+    progress: Progress | None = None,
+) -> int:
+    """Decode what the pool lacks of a share of ``dicoms``, without a stage; files with problems are left to `build`.
+
+    Several shares may be decoded at once, on several machines: every part of the pool belongs to one of them.
+
+    Returns:
+        How many radiographs of the share are in the pool now.
+    """
+    pool = Pool(pool_dir, key="dicom_id", spec=pool_spec(), group_readable=group_readable)
+    parts = [_with_sizes(part, root) for part in _parts(_needed(dicoms), share)]
+    broken = _grow(pool, parts, root, processes, progress)
+    return sum(part["bytes"].count() for part in parts) - len(broken)
+
+
 MISSING = "missing"
 
 
-def _sizes(needed: pl.DataFrame, root: Path) -> list[pl.Series]:
-    """Columns ``bytes`` (null without a file) and ``problem`` (null with one)."""
+def _needed(dicoms: pl.DataFrame) -> pl.DataFrame:
+    needed = dicoms.select("dicom_id", "subject_id", "study_id").unique().sort("dicom_id")
+    if needed["dicom_id"].n_unique() != needed.height:
+        raise ValueError("images: a dicom_id stands for several studies, expected one")
+    return needed
+
+
+def _parts(needed: pl.DataFrame, share: Share = ALL) -> list[pl.DataFrame]:
+    """What goes into one part of the pool together, whoever makes it and whatever the pool holds already."""
+    return share.of([needed.slice(start, PART_SIZE) for start in range(0, needed.height, PART_SIZE)])
+
+
+def _with_sizes(needed: pl.DataFrame, root: Path) -> pl.DataFrame:
+    """With the columns ``bytes`` (null without a file) and ``problem`` (null with one)."""
 
     def size(row: tuple[str, int, int]) -> tuple[int | None, str | None]:
         dicom_id, subject_id, study_id = row
@@ -286,10 +315,10 @@ def _sizes(needed: pl.DataFrame, root: Path) -> list[pl.Series]:
 
     with ThreadPoolExecutor(16) as threads:  # on network drives a stat is a round trip
         found = list(threads.map(size, needed.iter_rows(), chunksize=256))
-    return [
+    return needed.with_columns(
         pl.Series("bytes", [size for size, _ in found], pl.Int64),
         pl.Series("problem", [problem for _, problem in found], pl.String),
-    ]
+    )
 
 
 def _known(pool: Pool, needed: pl.DataFrame) -> pl.DataFrame:
@@ -302,13 +331,22 @@ def _known(pool: Pool, needed: pl.DataFrame) -> pl.DataFrame:
     return found.unique("dicom_id", keep="first", maintain_order=True).select("dicom_id", "shard", "row")
 
 
-def _grow(pool: Pool, todo: pl.DataFrame, root: Path, processes: int, progress: Progress | None) -> dict[str, str]:
-    """Add ``todo`` to the pool, part by part. Returns the problems: dicom_id -> reason."""
+def _grow(
+    pool: Pool, parts: list[pl.DataFrame], root: Path, processes: int, progress: Progress | None
+) -> dict[str, str]:
+    """Add to the pool what it lacks, part by part. Returns the problems: dicom_id -> reason."""
     problems: dict[str, str] = {}
-    done, total = 0, todo.height
+    if not parts:
+        return problems
+    known = _known(pool, pl.concat(parts))
+    lacking = [part.filter(pl.col("bytes").is_not_null()).join(known, on="dicom_id", how="anti") for part in parts]
+    todo = [part.sort("dicom_id") for part in lacking if part.height]
+    done, total = 0, sum(part.height for part in todo)
+    if not todo:
+        return problems
+    pool.prepare()
     with _workers(processes if total >= _FEWEST_FOR_PROCESSES else 1) as run:
-        for start in range(0, total, PART_SIZE):
-            batch = todo.slice(start, PART_SIZE)
+        for batch in todo:
             ids = batch["dicom_id"].to_list()
             rows = batch.select("subject_id", "study_id", "dicom_id").iter_rows()
             paths = [str(radiograph_path(root, *row)) for row in rows]

@@ -18,6 +18,7 @@ os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 from flexcare_data.faults import explain
+from flexcare_data.shares import Share
 from flexcare_model.report.commands import add_commands as add_report_commands
 
 
@@ -86,6 +87,9 @@ def _add_embed(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--spec", type=json.loads, default={}, help="what decides the result, for the manifest (JSON)")
     parser.add_argument("--private", action="store_true", help="files readable by the owner only, not by the group")
     parser.add_argument("--threads", type=int, help="threads on a CPU")
+    parser.add_argument(
+        "--share", type=Share.parse, help="2/8: embed only the second of eight shares, and write no stage"
+    )
     parser.add_argument("--out", type=Path, required=True, help="folder of the stage")
     parser.set_defaults(run=_embed)
 
@@ -109,6 +113,7 @@ def _embed(args: argparse.Namespace) -> None:
         batch_tokens=args.batch_tokens,
         device=args.device,
         threads=args.threads,
+        share=args.share,
         group_readable=not args.private,
         progress=meter("tokens"),
     )

@@ -17,6 +17,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ import torch
 
 from flexcare_data.pool import Pool, read_pool
 from flexcare_data.schema import NOTES_INDEX, check
+from flexcare_data.shares import ALL, Share
 from flexcare_data.store import is_complete, spec_key, write_stage
 from flexcare_data.tasks import TASKS
 from flexcare_model.encoder import (
@@ -70,10 +72,14 @@ def build(
     batch_tokens: int = 8192,
     device: str = "auto",
     threads: int | None = None,
+    share: Share | None = None,
     group_readable: bool = True,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, int]:
     """Embed what the pool lacks of ``wanted`` and write the stage ``out_dir`` that points into the pool beside it.
+
+    With ``share`` only that share of the parts is added to the pool, and no stage is written. Several shares may be
+    embedded at once, on several machines; the stage then finds all of them done.
 
     Args:
         sections: SECTIONS.
@@ -85,10 +91,12 @@ def build(
         batch_tokens: padded tokens per batch; on a CPU at most 2048.
         device: auto (CUDA where there is one), cpu, cuda.
         threads: on a CPU, batches at once; None: the cores this process may use.
+        share: one of several shares of the work, for a job of its own.
         progress: called with tokens done and to do.
 
     Returns:
-        Counts as in counts.json: notes (pairs), texts, tokens, texts_without_tokens.
+        Counts as in counts.json: notes (pairs), texts, tokens, texts_without_tokens; with ``share`` what the pool holds
+        of ``wanted`` by now, other shares included.
 
     Raises:
         EncoderError: see `load_encoder`; also without the CUDA asked for, or with too little of its memory.
@@ -102,10 +110,11 @@ def build(
     folder = _tiny(store, texts, group_readable) if encoder == TINY else find_encoder(encoder)
     settings = pool_spec(encoder_digest(folder), storage=storage, max_tokens=max_tokens)
     pool = Pool(store / f"vectors-{spec_key(settings)}", key="text_key", spec=settings, group_readable=group_readable)
-    todo = texts.join(_known(pool), on="text_key", how="anti")
-    if todo.height:
+    todo = set(texts.join(_known(pool), on="text_key", how="anti")["text_key"])
+    if todo:
         pool.prepare()
-        _grow(pool, todo, load_encoder(str(folder)), batch_tokens, _device(device), threads, progress)
+        work = _Work(batch_tokens, _device(device), threads, share or ALL)
+        _grow(pool, texts, todo, load_encoder(str(folder)), work, progress)
     index = (
         notes.join(_known(pool), on="text_key", how="inner", validate="m:1")
         .select("note_id", "section", "text_key", "shard", "offset", "n_tokens")
@@ -118,6 +127,8 @@ def build(
         "tokens": int(distinct["n_tokens"].sum()),
         "texts_without_tokens": distinct.filter(pl.col("n_tokens") == 0).height,
     }
+    if share is not None:
+        return counts
     with write_stage(out_dir, spec=spec, group_readable=group_readable) as building:
         check(index, NOTES_INDEX).write_parquet(building / "index.parquet")
         (building / "counts.json").write_text(json.dumps(counts, indent=1, sort_keys=True) + "\n")
@@ -244,27 +255,39 @@ def _tiny(store: Path, texts: pl.DataFrame, group_readable: bool) -> Path:
     return target
 
 
+@dataclass(frozen=True)
+class _Work:
+    """How the work is done, and which share of it."""
+
+    batch_tokens: int
+    device: torch.device
+    threads: int | None
+    share: Share
+
+
 def _grow(
     pool: Pool,
-    todo: pl.DataFrame,
+    texts: pl.DataFrame,
+    todo: set[str],
     encoder: Encoder,
-    batch_tokens: int,
-    device: torch.device,
-    threads: int | None,
+    work: _Work,
     progress: Callable[[int, int], None] | None,
 ) -> None:
-    storage, max_tokens = pool.spec["storage"], pool.spec["max_tokens"]
+    """Add to the pool the texts whose keys are in ``todo``. Which go into one part together is decided over all."""
+    device, storage, max_tokens = work.device, pool.spec["storage"], pool.spec["max_tokens"]
     if max_tokens > encoder.longest:
         raise EncoderError(f"notes.max_tokens: expected at most {encoder.longest} for this encoder, got {max_tokens}")
-    pieces = encoder.pieces(todo["text"].to_list(), max_tokens)
-    keys = todo["text_key"].to_list()
+    pieces = encoder.pieces(texts["text"].to_list(), max_tokens)
+    keys = texts["text_key"].to_list()
     order = sorted(range(len(keys)), key=lambda i: (len(pieces[i]), keys[i]))
-    total, done = sum(len(ids) for ids in pieces), 0
+    shared = work.share.of(list(_parts(order, [len(ids) for ids in pieces])))
+    parts = [lacking for part in shared if (lacking := [i for i in part if keys[i] in todo])]
+    total, done = sum(len(pieces[i]) for part in parts for i in part), 0
     if storage != "tokens":
         encoder.to(device)
-    budget = min(batch_tokens, _CPU_BATCH_TOKENS) if device.type == "cpu" else batch_tokens
-    with _computing(encoder, device, threads) as compute:
-        for part in _parts(order, [len(ids) for ids in pieces]):
+    budget = min(work.batch_tokens, _CPU_BATCH_TOKENS) if device.type == "cpu" else work.batch_tokens
+    with _computing(encoder, device, work.threads) as compute:
+        for part in parts:
             lengths = np.array([len(pieces[i]) for i in part])
             offsets = np.concatenate([[0], np.cumsum(lengths)])
             tokens = int(offsets[-1])

@@ -50,6 +50,8 @@ shell.prefix(f"set -euo pipefail; export PATH={shlex.quote(str(Path(sys.executab
 
 wildcard_constraints:
     key="[0-9a-f]{12}",
+    share="[0-9]+",
+    shares="[0-9]+",
     out=re.escape(OUT),
     task="|".join(TASKS),
     model="[a-z0-9_]+",
@@ -81,6 +83,17 @@ def cohort_events(wildcards):
     """Events, for the cohort whose series may end within an hour (diagnosis)."""
     reads = PLAN.stages[cohort_stage(wildcards.task)].upstream
     return list(built("events").values()) if "events" in reads else []
+
+
+def share_mark(stage):
+    """Pattern of the file that says that a share of ``stage`` is in its pool."""
+    return f"{OUT}/.shares/{stage}-{{key}}/{{share}}of{{shares}}"
+
+
+def share_marks(stage, jobs):
+    """Marks of all shares of ``stage``; none where one job does the stage alone."""
+    numbers = range(1, jobs + 1) if jobs > 1 else []
+    return expand(share_mark(stage), key=PLAN.key(stage), share=numbers, shares=jobs)
 
 
 def links(stage):

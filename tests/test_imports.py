@@ -16,7 +16,7 @@ STAGES = {"stays", "splits", "events", "hourly", "notes", "phenotypes", "images"
 CONTRACTS = {"schema", "protocol", "variables", "tasks"}
 TOOLS = {
     "raw", "records", "scan", "scan_loop", "cleaning", "series", "draws", "store", "pool", "progress", "source",
-    "faults",
+    "faults", "shares", "decoding",
 }  # fmt: skip
 ALLOWED = {
     "schema": set(),
@@ -26,7 +26,9 @@ ALLOWED = {
     **dict.fromkeys(sorted(STAGES), CONTRACTS | TOOLS),
     **dict.fromkeys(["tasks", "leakage", "explain"], CONTRACTS | TOOLS),
 }
-MODEL_MAY_READ = {"schema", "tasks", "store", "pool", "variables", "config", "protocol", "progress", "source", "faults"}
+MODEL_MAY_READ = {
+    "schema", "tasks", "store", "pool", "variables", "config", "protocol", "progress", "source", "faults", "shares",
+}  # fmt: skip
 HEAVY = {"torch", "torchvision", "transformers", "flexcare_model"}
 
 

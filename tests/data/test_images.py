@@ -18,8 +18,9 @@ import pytest
 from PIL import Image
 
 from flexcare_data import images, upkeep
-from flexcare_data.images import ImageError, ap_radiographs, build, decode, radiograph_path
+from flexcare_data.images import ImageError, ap_radiographs, build, decode, decode_share, radiograph_path
 from flexcare_data.schema import CXR_INDEX, check
+from flexcare_data.shares import Share
 
 SPEC = {"stage": "cxr"}
 
@@ -300,6 +301,29 @@ def test_a_stopped_build_keeps_its_parts(raw, tmp_path, monkeypatch):
     assert seen[0] == 24
     build(dicoms, root, out_dir=other, spec=SPEC)
     assert files(tmp_path / "store") == files(tmp_path / "other")
+
+
+@pytest.mark.parametrize("total", [2, 7])
+def test_bytes_do_not_depend_on_shares(raw, tmp_path, monkeypatch, total):
+    """In any order, with more shares than parts too, and where the pool holds some of the tensors already."""
+    dicoms, root = raw
+    monkeypatch.setattr(images, "PART_SIZE", 16)
+    shared, whole = tmp_path / "shared" / "cxr-1", tmp_path / "whole" / "cxr-1"
+    for out in (shared, whole):
+        build(dicoms[::7], root, out_dir=out.with_name("cxr-0"), spec=SPEC, broken_share=1)
+    build(dicoms, root, out_dir=whole, spec=SPEC, broken_share=1)
+    (pool,) = (tmp_path / "shared").glob("tensors-*")
+    found = 0
+    for number in range(total, 0, -1):
+        found += decode_share(dicoms.sample(fraction=1, shuffle=True), root, Share(number, total), pool_dir=pool)
+        assert not shared.exists()
+    assert found == 68  # less the missing and the empty one
+    decoded = []
+    real = images.decode
+    monkeypatch.setattr(images, "decode", lambda data: decoded.append(1) or real(data))
+    build(dicoms, root, out_dir=shared, spec=SPEC, broken_share=1)
+    assert len(decoded) == 1  # the empty one, for its reason
+    assert files(tmp_path / "shared") == files(tmp_path / "whole")
 
 
 def test_workers_end_with_a_killed_build(raw, tmp_path):

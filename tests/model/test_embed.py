@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 from flexcare_data.schema import NOTES_INDEX, check
+from flexcare_data.shares import Share
 from flexcare_model import embed
 from flexcare_model.embed import NoteVectors, build, dequantize, quantize, wanted_notes
 from flexcare_model.encoder import EncoderError, convert, encoder_digest, load_encoder, make_tiny_encoder
@@ -140,8 +141,8 @@ def test_each_text_is_embedded_once(tiny, tmp_path, monkeypatch):
 
     def loading(name):
         encoder = real(name)
-        pieces = encoder.pieces
-        object.__setattr__(encoder, "pieces", lambda texts, n: embedded.extend(texts) or pieces(texts, n))
+        vectors = encoder.vectors
+        object.__setattr__(encoder, "vectors", lambda ids, lengths: embedded.extend(lengths) or vectors(ids, lengths))
         return encoder
 
     monkeypatch.setattr(embed, "load_encoder", loading)
@@ -181,6 +182,23 @@ def test_a_stopped_build_keeps_its_parts(tiny, tmp_path, monkeypatch):
     build(table.lazy(), wanted(table), str(tiny), out_dir=whole, spec=SPEC)
     assert todo[0] < pl.read_parquet(whole / "index.parquet")["n_tokens"].sum() * 0.7
     assert files(tmp_path / "store") == files(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("total", [2, 5])
+def test_bytes_do_not_depend_on_shares(tiny, tmp_path, monkeypatch, total):
+    """In any order, with more shares than parts too, and where the pool holds some of the texts already."""
+    monkeypatch.setattr(embed, "PART_TOKENS", 200)
+    table = sections(invented_texts(40))
+    seen, shared, whole = [], tmp_path / "shared" / "notes-1", tmp_path / "whole" / "notes-1"
+    for out in (shared, whole):
+        build(table.lazy(), wanted(table)[::7], str(tiny), out_dir=out.with_name("notes-0"), spec=SPEC)
+    build(table.lazy(), wanted(table), str(tiny), out_dir=whole, spec=SPEC)
+    for number in range(total, 0, -1):
+        build(table.lazy(), wanted(table), str(tiny), out_dir=shared, spec=SPEC, share=Share(number, total))
+        assert not shared.exists()
+    build(table.lazy(), wanted(table), str(tiny), out_dir=shared, spec=SPEC, progress=lambda *call: seen.append(call))
+    assert seen == []
+    assert files(tmp_path / "shared") == files(tmp_path / "whole")
 
 
 def test_progress_ends_with_all_tokens(tiny, tmp_path):

@@ -1,0 +1,170 @@
+"""A SLURM of one node for tests: real daemons with a key, ports and folders of their own, as the user who starts them.
+
+In: Debian's or another distribution's `munge` and `slurm-wlm` (22.05 or newer). Out: a node that takes jobs, found by
+everything that runs with ``SLURM_CONF``; nothing outside its folder is written. By hand:
+
+    python tests/slurm/node.py        # prints how to reach the node, and ends it on Ctrl-C
+"""
+
+from __future__ import annotations
+
+import argparse
+import getpass
+import os
+import secrets
+import shlex
+import shutil
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+DAEMONS = ("munged", "slurmctld", "slurmd")
+PATH = os.pathsep.join([os.environ.get("PATH", ""), "/usr/local/sbin", "/usr/sbin", "/sbin"])
+# A GPU is a character device to slurmd. These three are everywhere, and nothing opens them: jobs only get counted.
+PRETEND_GPUS = ("/dev/null", "/dev/zero", "/dev/full")
+_SECONDS_TO_START = 60
+
+
+class NodeError(RuntimeError):
+    """The node did not come up; the message holds the ends of its logs."""
+
+
+def missing_programs() -> list[str]:
+    """Programs of SLURM and munge that are not installed."""
+    return [name for name in (*DAEMONS, "sbatch", "squeue", "srun") if shutil.which(name, path=PATH) is None]
+
+
+@contextmanager
+def slurm_node(*, gpus: int = 2, cpus: int = 8, memory_mb: int = 16000) -> Iterator[dict[str, str]]:
+    """Start a node that offers what is said, whatever the machine has; yields the environment in which jobs reach it.
+
+    There is no accounting (`sacct` fails), and a job that takes more memory than it asked for is killed.
+    """
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="slurm-")))
+        folder.chmod(0o755)  # munge wants a socket that everybody can reach
+        conf = str(folder / "slurm.conf")
+        environment = os.environ | {"SLURM_CONF": conf, "PATH": f"{_srun(folder, conf)}{os.pathsep}{PATH}"}
+        _configure(folder, gpus, cpus, memory_mb)
+        socket_file = folder / "munge.socket"
+        options = [f"--key-file={folder / 'munge.key'}", f"--seed-file={folder / 'munge.seed'}"]
+        options += [f"--pid-file={folder / 'munge.pid'}", f"--log-file={folder / 'munged.log'}"]
+        # --force: the folder lies in a temporary folder that others may write to.
+        munged = ["munged", "--foreground", "--force", f"--socket={socket_file}", *options]
+        stack.enter_context(_daemon(munged, environment, folder))
+        _wait_for(socket_file.exists, folder)
+        stack.enter_context(_daemon(["slurmctld", "-D", "-c"], environment, folder))
+        stack.enter_context(_daemon(["slurmd", "-D"], environment, folder))
+
+        def is_idle() -> bool:
+            done = subprocess.run(["sinfo", "-h", "-o", "%T"], env=environment, capture_output=True, text=True)
+            return done.stdout.strip() == "idle"
+
+        _wait_for(is_idle, folder)
+        yield environment
+        subprocess.run(["scancel", "--user", getpass.getuser()], env=environment, check=False)
+
+
+def _configure(folder: Path, gpus: int, cpus: int, memory_mb: int) -> None:
+    key = folder / "munge.key"
+    key.touch(mode=0o600)
+    key.write_bytes(secrets.token_bytes(1024))
+    host, user = socket.gethostname().split(".")[0], getpass.getuser()
+    for name in ("state", "spool"):
+        (folder / name).mkdir()
+    controller, worker = _free_ports(2)
+    (folder / "gres.conf").write_text("".join(f"Name=gpu File={device}\n" for device in PRETEND_GPUS[:gpus]))
+    (folder / "slurm.conf").write_text(f"""\
+ClusterName=test
+SlurmctldHost={host}(127.0.0.1)
+SlurmctldPort={controller}
+SlurmdPort={worker}
+SlurmUser={user}
+SlurmdUser={user}
+AuthType=auth/munge
+AuthInfo=socket={folder / "munge.socket"}
+CredType=cred/munge
+StateSaveLocation={folder / "state"}
+SlurmdSpoolDir={folder / "spool"}
+SlurmctldPidFile={folder / "slurmctld.pid"}
+SlurmdPidFile={folder / "slurmd.pid"}
+SlurmctldLogFile={folder / "slurmctld.log"}
+SlurmdLogFile={folder / "slurmd.log"}
+# Neither systemd nor control groups: processes are found through /proc, and their memory is looked at every second.
+ProctrackType=proctrack/linuxproc
+TaskPlugin=task/none
+JobAcctGatherType=jobacct_gather/linux
+JobAcctGatherFrequency=task=1
+JobAcctGatherParams=OverMemoryKill
+AccountingStorageType=accounting_storage/none
+SelectType=select/cons_tres
+SelectTypeParameters=CR_Core_Memory
+SchedulerParameters=sched_interval=1,sched_min_interval=0
+KillWait=2
+MpiDefault=none
+ReturnToService=2
+# The machine may have fewer cores and less memory than the node offers: what is tested is who asks for what.
+SlurmdParameters=config_overrides
+GresTypes=gpu
+NodeName={host} NodeAddr=127.0.0.1 CPUs={cpus} RealMemory={memory_mb} Gres=gpu:{gpus} State=UNKNOWN
+PartitionName=main Nodes={host} Default=YES MaxTime=INFINITE State=UP
+""")
+
+
+def _srun(folder: Path, conf: str) -> Path:
+    """A folder with an `srun` that finds the node: the executor plugin starts it without SLURM_CONF."""
+    script = folder / "bin" / "srun"
+    script.parent.mkdir()
+    real = shutil.which("srun", path=PATH)
+    script.write_text(f'#!/bin/sh\nSLURM_CONF={shlex.quote(conf)} exec {real} "$@"\n')
+    script.chmod(0o755)
+    return script.parent
+
+
+def _free_ports(n: int) -> list[int]:
+    with ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(n)]
+        for s in sockets:
+            s.bind(("127.0.0.1", 0))
+        return [s.getsockname()[1] for s in sockets]
+
+
+@contextmanager
+def _daemon(command: list[str], environment: dict[str, str], folder: Path) -> Iterator[None]:
+    with (folder / f"{command[0]}.out").open("wb") as output:
+        process = subprocess.Popen(command, env=environment, stdout=output, stderr=subprocess.STDOUT)
+    try:
+        yield
+    finally:
+        process.terminate()
+        try:
+            process.wait(timeout=20)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def _wait_for(condition, folder: Path) -> None:
+    end = time.monotonic() + _SECONDS_TO_START
+    while not condition():
+        if time.monotonic() > end:
+            logs = [path for path in sorted(folder.iterdir()) if path.suffix in (".log", ".out")]
+            tails = "\n".join(f"--- {path.name}\n{path.read_text(errors='replace')[-1500:]}" for path in logs)
+            raise NodeError(f"SLURM is not ready after {_SECONDS_TO_START} s\n{tails}")
+        time.sleep(0.1)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description="Start a SLURM of one node and keep it up until Ctrl-C.")
+    parser.add_argument("--gpus", type=int, default=2, choices=range(len(PRETEND_GPUS) + 1), help="pretend GPUs")
+    with slurm_node(gpus=parser.parse_args().gpus) as found:
+        exports = "".join(f"export {name}={shlex.quote(found[name])}\n" for name in ("SLURM_CONF", "PATH"))
+        print(f"{exports}ready; Ctrl-C ends it", flush=True)
+        try:
+            time.sleep(1e9)
+        except KeyboardInterrupt:
+            print("ended")
