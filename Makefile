@@ -6,11 +6,11 @@ CORES ?= 2
 BIN := .venv/bin
 DATA := flexcare_data flexcare_model tests
 
-.PHONY: help setup demo test lint bench lock clean
+.PHONY: help setup demo test test-slurm lint bench lock clean
 .DEFAULT_GOAL := help
 
 help: ## this list
-	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | expand -t 10
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 12
 
 setup: ## create .venv with the pinned packages (about 3 GB to download, 6 GB on disk)
 	@PYTHON="$(PYTHON)" sh .ci/setup
@@ -21,6 +21,9 @@ demo: setup ## build everything on embedded synthetic data and say where the rep
 
 test: setup ## all tests
 	@$(BIN)/python -m pytest -n 2 --dist loadfile
+
+test-slurm: setup ## the workflow on a SLURM of one node that the tests start (needs munge and slurm-wlm installed)
+	@$(BIN)/python -m pytest -m slurm tests/slurm
 
 lint: setup ## ruff, mypy, snakefmt, snakemake --lint
 	@$(BIN)/ruff check .

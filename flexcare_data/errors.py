@@ -7,9 +7,9 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from flexcare_data.config import ConfigError
+from flexcare_data.decoding import ImageError
 from flexcare_data.explain import UnknownSampleError
 from flexcare_data.faults import explain
-from flexcare_data.images import ImageError
 from flexcare_data.leakage import LeakageError
 from flexcare_data.raw import RawDataError
 from flexcare_data.schema import SchemaError

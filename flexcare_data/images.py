@@ -1,19 +1,15 @@
-"""Radiographs: which there are and when they were taken; one JPEG to one tensor; the shards of all needed ones.
+"""Radiographs: which there are and when they were taken; the shards of all needed ones.
 
 In: the metadata table and the JPEGs of MIMIC-CXR-JPG. Out: AP radiographs with study times; uint8 tensors (256, 256)
 in a pool that grows by what is missing; the stage `cxr`: index.parquet (CXR_INDEX), problems.parquet, counts.json.
-
-A tensor is the radiograph in grey, its shorter side 256 pixels (antialiased), the centre 256 x 256 of that.
 """
 
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import os
 import threading
-import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
@@ -25,28 +21,21 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-from PIL import Image, UnidentifiedImageError
 
+from flexcare_data.decoding import DECODED_SIDE, SIDE, ImageError, decode, reasons
 from flexcare_data.pool import Pool
 from flexcare_data.progress import Progress
 from flexcare_data.schema import CXR_INDEX, check
 from flexcare_data.shares import ALL, Share
 from flexcare_data.store import atomic_write, spec_key, write_stage
 
-SIDE = 256
 PART_SIZE = 4096
 """Tensors per part: 268 MB. Fixed, as it decides the bytes of a build."""
 
-_DECODED_SIDE = 512
-_LONGEST_SHAPE = 10
 _IMAGES_PER_TASK = 32
 _FEWEST_FOR_PROCESSES = 64
 
 _PROBLEMS = {"path": pl.String, "dicom_id": pl.String, "problem": pl.String}
-
-
-class ImageError(ValueError):
-    """A radiograph cannot be read, or too many cannot. Holds reasons and counts, never an id."""
 
 
 # --- which radiographs ------------------------------------------------------------------------------------------
@@ -93,89 +82,6 @@ def radiograph_path(root: Path, subject_id: int, study_id: int, dicom_id: str) -
     return Path(root) / "files" / subject[:3] / subject / f"s{study_id}" / f"{dicom_id}.jpg"
 
 
-# --- one radiograph ---------------------------------------------------------------------------------------------
-
-
-def decode(source: Path | bytes) -> np.ndarray:
-    """One image file (or its bytes) as a tensor (256, 256) uint8.
-
-    Any format that Pillow reads, by content and not by name. Colour becomes luma, transparency is dropped, 16 bits
-    become 8 (value / 257), smaller images are enlarged, of several frames the first counts. A JPEG does not say
-    whether black is air or bone (MONOCHROME1); MIMIC-CXR-JPG was published with these already turned, so nothing
-    is turned here.
-
-    Raises:
-        ImageError: with the reason: empty, truncated, no image, more than 179 million pixels, a shape of more than
-            1 to 10, a pixel type without a known range, not readable.
-    """
-    with _reasons():
-        data = source if isinstance(source, bytes) else Path(source).read_bytes()
-        if not data:
-            raise ImageError("empty file")
-        with Image.open(io.BytesIO(data)) as image:
-            if max(image.size) > _LONGEST_SHAPE * min(image.size):
-                raise ImageError(f"shape of more than 1 to {_LONGEST_SHAPE}")
-            # A JPEG decoder can leave out high frequencies: 2544 x 3056 comes out as 636 x 764, in half the time.
-            # Twice the final side is what keeps the antialiased result within 4 levels of a full decode.
-            drafted = image.draft("L", (_DECODED_SIDE, _DECODED_SIDE))
-            box = drafted[1] if drafted else None
-            grey = _to_grey(image)
-            return _shrink(grey, box)
-
-
-def _to_grey(image: Image.Image) -> Image.Image:
-    """8-bit grey ("L") or 16-bit grey scaled to 0..255 as float ("F")."""
-    if image.mode == "L":
-        return image
-    if image.mode in ("1", "RGB", "YCbCr", "RGBA", "LA", "P", "RGBX"):
-        return image.convert("L")
-    if image.mode in ("CMYK", "LAB", "HSV", "PA", "La", "RGBa"):
-        return image.convert("RGBA" if image.mode in ("PA", "La", "RGBa") else "RGB").convert("L")
-    if image.mode.startswith("I"):
-        values = np.asarray(image).astype(np.float32)
-        if values.min() < 0 or values.max() > 65535:
-            raise ImageError("32-bit pixels, expected 8 or 16 bits")
-        return Image.fromarray(values / 257.0)
-    raise ImageError(f"pixels of type {image.mode}, expected 8 or 16 bits")
-
-
-def _shrink(image: Image.Image, box: tuple[float, float, float, float] | None) -> np.ndarray:
-    width, height = image.size
-    if box is not None:
-        width, height = box[2] - box[0], box[3] - box[1]
-    short = min(width, height)
-    size = (int(SIDE * width / short), int(SIDE * height / short))
-    image = image.resize(size, Image.Resampling.BILINEAR, box=box)
-    left, top = round((size[0] - SIDE) / 2), round((size[1] - SIDE) / 2)
-    tensor = np.asarray(image.crop((left, top, left + SIDE, top + SIDE)))
-    if tensor.dtype != np.uint8:
-        tensor = np.rint(tensor).clip(0, 255).astype(np.uint8)
-    return tensor
-
-
-@contextmanager
-def _reasons() -> Iterator[None]:
-    """Turn what Pillow raises on a damaged file into an `ImageError` with a short, stable reason."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    except ImageError:
-        raise
-    except Image.DecompressionBombError:
-        raise ImageError("more pixels than a radiograph can have") from None
-    except UnidentifiedImageError:
-        raise ImageError("not an image") from None
-    except MemoryError:
-        raise ImageError("does not fit in memory") from None
-    except OSError as error:
-        if error.errno is not None:
-            raise ImageError(f"cannot be read: {error.strerror}") from None
-        raise ImageError("truncated" if "truncated" in str(error) else "damaged") from None
-    except Exception as error:  # decoders raise almost anything (SyntaxError, struct.error, ...) on damaged bytes
-        raise ImageError(f"damaged ({type(error).__name__})") from None
-
-
 # --- all needed radiographs -------------------------------------------------------------------------------------
 
 
@@ -185,7 +91,7 @@ def pool_spec() -> dict[str, Any]:
         "pool": "cxr",
         "side": SIDE,
         "part_size": PART_SIZE,
-        "decoded_side": _DECODED_SIDE,
+        "decoded_side": DECODED_SIDE,
         "filter": "bilinear",
         "revision": 1,
     }
@@ -421,7 +327,7 @@ def _decode_into(task: tuple[str, int, list[str]]) -> tuple[int, list[tuple[str,
     results: list[tuple[str, int, str | None]] = []
     for row, path in enumerate(paths, first):
         try:
-            with _reasons():
+            with reasons():
                 data = Path(path).read_bytes()
             tensors[row] = decode(data)
             results.append((hashlib.sha256(data).hexdigest(), len(data), None))

@@ -124,6 +124,7 @@ for task in TASKS.values():
 
 rule meds_labels:
     """The cohorts as label files of MEDS, one folder per task."""
+    localrule: True
     input:
         cohorts=list(built(*COHORTS).values()),
     output:

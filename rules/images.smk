@@ -62,6 +62,7 @@ rule cxr:
 
 rule image_list:
     """The radiographs that the configured tasks need, as a list for wget, with their number and size."""
+    localrule: True
     input:
         cohorts=list(built(*COHORTS).values()),
     output:

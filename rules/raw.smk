@@ -25,6 +25,7 @@ rule synthesize:
 
 
 rule check_raw:
+    localrule: True
     output:
         done=touch(f"{OUT}/.checked/raw-{{key}}"),
     params:

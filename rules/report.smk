@@ -6,6 +6,7 @@
 
 rule card:
     """Dataset card (Markdown) and Croissant description of the build."""
+    localrule: True
     input:
         published("stays", "splits", *COHORTS),
     output:
@@ -32,6 +33,7 @@ rule card:
 
 rule report:
     """One page with cohorts, missing data, metrics and how they came about; the paper's tables beside it."""
+    localrule: True
     input:
         data=published(*PLAN.stages),
         runs=[*rules.flexcare.input, *rules.baselines.input],
@@ -61,6 +63,7 @@ rule report:
 
 rule so_far:
     """Tables and page of the runs that are finished, naming those that are not (so_far.html)."""
+    localrule: True
     input:
         data=published(*PLAN.stages),
         runs=finished_runs(),
@@ -89,6 +92,7 @@ rule so_far:
 
 rule paper:
     """Everything of the paper and beyond it: all runs, tables, figures, and one page with all of them (paper.html)."""
+    localrule: True
     input:
         data=published(*PLAN.stages),
         card=rules.card.output,
@@ -141,6 +145,7 @@ rule other_protocol:
 
 rule compare_protocols:
     """What the published quirks cost: sizes, labels and metrics under both protocols, on one page."""
+    localrule: True
     input:
         rules.other_protocol.output,
         finished_runs(),

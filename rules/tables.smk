@@ -1,10 +1,12 @@
-# Tables and figures, from cohorts, metrics and what analysis.smk left: each is made again in seconds.
+# Tables and figures, from cohorts, metrics and what analysis.smk left: each is made again in seconds, on a cluster too
+# where snakemake runs (localrule).
 #
 # A target that compares methods asks for all of their runs. With --keep-going a failed run stops only what needs it.
 
 
 rule table2:
     """Table 2: samples and missing modalities of each task."""
+    localrule: True
     input:
         published(*COHORTS),
     output:
@@ -26,6 +28,7 @@ rule table2:
 
 
 rule table_of_runs:
+    localrule: True
     input:
         lambda wildcards: RUNS_OF_TABLE[wildcards.number],
     output:
@@ -47,6 +50,7 @@ rule table_of_runs:
 
 
 rule figure:
+    localrule: True
     input:
         lambda wildcards: FIGURE_INPUTS[wildcards.figure],
     output:
@@ -131,6 +135,7 @@ rule missing_modalities:
 
 rule statistics:
     """Intervals for every metric, paired tests, calibration, groups of patients; tables and figure."""
+    localrule: True
     input:
         STATISTICS,
         figure_files("calibration"),

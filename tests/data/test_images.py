@@ -18,7 +18,8 @@ import pytest
 from PIL import Image
 
 from flexcare_data import images, upkeep
-from flexcare_data.images import ImageError, ap_radiographs, build, decode, decode_share, radiograph_path
+from flexcare_data.decoding import ImageError, decode
+from flexcare_data.images import ap_radiographs, build, decode_share, radiograph_path
 from flexcare_data.schema import CXR_INDEX, check
 from flexcare_data.shares import Share
 

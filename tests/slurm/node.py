@@ -1,7 +1,8 @@
 """A SLURM of one node for tests: real daemons with a key, ports and folders of their own, as the user who starts them.
 
-In: Debian's or another distribution's `munge` and `slurm-wlm` (22.05 or newer). Out: a node that takes jobs, found by
-everything that runs with ``SLURM_CONF``; nothing outside its folder is written. By hand:
+In: the packages `munge` and `slurm-wlm` (22.05 or newer) of Debian or Ubuntu, with accounting also `slurmdbd` and
+`mariadb-server`. Out: a node that takes jobs, found by what runs in the environment given; nothing outside its folder
+is written. By hand:
 
     python tests/slurm/node.py        # prints how to reach the node, and ends it on Ctrl-C
 """
@@ -22,7 +23,8 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-DAEMONS = ("munged", "slurmctld", "slurmd")
+PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "squeue", "srun")
+ACCOUNTING = ("mariadbd", "mariadb-install-db", "slurmdbd", "sacctmgr")
 PATH = os.pathsep.join([os.environ.get("PATH", ""), "/usr/local/sbin", "/usr/sbin", "/sbin"])
 # A GPU is a character device to slurmd. These three are everywhere, and nothing opens them: jobs only get counted.
 PRETEND_GPUS = ("/dev/null", "/dev/zero", "/dev/full")
@@ -33,23 +35,26 @@ class NodeError(RuntimeError):
     """The node did not come up; the message holds the ends of its logs."""
 
 
-def missing_programs() -> list[str]:
-    """Programs of SLURM and munge that are not installed."""
-    return [name for name in (*DAEMONS, "sbatch", "squeue", "srun") if shutil.which(name, path=PATH) is None]
+def missing(programs: tuple[str, ...]) -> list[str]:
+    """Those of ``programs`` that are not installed."""
+    return [name for name in programs if shutil.which(name, path=PATH) is None]
 
 
 @contextmanager
-def slurm_node(*, gpus: int = 2, cpus: int = 8, memory_mb: int = 16000) -> Iterator[dict[str, str]]:
+def slurm_node(
+    *, gpus: int = 2, cpus: int = 16, memory_mb: int = 64000, accounting: bool = False
+) -> Iterator[dict[str, str]]:
     """Start a node that offers what is said, whatever the machine has; yields the environment in which jobs reach it.
 
-    There is no accounting (`sacct` fails), and a job that takes more memory than it asked for is killed.
+    A job that takes more memory than it asked for is killed. Without ``accounting`` there is no database: sacct fails.
     """
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="slurm-")))
         folder.chmod(0o755)  # munge wants a socket that everybody can reach
         conf = str(folder / "slurm.conf")
         environment = os.environ | {"SLURM_CONF": conf, "PATH": f"{_srun(folder, conf)}{os.pathsep}{PATH}"}
-        _configure(folder, gpus, cpus, memory_mb)
+        ports = dict(zip(("slurmctld", "slurmd", "slurmdbd", "mariadbd"), _free_ports(4), strict=True))
+        _configure(folder, ports, gpus, cpus, memory_mb, accounting)
         socket_file = folder / "munge.socket"
         options = [f"--key-file={folder / 'munge.key'}", f"--seed-file={folder / 'munge.seed'}"]
         options += [f"--pid-file={folder / 'munge.pid'}", f"--log-file={folder / 'munged.log'}"]
@@ -57,6 +62,8 @@ def slurm_node(*, gpus: int = 2, cpus: int = 8, memory_mb: int = 16000) -> Itera
         munged = ["munged", "--foreground", "--force", f"--socket={socket_file}", *options]
         stack.enter_context(_daemon(munged, environment, folder))
         _wait_for(socket_file.exists, folder)
+        if accounting:
+            _start_accounting(stack, folder, environment, ports["mariadbd"])
         stack.enter_context(_daemon(["slurmctld", "-D", "-c"], environment, folder))
         stack.enter_context(_daemon(["slurmd", "-D"], environment, folder))
 
@@ -69,20 +76,57 @@ def slurm_node(*, gpus: int = 2, cpus: int = 8, memory_mb: int = 16000) -> Itera
         subprocess.run(["scancel", "--user", getpass.getuser()], env=environment, check=False)
 
 
-def _configure(folder: Path, gpus: int, cpus: int, memory_mb: int) -> None:
+def _start_accounting(stack: ExitStack, folder: Path, environment: dict[str, str], port: int) -> None:
+    """A database, slurmdbd in front of it, and the cluster entered there."""
+    user = getpass.getuser()
+    data = folder / "mariadb"
+    install = ["mariadb-install-db", "--no-defaults", f"--datadir={data}", f"--user={user}", "--skip-test-db"]
+    subprocess.run(install, env=environment, check=True, capture_output=True)
+    database = ["mariadbd", "--no-defaults", f"--datadir={data}", f"--user={user}", f"--socket={data / 'socket'}"]
+    # Only this machine reaches it, and it lives as long as the test: no passwords.
+    database += ["--bind-address=127.0.0.1", f"--port={port}", "--skip-grant-tables"]
+    stack.enter_context(_daemon(database, environment, folder))
+    _wait_for((data / "socket").exists, folder)
+    stack.enter_context(_daemon(["slurmdbd", "-D"], environment, folder))
+    add = ["sacctmgr", "--immediate", "add", "cluster", "test"]
+    _wait_for(lambda: subprocess.run(add, env=environment, capture_output=True, timeout=30).returncode == 0, folder)
+
+
+def _configure(folder: Path, ports: dict[str, int], gpus: int, cpus: int, memory_mb: int, accounting: bool) -> None:
     key = folder / "munge.key"
     key.touch(mode=0o600)
     key.write_bytes(secrets.token_bytes(1024))
     host, user = socket.gethostname().split(".")[0], getpass.getuser()
     for name in ("state", "spool"):
         (folder / name).mkdir()
-    controller, worker = _free_ports(2)
+    storage = "AccountingStorageType=accounting_storage/none"
+    if accounting:
+        storage = f"""\
+AccountingStorageType=accounting_storage/slurmdbd
+AccountingStorageHost=localhost
+AccountingStoragePort={ports["slurmdbd"]}
+AccountingStoragePass=socket={folder / "munge.socket"}"""
+        database = folder / "slurmdbd.conf"
+        database.touch(mode=0o600)
+        database.write_text(f"""\
+AuthType=auth/munge
+AuthInfo=socket={folder / "munge.socket"}
+DbdHost=localhost
+DbdPort={ports["slurmdbd"]}
+SlurmUser={user}
+PidFile={folder / "slurmdbd.pid"}
+LogFile={folder / "slurmdbd.log"}
+StorageType=accounting_storage/mysql
+StorageHost=127.0.0.1
+StoragePort={ports["mariadbd"]}
+StorageUser={user}
+""")
     (folder / "gres.conf").write_text("".join(f"Name=gpu File={device}\n" for device in PRETEND_GPUS[:gpus]))
     (folder / "slurm.conf").write_text(f"""\
 ClusterName=test
 SlurmctldHost={host}(127.0.0.1)
-SlurmctldPort={controller}
-SlurmdPort={worker}
+SlurmctldPort={ports["slurmctld"]}
+SlurmdPort={ports["slurmd"]}
 SlurmUser={user}
 SlurmdUser={user}
 AuthType=auth/munge
@@ -100,11 +144,13 @@ TaskPlugin=task/none
 JobAcctGatherType=jobacct_gather/linux
 JobAcctGatherFrequency=task=1
 JobAcctGatherParams=OverMemoryKill
-AccountingStorageType=accounting_storage/none
+{storage}
 SelectType=select/cons_tres
 SelectTypeParameters=CR_Core_Memory
 SchedulerParameters=sched_interval=1,sched_min_interval=0
 KillWait=2
+# Finished jobs are still listed when a test asks for them.
+MinJobAge=3600
 MpiDefault=none
 ReturnToService=2
 # The machine may have fewer cores and less memory than the node offers: what is tested is who asks for what.
@@ -136,7 +182,10 @@ def _free_ports(n: int) -> list[int]:
 @contextmanager
 def _daemon(command: list[str], environment: dict[str, str], folder: Path) -> Iterator[None]:
     with (folder / f"{command[0]}.out").open("wb") as output:
-        process = subprocess.Popen(command, env=environment, stdout=output, stderr=subprocess.STDOUT)
+        # A session of its own: Ctrl-C is for who started the node, which ends the daemons in their order.
+        process = subprocess.Popen(
+            command, env=environment, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
+        )
     try:
         yield
     finally:
@@ -161,7 +210,8 @@ def _wait_for(condition, folder: Path) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="Start a SLURM of one node and keep it up until Ctrl-C.")
     parser.add_argument("--gpus", type=int, default=2, choices=range(len(PRETEND_GPUS) + 1), help="pretend GPUs")
-    with slurm_node(gpus=parser.parse_args().gpus) as found:
+    parser.add_argument("--accounting", action="store_true", help="with a database, so that sacct answers")
+    with slurm_node(**vars(parser.parse_args())) as found:
         exports = "".join(f"export {name}={shlex.quote(found[name])}\n" for name in ("SLURM_CONF", "PATH"))
         print(f"{exports}ready; Ctrl-C ends it", flush=True)
         try:
