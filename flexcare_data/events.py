@@ -4,8 +4,6 @@ In: chartevents, labevents as published, STAYS. Out: `events.parquet`, counts of
 
 Three passes, so that memory does not grow with the tables: (1) scan each table once and append the linked rows to
 buckets of subjects on disk, (2) settle each bucket in memory, (3) write the stays of all buckets in order of stay_id.
-Events of a subject at one charttime form a row; a row belongs to every kept stay that one of its events is linked to
-and to every kept stay of the subject that contains the time, both ends in.
 """
 
 from __future__ import annotations
@@ -15,7 +13,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -28,20 +25,13 @@ import pyarrow.parquet as pq
 from flexcare_data.cleaning import CleanPairs, clean_pairs
 from flexcare_data.protocol import Options
 from flexcare_data.raw import Dropped, count
-from flexcare_data.scan import REASONS, KeptStays, PairTable, ScanCounts, scan_events, size_of
-from flexcare_data.variables import CATEGORIES, ITEMS, VARIABLES
+from flexcare_data.scan import LINKED, REASONS, KeptStays, PairTable, ScanCounts, scan_events, size_of
+from flexcare_data.settle import NO_TEXT, ORDER, SETTLED, Settler
+from flexcare_data.variables import ITEMS, VARIABLES
 
-ORDER: tuple[str, ...] = tuple(sorted(VARIABLES))
-"""EVENTS is sorted by the variable's name; codes below are positions in this order."""
-GCS = ("gcs_eye", "gcs_motor", "gcs_verbal")
-"""Variables whose grades add up to the total (option `gcs_total: derived`)."""
-
-_LINKED = np.dtype([("stay", "<i4"), ("pair", "<i4"), ("time", "<i8")])
-_SETTLED = np.dtype([("hours", "<f8"), ("number", "<f8"), ("text", "<i4"), ("variable", "i1")])
 _BYTES_PER_BUCKET = 16 << 20
 _MOST_BUCKETS = 256
 _ROWS_PER_GROUP = 1 << 18
-_NO_TEXT = -1
 _NEVER = np.iinfo(np.int64).min
 
 
@@ -93,8 +83,10 @@ def build_events(
             link_by_time=name == "labevents" and options.lab_without_hadm == "by_time",
             progress=(lambda done: progress(name, done, total)) if progress else None,
         )
-        for stay, time, pair in batches:
-            buckets.append(stay, time, pair * len(tables) + number)
+        for rows in batches:
+            rows["pair"] *= len(tables)
+            rows["pair"] += number
+            buckets.append(rows)
 
     with buckets, ThreadPoolExecutor(max(1, min(threads, len(tables)))) as pool:
         for done in [pool.submit(scan, number, name) for number, name in enumerate(tables)]:
@@ -112,11 +104,11 @@ def build_events(
     slices = np.zeros((len(kept.stay_id), 2), np.int64)
     with runs.open("wb") as file:
         position = 0
-        work = partial(_settle, kept=kept, clean=clean, options=options)
-        for stay, settled, repeats in _ahead(work, buckets.read(first_pair[:-1]), threads):
+        settle = Settler.of(kept, clean, options).settle
+        for stay, settled, repeats in _ahead(settle, buckets.read(first_pair[:-1]), threads):
             for variable, n in enumerate(repeats):
                 count(result.dropped, "events", ORDER[variable], "further_value_at_one_time", int(n))
-            file.write(settled.tobytes())
+            file.write(settled.data)
             first = np.flatnonzero(np.diff(stay, prepend=-1))
             slices[stay[first], 0] = position + first
             slices[stay[first], 1] = np.diff(first, append=len(stay))
@@ -165,22 +157,21 @@ class _Buckets:
     def __exit__(self, *_: object) -> None:
         self._stack.close()
 
-    def append(self, stay: np.ndarray, time: np.ndarray, pair: np.ndarray) -> None:
-        rows = np.empty(len(stay), _LINKED)
-        rows["stay"], rows["time"], rows["pair"] = stay, time, pair
-        bucket = self.of_stay[stay]
-        if len(self.paths) > 1:
+    def append(self, rows: np.ndarray) -> None:
+        bucket = self.of_stay[rows["stay"]]
+        # As a rule the tables are sorted by subject.
+        if (bucket[1:] < bucket[:-1]).any():
             order = np.argsort(bucket, kind="stable")
             rows, bucket = rows[order], bucket[order]
         first = np.flatnonzero(np.diff(bucket, prepend=-1))
         with self._lock:
             for start, end in zip(first, np.append(first[1:], len(rows)), strict=True):
-                self._files[bucket[start]].write(rows[start:end].tobytes())
+                self._files[bucket[start]].write(rows[start:end].data)
 
     def read(self, first_pair: np.ndarray) -> Iterator[np.ndarray]:
         """The rows of each bucket; ``first_pair`` is where each table's pairs begin."""
         for path in self.paths:
-            rows = np.fromfile(path, _LINKED)
+            rows = np.fromfile(path, LINKED)
             pair, table = np.divmod(rows["pair"], len(first_pair))
             rows["pair"] = pair + first_pair[table]
             yield rows
@@ -205,136 +196,9 @@ def _report(counts: dict[str, ScanCounts], first_pair: np.ndarray, clean: CleanP
         ]
 
 
-def _settle(
-    linked: np.ndarray, *, kept: KeptStays, clean: CleanPairs, options: Options
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """One bucket: one value per row and variable, rows given to their stays. Sorted by stay, time, variable.
-
-    Returns:
-        the stay of each settled value, the values, and how many further values at one time each variable had.
-    """
-    linked = linked[clean.usable[linked["pair"]]]
-    if not len(linked):
-        return np.zeros(0, np.int64), np.zeros(0, _SETTLED), np.zeros(len(ORDER), np.int64)
-    code = np.array([ORDER.index(name) for name in VARIABLES], np.int64)[clean.variable[linked["pair"]]]
-    subject = kept.subject_id[linked["stay"]]
-    rank = clean.rank[linked["pair"]]
-    order = _sorted_by(subject, linked["time"], code, rank if options.duplicates == "mean" else None)
-    subject, time, code, rank = subject[order], linked["time"][order], code[order], rank[order]
-    stay = linked["stay"][order].astype(np.int64)
-    new_row = _changes(subject, time)
-    new_value = new_row | _changes(code)
-    first = np.flatnonzero(new_value)
-    repeats = np.bincount(code[~new_value], minlength=len(ORDER))
-    row = np.cumsum(new_row) - 1
-    text = np.maximum.reduceat(rank, first)
-    number = _numbers_by_rank(clean)[text]
-    if options.duplicates == "mean":
-        number, text = _means(rank, code, first, number, text, clean)
-    values = {"row": row[first], "variable": code[first], "number": number, "text": text}
-    if options.gcs_total == "derived":
-        values = _with_gcs_total(values)
-    members = _stays_of_rows(row, subject[new_row], time[new_row], stay, kept)
-    return *_give_to_stays(values, members, time[new_row], kept), repeats
-
-
-def _sorted_by(subject: np.ndarray, time: np.ndarray, code: np.ndarray, rank: np.ndarray | None) -> np.ndarray:
-    """Order by subject, time, variable (and rank). One integer key sorts faster than four columns."""
-    spans = [int(part.max() - part.min()) + 1 for part in (subject, time)]
-    if rank is None and spans[0] * spans[1] * 32 < 1 << 62:
-        key = ((subject - subject.min()) * spans[1] + (time - time.min())) * 32 + code
-        return np.argsort(key, kind="stable")
-    return np.lexsort((rank, code, time, subject) if rank is not None else (code, time, subject))
-
-
-def _changes(*columns: np.ndarray) -> np.ndarray:
-    """True at the first row and wherever a column differs from the row before."""
-    changed = np.zeros(len(columns[0]), bool)
-    changed[0] = True
-    for column in columns:
-        changed[1:] |= column[1:] != column[:-1]
-    return changed
-
-
-def _means(
-    rank: np.ndarray, code: np.ndarray, first: np.ndarray, number: np.ndarray, text: np.ndarray, clean: CleanPairs
-) -> tuple[np.ndarray, np.ndarray]:
-    """Mean of the numbers of a group; of GCS and refill, which are categories, the worst: that of largest rank."""
-    size = np.diff(first, append=len(rank))
-    mean = np.add.reduceat(_numbers_by_rank(clean)[rank], first) / size
-    categories = [ORDER.index(name) for name in CATEGORIES]
-    averaged = (size > 1) & ~np.isin(code[first], categories) & (mean != number)
-    return np.where(averaged, mean, number), np.where(averaged, _NO_TEXT, text)
-
-
-def _with_gcs_total(values: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Add the sum of the three grades where all three are charted at one time (Teasdale 1974)."""
-    graded = np.isin(values["variable"], [ORDER.index(name) for name in GCS])
-    n_rows = int(values["row"][-1]) + 1
-    n_grades = np.bincount(values["row"][graded], minlength=n_rows)
-    total = np.bincount(values["row"][graded], weights=values["number"][graded], minlength=n_rows)
-    rows = np.flatnonzero(n_grades == len(GCS))
-    added = {
-        "row": rows,
-        "variable": np.full(len(rows), ORDER.index("gcs_total")),
-        "number": total[rows],
-        "text": np.full(len(rows), _NO_TEXT),
-    }
-    merged = {name: np.concatenate([values[name], added[name]]) for name in values}
-    order = np.lexsort((merged["variable"], merged["row"]))
-    return {name: column[order] for name, column in merged.items()}
-
-
-def _stays_of_rows(
-    row: np.ndarray, subject: np.ndarray, time: np.ndarray, stay: np.ndarray, kept: KeptStays
-) -> tuple[np.ndarray, np.ndarray]:
-    """(row, stay) pairs: stays that an event of the row is linked to, and stays of the subject that contain its time.
-
-    ``row`` and ``stay`` are per event, ``subject`` and ``time`` per row.
-    """
-    start = np.searchsorted(kept.sorted_subject, subject, "left")
-    n_stays = np.searchsorted(kept.sorted_subject, subject, "right") - start
-    first_event = np.flatnonzero(_changes(row))
-    single = n_stays == 1
-    several = np.flatnonzero(~single)
-    each = np.repeat(several, n_stays[several])
-    candidate = kept.by_subject[np.repeat(start[several], n_stays[several]) + _within(n_stays[several])]
-    n_all = len(kept.stay_id)
-    shared = ~single[row]
-    is_linked = np.isin(each * n_all + candidate, row[shared] * n_all + stay[shared])
-    contains = (kept.intime[candidate] <= time[each]) & (time[each] <= kept.outtime[candidate])
-    member = is_linked | contains
-    rows = np.concatenate([np.flatnonzero(single), each[member]])
-    stays = np.concatenate([stay[first_event[single]], candidate[member]])
-    return rows, stays
-
-
-def _give_to_stays(
-    values: dict[str, np.ndarray], members: tuple[np.ndarray, np.ndarray], time: np.ndarray, kept: KeptStays
-) -> tuple[np.ndarray, np.ndarray]:
-    rows, stays = members
-    order = np.lexsort((rows, stays))
-    rows, stays = rows[order], stays[order]
-    first = np.searchsorted(values["row"], rows, "left")
-    n_values = np.searchsorted(values["row"], rows, "right") - first
-    source = np.repeat(first, n_values) + _within(n_values)
-    stay = np.repeat(stays, n_values)
-    settled = np.empty(len(source), _SETTLED)
-    settled["hours"] = (np.repeat(time[rows], n_values) - kept.intime[stay]) / 3600.0
-    for name in ("number", "text", "variable"):
-        settled[name] = values[name][source]
-    return stay, settled
-
-
 def _within(sizes: np.ndarray) -> np.ndarray:
     """0 .. size-1 for each size, one after another."""
     return np.arange(sizes.sum()) - np.repeat(np.cumsum(sizes) - sizes, sizes)
-
-
-def _numbers_by_rank(clean: CleanPairs) -> np.ndarray:
-    number = np.full(int(clean.rank.max(initial=0)) + 1, np.nan)
-    number[clean.rank[clean.usable]] = clean.number[clean.usable]
-    return number
 
 
 def _words_by_rank(clean: CleanPairs) -> tuple[np.ndarray, list[str]]:
@@ -356,7 +220,7 @@ def _write(
             ("value", pa.dictionary(pa.int32(), pa.string())), ("number", pa.float64()),
         ]
     )  # fmt: skip
-    settled = np.memmap(runs, _SETTLED, "r") if runs.stat().st_size else np.zeros(0, _SETTLED)
+    settled = np.memmap(runs, SETTLED, "r") if runs.stat().st_size else np.zeros(0, SETTLED)
     names = _text_array(ORDER)
     order = np.argsort(stay_ids, kind="stable")
 
@@ -404,7 +268,7 @@ def _texts(rows: np.ndarray, place: np.ndarray, words: list[str]) -> pa.Dictiona
     A dictionary with a word twice is written as plain text, and its page ends in bytes that nobody has set.
     """
     at = place[np.maximum(rows["text"], 0)]
-    without = rows["text"] == _NO_TEXT
+    without = rows["text"] == NO_TEXT
     if without.any():
         # Averaged and derived numbers were never charted: their text is the number itself.
         numbers, position = np.unique(rows["number"][without], return_inverse=True)

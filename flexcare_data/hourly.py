@@ -16,7 +16,6 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pyarrow.parquet as pq
-from numba import njit
 
 from flexcare_data.protocol import Options
 from flexcare_data.schema import HOURLY_INDEX, TAILS_INDEX, check
@@ -164,11 +163,9 @@ def _ends_of(stay_id: np.ndarray, known: np.ndarray, los: np.ndarray) -> np.ndar
 
 def first_hours(part: StayEvents, end: np.ndarray) -> np.ndarray:
     """Time of the first row at or after intime if it lies before ``end``, else NaN; one per stay."""
-    first = np.full(len(part.stay_id), np.nan)
-    inside = np.flatnonzero(part.hours > -TOLERANCE)
-    stay = np.searchsorted(part.start, inside, "right") - 1
-    # Sorted by time, so that writing backwards leaves the earliest.
-    first[stay[::-1]] = part.hours[inside[::-1]]
+    n_before = np.add.reduceat(part.hours <= -TOLERANCE, part.start[:-1], dtype=np.int64)
+    at = part.start[:-1] + n_before
+    first = np.where(at < part.start[1:], part.hours[np.minimum(at, len(part.hours) - 1)], np.nan)
     return np.where(first < end + TOLERANCE, first, np.nan)
 
 
@@ -182,49 +179,35 @@ def grids(part: StayEvents, stays: np.ndarray, end: np.ndarray, options: Options
     Returns:
         values (sum of bins, 17) float64 and observed (sum of bins, 17) uint8.
     """
-    bins = n_bins(end)
+    bins, left = n_bins(end), options.edges == "left"
+    top = np.cumsum(bins) - bins
+    sizes = part.start[stays + 1] - part.start[stays]
+    event = np.repeat(part.start[stays] - np.cumsum(sizes) + sizes, sizes) + np.arange(sizes.sum())
+    stay = np.repeat(np.arange(len(stays)), sizes)
+    hours, variable, cell = part.hours[event], part.variable[event].astype(np.int64), part.cell[event]
+    before = hours <= -TOLERANCE
+    hour = np.trunc(np.maximum(hours, 0.0) if left else hours - TOLERANCE).astype(np.int64)
+    seen = ~before & (hours < end[stay] if left else hours <= end[stay] + TOLERANCE) & (hour < bins[stay])
+    initial = np.tile(_defaults(), (len(stays), 1))
+    if options.height == "inches_converted":
+        carried = np.flatnonzero(before & np.array([v.carried for v in VARIABLE.values()])[variable])
+        initial[stay[carried], variable[carried]] = cell[carried]
     values = np.empty((int(bins.sum()), _N), np.float64)
     observed = np.zeros(values.shape, np.uint8)
-    carried = np.array([v.carried and options.height == "inches_converted" for v in VARIABLE.values()])
-    _fill(
-        part.start, part.hours, part.variable, part.cell, np.asarray(stays, np.int64), np.asarray(end, np.float64),
-        bins, _defaults(), carried, options.edges == "left", values, observed,
-    )  # fmt: skip
-    return values, observed
+    values[top[bins > 0]] = initial[bins > 0]
+    # Events are sorted by time, and of several assignments to one cell the last one stands.
+    at = (top[stay[seen]] + hour[seen]) * _N + variable[seen]
+    values.reshape(-1)[at] = cell[seen]
+    observed.reshape(-1)[at] = 1
+    return _filled(values, observed, top[bins > 0]), observed
 
 
-@njit(cache=True, nogil=True)
-def _fill(start, hours, variable, cell, stays, end, bins, defaults, carried, left, values, observed):
-    row = 0
-    for k in range(len(stays)):
-        n = bins[k]
-        first = row
-        current = defaults.copy()
-        filled = 0  # rows written so far
-        for i in range(start[stays[k]], start[stays[k] + 1]):
-            t = hours[i]
-            v = variable[i]
-            if t <= -1e-6:
-                if carried[v]:
-                    current[v] = cell[i]
-                continue
-            if t > end[k] + 1e-6 or (left and t >= end[k]):
-                break
-            b = int(max(t, 0.0)) if left else int(t - 1e-6)
-            if b >= n:
-                break
-            while filled <= b:  # rows up to this bin start as the row before ends
-                for j in range(len(current)):
-                    values[first + filled, j] = current[j]
-                filled += 1
-            current[v] = cell[i]
-            values[first + b, v] = cell[i]
-            observed[first + b, v] = 1
-        while filled < n:
-            for j in range(len(current)):
-                values[first + filled, j] = current[j]
-            filled += 1
-        row += n
+def _filled(values: np.ndarray, observed: np.ndarray, top: np.ndarray) -> np.ndarray:
+    """Each cell that was not observed from the row above; those in the rows ``top`` stand as they are."""
+    source = np.where(observed, np.arange(len(values), dtype=np.int32)[:, None], np.int32(0))
+    source[top] = top[:, None]
+    np.maximum.accumulate(source, axis=0, out=source)
+    return values.reshape(-1).take(source * np.int64(_N) + np.arange(_N))
 
 
 def _defaults() -> np.ndarray:
@@ -261,11 +244,16 @@ def build_tails(events: Path, samples: pl.DataFrame, options: Options, *, out: P
             np.searchsorted(stay_ids, part.stay_id[0], "left"),
             np.searchsorted(stay_ids, part.stay_id[-1], "right"),
         )
-        for sample in range(low, high):
-            stay = np.searchsorted(part.stay_id, stay_ids[sample : sample + 1])
-            if part.stay_id[stay[0]] == stay_ids[sample]:
-                values, observed = grids(part, stay, end[sample : sample + 1], options)
-                found.append((sample, values[start[sample] :].copy(), observed[start[sample] :].copy()))
+        asked = np.arange(low, high)
+        stay = np.searchsorted(part.stay_id, stay_ids[asked])
+        asked, stay = asked[part.stay_id[stay] == stay_ids[asked]], stay[part.stay_id[stay] == stay_ids[asked]]
+        for piece in _pieces(n_bins(end[asked])):
+            values, observed = grids(part, stay[piece], end[asked[piece]], options)
+            top = 0
+            for sample, n_hours in zip(asked[piece], n_bins(end[asked[piece]]), strict=True):
+                tail = slice(top + start[sample], top + n_hours)
+                found.append((int(sample), values[tail].copy(), observed[tail].copy()))
+                top += n_hours
     names = samples["sample_id"].to_list()
     found.sort(key=lambda tail: names[tail[0]])
     with _NpyWriter(out / "values.npy", np.float64) as values_file, _NpyWriter(out / "observed.npy", np.uint8) as seen:

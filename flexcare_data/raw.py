@@ -23,7 +23,6 @@ from typing import IO
 import polars as pl
 from isal import igzip, isal_zlib
 
-from flexcare_data.records import sieve
 from flexcare_data.schema import CHEXPERT, RAW, RawTable
 
 WHERE = {
@@ -192,6 +191,8 @@ def check_header(header: list[str], path: Path, table: RawTable, columns: Iterab
 
 
 def _split(data: bytes, path: Path, table: RawTable, dropped: Dropped) -> pl.DataFrame:
+    from flexcare_data.records import sieve  # compiled: half a second for those who read no small table
+
     header = header_of(data)
     check_header(header, path, table, table.columns)
     sieved = sieve(data[data.find(b"\n") + 1 or len(data) :], len(header))

@@ -12,7 +12,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numba import njit
+
+from flexcare_data.compiled import compiled
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ def count_records(block: bytes, in_quotes: bool) -> tuple[int, bool]:
     return _count(np.frombuffer(block, np.uint8), in_quotes)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _count(buffer, in_quotes):
     n = 0
     for byte in buffer:
@@ -74,7 +75,7 @@ def _count(buffer, in_quotes):
     return n, in_quotes
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _sieve(buffer, n_fields, out, state):
     n = len(buffer)
     p = 0
@@ -115,7 +116,7 @@ def _sieve(buffer, n_fields, out, state):
             _leave_out(out, state, record, p)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _leave_out(out, state, start, end):
     k = 2 * state[1]
     if k + 1 < len(out):

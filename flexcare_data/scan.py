@@ -11,17 +11,19 @@ that values are cleaned once per distinct pair (cleaning.py) and no text column 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from queue import Queue
 
 import numpy as np
 
 from flexcare_data.raw import RawDataError, open_bytes
-from flexcare_data.scan_loop import IGNORE, PADDING, REASONS, ROLES, rehash, scan_block
+from flexcare_data.scan_loop import LINKED, NEEDED, REASONS, rehash, scan_block
 
 BLOCK = 4 << 20
+_SEAM = 1 << 12
 _ROWS = 1 << 17
 _LONGEST_RECORD = 64 << 20
 _ITEM_SPACE = 1 << 18
@@ -104,8 +106,8 @@ def scan_events(
     *,
     link_by_time: bool = False,
     progress: Callable[[int], None] | None = None,
-) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Yield (stay row in ``stays``, charttime in seconds, pair number) of the rows that can be used, in file order.
+) -> Iterator[np.ndarray]:
+    """Yield the rows that can be used as arrays of `scan_loop.LINKED`, in file order; each is gone with the next one.
 
     A row is used if its item is in ``itemids``, its value is not empty, its hadm_id (or, with ``link_by_time``, the
     time of a row without hadm_id) belongs to a kept stay of the same subject, and its stay_id, where there is one,
@@ -114,49 +116,55 @@ def scan_events(
     Raises:
         RawDataError: a needed column is missing, the file is damaged, or a quote is never closed.
     """
-    lookup = np.full(_ITEM_SPACE, -1, np.int32)
-    lookup[itemids] = np.arange(len(itemids), dtype=np.int32)
-    out = np.empty(_ROWS, np.int32), np.empty(_ROWS, np.int64), np.empty(_ROWS, np.int32)
-    state = np.zeros(4, np.int64)  # consumed bytes, rows out, rows seen, bytes wanted for the next text
+    lookup = np.full(_ITEM_SPACE, -1, np.int16)
+    lookup[itemids] = np.arange(len(itemids), dtype=np.int16)
+    out = np.empty(_ROWS, LINKED)
+    state = np.zeros(4, np.int64)  # where it stopped, rows out, rows seen, bytes wanted for the next text
     links = (stays.hadm_id, stays.stay_id, stays.subject_id, stays.intime, stays.outtime)
     blocks = _blocks(path, progress)
-    roles, rest = _header(path, table, blocks)
-    tail, final = rest, False
-    while not final:
-        block = next(blocks, b"")
-        final = not block
-        # Eight bytes are looked at at once, so eight more than there are can be read.
-        buffer = np.frombuffer(b"".join((tail, block, PADDING)), np.uint8)
-        length = len(buffer) - len(PADDING)
-        position = 0
-        while position < length:
+    columns, n_columns, rest = _header(path, table, blocks)
+
+    def scan(block: bytes, start: int = 0, *, final: bool = False) -> Generator[np.ndarray, None, int]:
+        """Yield the rows of ``block`` from ``start`` on; return where its whole records end."""
+        buffer = np.frombuffer(block, np.uint8)
+        while start < len(buffer):
             if len(counts.pair_rows) < len(pairs.item):
                 counts.pair_rows = np.concatenate(
                     [counts.pair_rows, np.zeros(len(pairs.item) - len(counts.pair_rows), np.int64)]
                 )
-            state[:] = 0
             scan_block(
-                buffer, length, position, final, roles, lookup, links, stays.by_subject, stays.sorted_subject,
+                buffer, start, final, columns, n_columns, lookup, links, stays.by_subject, stays.sorted_subject,
                 link_by_time, pairs.slots, pairs.item, pairs.start, pairs.hash, pairs.text, pairs.size,
-                counts.pair_rows, counts.dropped, *out, state,
+                counts.pair_rows, counts.dropped, out, state,
             )  # fmt: skip
-            consumed, n_out, n_rows, wanted = (int(value) for value in state)
-            position += consumed
+            start, n_out, n_rows, wanted = (int(value) for value in state)
             counts.rows += n_rows
             counts.used += n_out
             if n_out:
-                yield tuple(column[:n_out].copy() for column in out)
+                yield out[:n_out]
             if wanted:
                 pairs.make_room(wanted)
             elif n_out < _ROWS:
                 break
-        tail = buffer[position:length].tobytes()
+        return start
+
+    tail = b""
+    for block in chain([rest], blocks):
+        start = 0
+        if tail:
+            # The record across the seam is read apart, so that no block is copied.
+            start = (yield from scan(tail + block[:_SEAM])) - len(tail)
+            if start < 0:
+                block, start = tail[start:] + block, 0
+        used = yield from scan(block, start)
+        tail = block[used:]
         if len(tail) > _LONGEST_RECORD:
             raise RawDataError(
                 f"{path}: a record after row {counts.rows} is longer than {_LONGEST_RECORD >> 20} MB; expected a "
                 "line break outside quotes. A quote is opened and never closed: download the file again."
             )
-    if tail:
+    used = yield from scan(tail, final=True)
+    if used < len(tail):
         raise RawDataError(f"{path}: the file ends inside a quoted field after row {counts.rows}; download it again.")
 
 
@@ -194,7 +202,8 @@ def _blocks(path: Path, progress: Callable[[int], None] | None) -> Iterator[byte
             thread.join(0.01)
 
 
-def _header(path: Path, table: str, blocks: Iterator[bytes]) -> tuple[np.ndarray, bytes]:
+def _header(path: Path, table: str, blocks: Iterator[bytes]) -> tuple[tuple[int, ...], int, bytes]:
+    """Places of the needed columns, the number of columns, and what follows the header in the bytes read for it."""
     first = b""
     while b"\n" not in first:
         block = next(blocks, b"")
@@ -203,7 +212,7 @@ def _header(path: Path, table: str, blocks: Iterator[bytes]) -> tuple[np.ndarray
         first += block
     line, _, rest = first.partition(b"\n")
     names = [name.strip().strip('"') for name in line.decode("utf-8-sig", "replace").rstrip("\r").split(",")]
-    needed = [name for name in ROLES if not (name == "stay_id" and table == "labevents")]
+    needed = [name for name in NEEDED if not (name == "stay_id" and table == "labevents")]
     missing = [name for name in needed if name not in names]
     if missing:
         raise RawDataError(
@@ -212,9 +221,7 @@ def _header(path: Path, table: str, blocks: Iterator[bytes]) -> tuple[np.ndarray
     repeated = sorted({name for name in needed if names.count(name) > 1})
     if repeated:
         raise RawDataError(f"{path}: column {', '.join(repeated)} stands more than once in the header")
-    known = set(needed)
-    roles = np.array([ROLES[name] if name in known else IGNORE for name in names], np.int8)
-    return roles, rest
+    return tuple(names.index(name) if name in needed else -1 for name in NEEDED), len(names), rest
 
 
 def _grown(array: np.ndarray) -> np.ndarray:

@@ -1,18 +1,19 @@
 """The compiled loop of a scan: records, fields, numbers, times and the numbering of texts, straight from the bytes.
 
-In: a block of CSV bytes and lookup tables. Out: the rows that can be used, and counts by reason. Fields are found eight
-bytes at a time: a word xor'ed with eight commas has a zero byte where a comma stands; what has quotes goes field by
-field. All compiled functions are in this file, as numba keeps their machine code as long as the file is the same.
+In: a block of CSV bytes and lookup tables. Out: the rows that can be used, and counts by reason. Commas and line ends
+are found 64 bytes at a time, as bits of a word; what has quotes goes byte by byte, and so does the end of a block, as
+nothing beyond it is read. All compiled functions are in this file, as numba keeps their machine code as long as the
+file is the same.
 """
 
 from __future__ import annotations
 
-import sys
-
 import numpy as np
 from llvmlite import ir
-from numba import njit, types
+from numba import types
 from numba.extending import intrinsic
+
+from flexcare_data.compiled import compiled
 
 REASONS = (
     "malformed_row",
@@ -33,60 +34,61 @@ REASONS = (
 _MALFORMED, _NOT_USED, _NO_VALUE, _BAD_ITEM, _NO_HADM, _BAD_HADM = range(6)
 _NO_STAY, _OTHER_SUBJECT, _BAD_STAY, _OTHER_STAY, _NO_TIME, _BAD_TIME = range(6, 12)
 
-IGNORE, _SUBJECT, _HADM, _STAY, _TIME, _ITEM, _VALUE = range(7)
-ROLES = {
-    "subject_id": _SUBJECT,
-    "hadm_id": _HADM,
-    "stay_id": _STAY,
-    "charttime": _TIME,
-    "itemid": _ITEM,
-    "value": _VALUE,
-}
-"""What a column of this name means to the loop."""
+NEEDED = ("subject_id", "hadm_id", "stay_id", "charttime", "itemid", "value")
+"""The columns that the loop reads; it is told their places in this order, -1 for one that the table does not have."""
 
-PADDING = bytes(8)
-"""To be appended to a block, as eight bytes are looked at at once."""
+LINKED = np.dtype([("stay", "<i4"), ("pair", "<i4"), ("time", "<i8")])
+"""A row that can be used: row of its stay in `scan.KeptStays`, number of its (item, text), charttime in seconds."""
+
+SPARE_FIELDS = 8
+"""Room that the arrays of field bounds need beyond the columns, as eight bounds are written at once."""
 
 _EMPTY = np.int64(-(1 << 62))
 _BAD = np.int64(-(1 << 62) + 1)
+_EACH = 0x0101010101010101
+_ZEROS, _SIXES, _HIGH_HALVES = (np.uint64(byte * _EACH) for byte in (0x30, 0x06, 0xF0))
+_ONE, _WORD_BITS = np.uint64(1), np.int64(64)
 
 
-@njit(cache=True, nogil=True)
-def rehash(slots, hashes, n):
-    mask = len(slots) - 1
-    for i in range(n):
-        slot = np.int64(hashes[i] & np.uint64(mask))
-        while slots[slot] >= 0:
-            slot = (slot + 1) & mask
-        slots[slot] = i
+# --- bytes ------------------------------------------------------------------------------------------------------
+# Numba has no big-endian platform: the first byte in memory is the lowest of a word.
 
 
-@njit(cache=True, nogil=True)
-def _at(buffer, i):
-    """buffer[i] for i >= 0: an unsigned index spares the test for a negative one, a sixth of the whole scan."""
-    return buffer[np.uintp(i)]
+def _place(context, builder, signature, arguments, kind):
+    array = context.make_array(signature.args[0])(context, builder, arguments[0])
+    return builder.load(builder.bitcast(builder.gep(array.data, [arguments[1]]), kind.as_pointer()), align=1)
 
 
 @intrinsic
 def _word(typing, buffer, i):
-    """The eight bytes buffer[i : i + 8] as one number, the first byte lowest."""
+    """The eight bytes buffer[i : i + 8] as one number."""
 
     def generate(context, builder, signature, arguments):
-        array = context.make_array(signature.args[0])(context, builder, arguments[0])
-        place = builder.bitcast(builder.gep(array.data, [arguments[1]]), ir.IntType(64).as_pointer())
-        word = builder.load(place, align=1)
-        return builder.bswap(word) if sys.byteorder == "big" else word
+        return _place(context, builder, signature, arguments, ir.IntType(64))
 
     return types.uint64(buffer, i), generate
 
 
 @intrinsic
-def _lowest(typing, word):
-    """Number of the lowest byte of ``word`` that has its high bit set; there must be one."""
+def _marks(typing, buffer, i):
+    """The commas, the line ends and the quotes among buffer[i : i + 64], as bits of three words."""
 
     def generate(context, builder, signature, arguments):
-        zeros = builder.cttz(arguments[0], ir.Constant(ir.IntType(1), 1))
-        return builder.lshr(zeros, ir.Constant(ir.IntType(64), 3))
+        lanes = ir.VectorType(ir.IntType(8), 64)
+        these = _place(context, builder, signature, arguments, lanes)
+        equal = (builder.icmp_unsigned("==", these, ir.Constant(lanes, [byte] * 64)) for byte in b',\n"')
+        words = [builder.bitcast(mask, ir.IntType(64)) for mask in equal]
+        return context.make_tuple(builder, signature.return_type, words)
+
+    return types.UniTuple(types.uint64, 3)(buffer, i), generate
+
+
+@intrinsic
+def _lowest(typing, word):
+    """Position of the lowest bit of ``word`` that is set, 64 if none is."""
+
+    def generate(context, builder, signature, arguments):
+        return builder.cttz(arguments[0], ir.Constant(ir.IntType(1), 0))
 
     return types.int64(types.uint64), generate
 
@@ -101,115 +103,126 @@ def _ones(typing, word):
     return types.int64(types.uint64), generate
 
 
-_EACH = 0x0101010101010101
-_LOW = np.uint64(0x7F * _EACH)
-_COMMAS, _LINES, _QUOTES = (np.uint64(byte * _EACH) for byte in (44, 10, 34))
+@compiled
+def _at(buffer, i):
+    """buffer[i] for i >= 0: an unsigned index spares the test for a negative one."""
+    return buffer[np.uintp(i)]
 
 
-@njit(cache=True, nogil=True)
-def _equal(word, bytes_):
-    """High bit set in each byte of ``word`` that equals that of ``bytes_``."""
-    other = word ^ bytes_
-    return ~(((other & _LOW) + _LOW) | other | _LOW)
+# --- fields -----------------------------------------------------------------------------------------------------
 
 
-@njit(cache=True, nogil=True)
-def _field_end(buffer, p, n):
-    """First comma or line end from ``p`` on, or ``n``."""
-    while p < n:
-        word = _word(buffer, p)
-        found = _equal(word, _COMMAS) | _equal(word, _LINES)
-        if found:
-            return min(p + _lowest(found), n)
-        p += 8
-    return n
+@compiled
+def _split(buffer, p, n, n_columns, ends):
+    """Write the ends of the fields of the record at ``p`` and return where its line ends.
 
-
-@njit(cache=True, nogil=True)
-def _after_commas(buffer, p, n, count):
-    """Position after ``count`` commas from ``p`` on; ``n`` where a quote or a line end may come before."""
-    if count == 0:
-        return p
-    while p < n:
-        word = _word(buffer, p)
-        comma = _equal(word, _COMMAS)
-        if _equal(word, _QUOTES) | _equal(word, _LINES):
-            return n
-        here = _ones(comma)
-        if here >= count:
-            while count > 1:
-                comma &= comma - np.uint64(1)
-                count -= 1
-            return p + _lowest(comma) + 1 if comma else n
-        count -= here
-        p += 8
-    return n
-
-
-@njit(cache=True, nogil=True)
-def _split(buffer, p, n, ends):
-    """Write the ends of the fields of a record to ``ends``, and that of the line last.
-
-    False (and ``ends`` means nothing) where there is a quote, another number of fields than ``ends`` has room for, or
-    no line end before ``n``.
+    -1 (and the ends mean nothing) where there is a quote, another number of fields than columns, or no line end in
+    the 64-byte pieces that lie before ``n``.
     """
-    k, last = 0, len(ends) - 2
-    while p < n:
-        word = _word(buffer, p)
-        if _equal(word, _QUOTES):
-            return False
-        found = _equal(word, _COMMAS) | _equal(word, _LINES)
-        while found:
-            end = p + _lowest(found)
-            found &= found - np.uint64(1)
-            if _at(buffer, end) == 10:
-                if k != last:
-                    return False
-                ends[last + 1] = end
-                ends[last] = end - 1 if _at(buffer, end - 1) == 13 else end
-                return True
-            if k == last:
-                return False
-            ends[k] = end
-            k += 1
-        p += 8
-    return False
-
-
-@njit(cache=True, nogil=True)
-def _skip(buffer, p, n):
-    """Where the line ends, or the eight bytes with the first quote begin, or ``n``; and how many commas lie before."""
-    commas = np.int64(0)
-    while p < n:
-        word = _word(buffer, p)
-        if _equal(word, _QUOTES):
-            return p, commas
-        comma, line = _equal(word, _COMMAS), _equal(word, _LINES)
+    k = np.int64(0)
+    while p + _WORD_BITS <= n:
+        comma, line, quote = _marks(buffer, p)
+        before = (line - _ONE) & ~line  # the bits below the first line end; all where there is none
+        if quote & before:
+            return np.int64(-1)
+        comma &= before
+        here = _ones(comma)
+        if k + here >= n_columns:
+            return np.int64(-1)
+        at = k
+        k += here
+        while at < k:
+            for j in range(SPARE_FIELDS):
+                ends[at + j] = p + _lowest(comma)
+                comma &= comma - _ONE
+            at += SPARE_FIELDS
         if line:
-            # Only commas below the lowest line end; what is beyond n is zero and neither.
-            return p + _lowest(line), commas + _ones(comma & (line - np.uint64(1)) & ~line)
-        commas += _ones(comma)
-        p += 8
-    return min(p, n), commas
+            end = p + _lowest(line)
+            ends[k] = end - 1 if _at(buffer, end - 1) == 13 else end
+            return end if k == n_columns - 1 else np.int64(-1)
+        p += _WORD_BITS
+    return np.int64(-1)
 
 
-@njit(cache=True, nogil=True)
+@compiled
+def _split_by_bytes(buffer, p, n, final, n_columns, value_column, starts, ends):
+    """Bounds of the fields of any record, byte by byte.
+
+    Returns:
+        where the next record begins (-1: this one goes on in the next block), whether it is as wide as the header
+        and its quotes are right, and whether the value has doubled quotes.
+    """
+    column, broken, escaped = 0, False, False
+    while True:
+        start = p
+        quoted = p < n and _at(buffer, p) == 34
+        if quoted:
+            start = p + 1
+            p = start
+            while True:
+                while p < n and _at(buffer, p) != 34:
+                    p += 1
+                if p + 1 < n and _at(buffer, p + 1) == 34:
+                    escaped = escaped or column == value_column
+                    p += 2
+                    continue
+                break
+            if p >= n or (p + 1 >= n and not final):
+                return np.int64(-1), False, False
+            end = p
+            p += 1
+            while p < n and _at(buffer, p) != 44 and _at(buffer, p) != 10:
+                broken = broken or _at(buffer, p) != 13  # text after a closing quote
+                p += 1
+        else:
+            while p < n and _at(buffer, p) != 44 and _at(buffer, p) != 10:
+                p += 1
+            end = p
+        if p >= n and not final:
+            return np.int64(-1), False, False
+        is_last = p >= n or _at(buffer, p) == 10
+        if is_last and not quoted and end > start and _at(buffer, end - 1) == 13:
+            end -= 1
+        if column < n_columns:
+            starts[column], ends[column] = start, end
+        column += 1
+        p += 1
+        if is_last:
+            return p, column == n_columns and not broken, escaped
+
+
+# --- numbers and times ------------------------------------------------------------------------------------------
+
+
+@compiled
 def _integer(buffer, start, end):
     """The integer in buffer[start:end]; _EMPTY for no text, _BAD for other text."""
-    if start >= end:
+    length = end - start
+    if length <= 0:
         return _EMPTY
-    if end - start > 18:
+    if length > 18:
         return _BAD
+    if length <= 8 and start + 8 <= len(buffer):
+        # Digits to the high bytes, zeros before them; then pairs, fours and eights of digits at once.
+        word = _word(buffer, start) << np.uint64(64 - 8 * length)
+        word |= (_ZEROS >> np.uint64(4 * length)) >> np.uint64(4 * length)
+        if (word & _HIGH_HALVES) != _ZEROS or ((word + _SIXES) & _HIGH_HALVES) != _ZEROS:
+            return _BAD
+        word -= _ZEROS
+        word = word * np.uint64(10) + (word >> np.uint64(8))
+        low = (word & np.uint64(0x000000FF000000FF)) * np.uint64(0x000F424000000064)
+        high = ((word >> np.uint64(16)) & np.uint64(0x000000FF000000FF)) * np.uint64(0x0000271000000001)
+        return np.int64((low + high) >> np.uint64(32))
     value = np.int64(0)
     for i in range(start, end):
-        digit = np.int64(buffer[i]) - 48
+        digit = np.int64(_at(buffer, i)) - 48
         if digit < 0 or digit > 9:
             return _BAD
         value = value * 10 + digit
     return value
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _two(buffer, i):
     a, b = np.int64(buffer[i]) - 48, np.int64(buffer[i + 1]) - 48
     if a < 0 or a > 9 or b < 0 or b > 9:
@@ -217,7 +230,7 @@ def _two(buffer, i):
     return a * 10 + b
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _seconds(buffer, start, end):
     """Seconds since 1970 of `YYYY-MM-DD HH:MM:SS` (or a date alone, midnight); _EMPTY, _BAD as above."""
     if start >= end:
@@ -252,7 +265,7 @@ def _seconds(buffer, start, end):
     return ((days * 24 + hour) * 60 + minute) * 60 + second
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _find(sorted_values, value):
     low, high = 0, len(sorted_values)
     while low < high:
@@ -264,124 +277,140 @@ def _find(sorted_values, value):
     return low
 
 
-@njit(cache=True, nogil=True)
+# --- texts ------------------------------------------------------------------------------------------------------
+
+
+@compiled
+def rehash(slots, hashes, n):
+    """Fill the empty ``slots`` with the numbers of the first ``n`` pairs."""
+    mask = len(slots) - 1
+    for i in range(n):
+        slot = np.int64(hashes[i] & np.uint64(mask))
+        while slots[slot] >= 0:
+            slot = (slot + 1) & mask
+        slots[slot] = i
+
+
+@compiled
+def _piece(buffer, start, end):
+    """Up to eight bytes from ``start`` on, those from ``end`` on as zeros."""
+    if start + 8 <= len(buffer):
+        word = _word(buffer, start)
+        left = end - start
+        return word if left >= 8 else word & ((_ONE << np.uint64(8 * left)) - _ONE)
+    word = np.uint64(0)
+    for i in range(start, min(end, start + 8)):
+        word |= np.uint64(_at(buffer, i)) << np.uint64(8 * (i - start))
+    return word
+
+
+@compiled
+def _number_of_text(item, text, start, end, slots, pair_item, pair_start, pair_hash, pair_text, pair_size):
+    """Number of the pair (item, text[start:end]), a new one if need be; -1 where there is no room for it."""
+    length = end - start
+    code = (np.uint64(item) << np.uint64(32)) ^ np.uint64(length)
+    for i in range(start, end, 8):
+        code = (code ^ _piece(text, i, end)) * np.uint64(0x9E3779B97F4A7C15)
+        code ^= code >> np.uint64(32)
+    mask = len(slots) - 1
+    slot = np.int64(code & np.uint64(mask))
+    while slots[slot] >= 0:
+        pair = np.int64(slots[slot])
+        first = pair_start[pair]
+        if pair_hash[pair] == code and pair_item[pair] == item and pair_start[pair + 1] - first == length:
+            same = True
+            for i in range(0, length, 8):
+                same = same and _piece(pair_text, first + i, first + length) == _piece(text, start + i, end)
+            if same:
+                return pair
+        slot = (slot + 1) & mask
+    pair = pair_size[0]
+    first = pair_start[pair]
+    if pair + 1 >= len(pair_item) or first + length > len(pair_text):
+        return np.int64(-1)
+    for i in range(length):
+        pair_text[first + i] = _at(text, start + i)
+    pair_start[pair + 1] = first + length
+    pair_item[pair], pair_hash[pair] = item, code
+    slots[slot] = pair
+    pair_size[0] = pair + 1
+    return pair
+
+
+@compiled
+def _without_doubled_quotes(buffer, start, end):
+    text = np.empty(end - start, np.uint8)
+    length, i = 0, start
+    while i < end:
+        text[length] = _at(buffer, i)
+        i += 2 if text[length] == 34 else 1
+        length += 1
+    return text[:length]
+
+
+# --- rows -------------------------------------------------------------------------------------------------------
+
+
+@compiled
 def scan_block(
-    buffer, n, position, final, roles, lookup, links, by_subject, sorted_subject, link_by_time,
-    slots, pair_item, pair_start, pair_hash, pair_text, pair_size, pair_rows, dropped,
-    out_stay, out_time, out_pair, state,
+    buffer, position, final, columns, n_columns, lookup, links, by_subject, sorted_subject, link_by_time,
+    slots, pair_item, pair_start, pair_hash, pair_text, pair_size, pair_rows, dropped, out, state,
 ):  # fmt: skip
     """Read whole records from ``position`` on until the block, the output or the room for pairs ends."""
     hadm_ids, stay_ids, subject_ids, intimes, outtimes = links
-    n_columns, capacity = len(roles), len(out_stay)
-    item_column = 0
-    while roles[item_column] != _ITEM:
-        item_column += 1
-    p = position
-    n_out = n_rows = np.int64(0)
+    subject_column, hadm_column, stay_column, time_column, item_column, value_column = columns
+    n, p = len(buffer), position
+    n_out = n_rows = wanted = np.int64(0)
     last_hadm, last_row = _EMPTY, np.int64(-1)
-    field_start = np.zeros(7, np.int64)
-    field_end = np.zeros(7, np.int64)
-    ends = np.zeros(n_columns + 1, np.int64)
-    while p < n and n_out < capacity:
-        record = p
-        if _at(buffer, p) == 10 or (
-            _at(buffer, p) == 13 and p + 1 < n and _at(buffer, p + 1) == 10
-        ):  # an empty line is no row
-            p += 1 if _at(buffer, p) == 10 else 2
-            continue
-        # Three rows of four are of no wanted item: without quotes, counting commas is enough to see that.
-        q = _after_commas(buffer, p, n, item_column)
-        if q < n:
-            end = _field_end(buffer, q, n)
-            other = _integer(buffer, q, end)
-            if other >= len(lookup) or (other >= 0 and lookup[other] < 0):
-                q, commas = _skip(buffer, end, n)
-                if q < n and _at(buffer, q) == 10 and item_column + 1 + commas == n_columns:
-                    n_rows += 1
-                    dropped[_NOT_USED] += 1
-                    p = q + 1
-                    continue
-        column, complete, broken, escaped = 0, False, False, False
-        item = np.int64(-1)
-        item_state = _EMPTY
-        for role in range(7):
-            field_start[role] = field_end[role] = 0
-        if q < n and _split(buffer, p, n, ends):
-            # The same without quotes, where the fields are as many as the columns.
-            for k in range(n_columns):
-                role = roles[k]
-                if role != IGNORE:
-                    field_start[role], field_end[role] = ends[k - 1] + 1 if k else p, ends[k]
-            item_state = _integer(buffer, field_start[_ITEM], field_end[_ITEM])
-            if item_state >= 0 and item_state < len(lookup):
-                item = np.int64(lookup[item_state])
-            column, complete, p = n_columns, True, ends[n_columns] + 1
-        while not complete:
-            start = p
-            quoted = p < n and _at(buffer, p) == 34
-            if quoted:
-                start = p + 1
-                p = start
-                while True:
-                    while p < n and _at(buffer, p) != 34:
-                        p += 1
-                    if p + 1 < n and _at(buffer, p) == 34 and _at(buffer, p + 1) == 34:
-                        if column < n_columns and roles[column] == _VALUE:
-                            escaped = True
-                        p += 2
-                        continue
-                    break
-                if p >= n or (p + 1 >= n and not final):
-                    break  # the record goes on in the next block
-                end = p
-                p += 1
-                while p < n and _at(buffer, p) != 44 and _at(buffer, p) != 10:
-                    if _at(buffer, p) != 13:
-                        broken = True  # text after a closing quote
-                    p += 1
-            else:
-                p = _field_end(buffer, p, n)
-                end = p
-            if p >= n and not final:
-                break
-            at_end = p >= n or _at(buffer, p) == 10
-            if at_end and not quoted and end > start and _at(buffer, end - 1) == 13:
-                end -= 1
-            if column < n_columns:
-                role = roles[column]
-                if role != IGNORE:
-                    field_start[role], field_end[role] = start, end
-                    if role == _ITEM:
-                        item_state = _integer(buffer, start, end)
-                        item = np.int64(-1)
-                        if item_state >= 0 and item_state < len(lookup):
-                            item = np.int64(lookup[item_state])
-            column += 1
+    time_words, last_seconds = (np.uint64(0), np.uint64(0), np.uint64(0)), _BAD
+    starts = np.zeros(n_columns + 1 + SPARE_FIELDS, np.int64)
+    ends = np.zeros(n_columns + 1 + SPARE_FIELDS, np.int64)
+    while p < n and n_out < len(out):
+        if _at(buffer, p) == 10:  # an empty line is no row
             p += 1
-            if at_end:
-                complete = True
-        if not complete:
-            p = record
-            break
-        if broken or column != n_columns:
-            n_rows += 1
+            continue
+        if _at(buffer, p) == 13 and p + 1 < n and _at(buffer, p + 1) == 10:
+            p += 2
+            continue
+        record, is_good, escaped = p, True, False
+        p = _split(buffer, p, n, n_columns, ends) + 1
+        is_plain = p > 0
+        if is_plain:
+            starts[item_column] = ends[item_column - 1] + 1 if item_column else record
+        else:
+            p, is_good, escaped = _split_by_bytes(buffer, record, n, final, n_columns, value_column, starts, ends)
+            if p < 0:
+                p = record
+                break
+        n_rows += 1
+        if not is_good:
             dropped[_MALFORMED] += 1
             continue
+        number = _integer(buffer, starts[item_column], ends[item_column])
+        item = np.int64(lookup[number]) if 0 <= number < len(lookup) else np.int64(-1)
         if item < 0:
-            n_rows += 1
-            dropped[_NOT_USED if item_state >= 0 else _BAD_ITEM] += 1
+            dropped[_NOT_USED if number >= 0 else _BAD_ITEM] += 1
             continue
-        if field_start[_VALUE] >= field_end[_VALUE]:
-            n_rows += 1
+        if is_plain:
+            for column in columns:
+                starts[column] = ends[column - 1] + 1 if column > 0 else record
+        if starts[value_column] >= ends[value_column]:
             dropped[_NO_VALUE] += 1
             continue
-        seconds = _seconds(buffer, field_start[_TIME], field_end[_TIME])
+        start, end = starts[time_column], ends[time_column]
+        if end - start == 19:
+            # The rows of a panel or a round stand together: most times are those of the row before.
+            words = (_word(buffer, start), _word(buffer, start + 8), _word(buffer, start + 11))
+            if words != time_words:
+                time_words, last_seconds = words, _seconds(buffer, start, end)
+            seconds = last_seconds
+        else:
+            seconds = _seconds(buffer, start, end)
         if seconds <= _BAD:
-            n_rows += 1
             dropped[_NO_TIME if seconds == _EMPTY else _BAD_TIME] += 1
             continue
-        hadm = _integer(buffer, field_start[_HADM], field_end[_HADM])
-        subject = _integer(buffer, field_start[_SUBJECT], field_end[_SUBJECT])
+        hadm = _integer(buffer, starts[hadm_column], ends[hadm_column])
+        subject = _integer(buffer, starts[subject_column], ends[subject_column])
         row = np.int64(-1)
         if hadm == _EMPTY and link_by_time and subject >= 0:
             i = _find(sorted_subject, subject)
@@ -399,69 +428,33 @@ def scan_block(
                     last_row = i
             row = last_row
         if row < 0:
-            n_rows += 1
             dropped[_NO_HADM if hadm == _EMPTY else (_BAD_HADM if hadm == _BAD else _NO_STAY)] += 1
             continue
         if subject_ids[row] != subject:
-            n_rows += 1
             dropped[_OTHER_SUBJECT] += 1
             continue
-        stay = _integer(buffer, field_start[_STAY], field_end[_STAY])
+        stay = _EMPTY
+        if stay_column >= 0:
+            stay = _integer(buffer, starts[stay_column], ends[stay_column])
         if stay != _EMPTY and stay != stay_ids[row]:
-            n_rows += 1
             dropped[_BAD_STAY if stay == _BAD else _OTHER_STAY] += 1
             continue
-        # Number of the (item, text) pair: FNV-1a over the text, open addressing.
-        code = np.uint64(14695981039346656037) ^ np.uint64(item)
-        length = np.int64(0)
-        i = field_start[_VALUE]
-        while i < field_end[_VALUE]:
-            code = (code ^ np.uint64(_at(buffer, i))) * np.uint64(1099511628211)
-            if escaped and _at(buffer, i) == 34:
-                i += 1  # a doubled quote is one quote
-            i += 1
-            length += 1
-        mask = len(slots) - 1
-        slot = np.int64((code ^ (code >> np.uint64(29))) & np.uint64(mask))
-        code = code ^ (code >> np.uint64(29))
-        pair = np.int64(-1)
-        while slots[slot] >= 0:
-            candidate_pair = np.int64(slots[slot])
-            if pair_hash[candidate_pair] == code and pair_item[candidate_pair] == item:
-                first = pair_start[candidate_pair]
-                if pair_start[candidate_pair + 1] - first == length:
-                    same = True
-                    i = field_start[_VALUE]
-                    for k in range(length):
-                        if pair_text[first + k] != _at(buffer, i):
-                            same = False
-                            break
-                        if escaped and _at(buffer, i) == 34:
-                            i += 1
-                        i += 1
-                    if same:
-                        pair = candidate_pair
-                        break
-            slot = (slot + 1) & mask
+        start, end = starts[value_column], ends[value_column]
+        if escaped:
+            text = _without_doubled_quotes(buffer, start, end)
+            pair = _number_of_text(
+                item, text, 0, len(text), slots, pair_item, pair_start, pair_hash, pair_text, pair_size
+            )
+        else:
+            pair = _number_of_text(
+                item, buffer, start, end, slots, pair_item, pair_start, pair_hash, pair_text, pair_size
+            )
         if pair < 0:
-            pair = pair_size[0]
-            first = pair_start[pair]
-            if pair + 1 >= len(pair_item) or first + length > len(pair_text):
-                state[3] = length + 1  # stop before this record; the caller makes room and comes back
-                p = record
-                break
-            i = field_start[_VALUE]
-            for k in range(length):
-                pair_text[first + k] = _at(buffer, i)
-                if escaped and _at(buffer, i) == 34:
-                    i += 1
-                i += 1
-            pair_start[pair + 1] = first + length
-            pair_item[pair], pair_hash[pair] = item, code
-            slots[slot] = pair
-            pair_size[0] = pair + 1
+            wanted = end - start + 1  # stop before this record; the caller makes room and comes back
+            n_rows -= 1
+            p = record
+            break
         pair_rows[pair] += 1
-        out_stay[n_out], out_time[n_out], out_pair[n_out] = row, seconds, pair
+        out[n_out].stay, out[n_out].pair, out[n_out].time = row, pair, seconds
         n_out += 1
-        n_rows += 1
-    state[0], state[1], state[2] = p - position, n_out, n_rows
+    state[0], state[1], state[2], state[3] = p, n_out, n_rows, wanted

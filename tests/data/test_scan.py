@@ -48,12 +48,13 @@ def scanned(text: str | bytes, tmp_path: Path, *, name: str = "chartevents.csv",
     path = tmp_path / name
     path.write_bytes(text.encode() if isinstance(text, str) else text)
     stays, pairs, counts = kept_stays(), PairTable(), ScanCounts()
-    batches = list(scan_events(path, "chartevents", ITEMS, stays, pairs, counts, link_by_time=by_time))
+    found = scan_events(path, "chartevents", ITEMS, stays, pairs, counts, link_by_time=by_time)
+    batches = [batch.tolist() for batch in found]
     texts, items = pairs.texts(), pairs.items()
     rows = [
         (int(stays.stay_id[stay]), int(time), int(ITEMS[items[pair]]), texts[pair])
         for batch in batches
-        for stay, time, pair in zip(*batch, strict=True)
+        for stay, pair, time in batch
     ]
     dropped = {reason: int(n) for reason, n in zip(REASONS, counts.dropped, strict=True) if n}
     assert counts.rows == counts.used + sum(dropped.values()), "rows in = rows used + rows counted"
