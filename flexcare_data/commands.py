@@ -104,6 +104,7 @@ def run_hourly(args: argparse.Namespace) -> None:
             _options(args),
             out=folder,
             train_stays=train["stay_id"].to_numpy(),
+            threads=args.threads or 1,
             progress=progress.meter("stays"),
         )
         flow = [

@@ -8,20 +8,19 @@ buckets of subjects on disk, (2) settle each bucket in memory, (3) write the sta
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
-from typing import Any
 
 import numpy as np
 import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from flexcare_data.ahead import ahead
 from flexcare_data.cleaning import CleanPairs, clean_pairs
 from flexcare_data.protocol import Options
 from flexcare_data.raw import Dropped, count
@@ -105,7 +104,7 @@ def build_events(
     with runs.open("wb") as file:
         position = 0
         settle = Settler.of(kept, clean, options).settle
-        for stay, settled, repeats in _ahead(settle, buckets.read(first_pair[:-1]), threads):
+        for stay, settled, repeats in ahead(settle, buckets.read(first_pair[:-1]), threads):
             for variable, n in enumerate(repeats):
                 count(result.dropped, "events", ORDER[variable], "further_value_at_one_time", int(n))
             file.write(settled.data)
@@ -115,18 +114,6 @@ def build_events(
             position += len(stay)
     _write(out, kept.stay_id, slices, runs, *_words_by_rank(clean), threads)
     return result
-
-
-def _ahead(work: Callable[[Any], Any], parts: Iterable[Any], threads: int) -> Iterator[Any]:
-    """``work`` of each part, in order, worked on by ``threads`` at a time: no more parts than these are in memory."""
-    with ThreadPoolExecutor(threads) as pool:
-        running: deque[Future] = deque()
-        for part in parts:
-            running.append(pool.submit(work, part))
-            if len(running) >= threads:
-                yield running.popleft().result()
-        while running:
-            yield running.popleft().result()
 
 
 def _kept_stays(stays: pl.DataFrame) -> KeptStays:
@@ -247,7 +234,7 @@ def _write(
         use_dictionary=["stay_id", "variable", "value", "number"],
         write_statistics=["stay_id"],
     ) as writer:
-        for table in _ahead(group, _groups(np.cumsum(slices[order, 1])), threads):
+        for table in ahead(group, _groups(np.cumsum(slices[order, 1])), threads):
             if table.num_rows:
                 writer.write_table(table)
 

@@ -17,6 +17,7 @@ import numpy as np
 import polars as pl
 import pyarrow.parquet as pq
 
+from flexcare_data.ahead import ahead
 from flexcare_data.protocol import Options
 from flexcare_data.schema import HOURLY_INDEX, TAILS_INDEX, check
 from flexcare_data.series import TOLERANCE, n_bins
@@ -35,6 +36,17 @@ class StayEvents:
     hours: np.ndarray
     variable: np.ndarray
     cell: np.ndarray
+
+
+@dataclass(frozen=True)
+class _Grids:
+    """What comes of a `StayEvents`: its stays with a series, and their values and observations in pieces."""
+
+    stay_id: np.ndarray
+    n_hours: np.ndarray
+    first_hours: np.ndarray
+    pieces: list[tuple[np.ndarray, np.ndarray]]
+    last_stay: int
 
 
 def read_events(path: Path, options: Options) -> Iterator[StayEvents]:
@@ -103,6 +115,7 @@ def build_hourly(
     *,
     out: Path,
     train_stays: np.ndarray | None = None,
+    threads: int = 1,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, int]:
     """Write the grids of all stays that have a series.
@@ -114,6 +127,7 @@ def build_hourly(
         ends: stay_id and los_hours of the stays that may have a series (those with a known diagnosis).
         out: folder for values.npy, observed.npy, index.parquet and scaler.json.
         train_stays: stay_ids whose rows fit the scaler (option `scaler: train`).
+        threads: how many parts of EVENTS are worked on side by side; the result is the same.
         progress: told stays done and in all.
 
     Returns:
@@ -122,35 +136,37 @@ def build_hourly(
     ends = ends.drop_nulls("los_hours").sort("stay_id")
     known, los = ends["stay_id"].to_numpy(), ends["los_hours"].to_numpy()
     moments = _Moments(train_stays) if options.scaler == "train" else None
-    rows: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
-    total = 0
+
+    def work(part: StayEvents) -> _Grids:
+        end = _ends_of(part.stay_id, known, los)
+        first = first_hours(part, end)
+        chosen = np.flatnonzero(~np.isnan(first))
+        pieces = [grids(part, chosen[piece], end[chosen[piece]], options) for piece in _pieces(n_bins(end[chosen]))]
+        return _Grids(part.stay_id[chosen], n_bins(end[chosen]), first[chosen], pieces, int(part.stay_id[-1]))
+
+    done = [_Grids(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0), [], 0)]
     with _NpyWriter(out / "values.npy", np.float64) as values_file, _NpyWriter(out / "observed.npy", np.uint8) as seen:
-        for part in read_events(events, options):
-            end = _ends_of(part.stay_id, known, los)
-            first = first_hours(part, end)
-            chosen = np.flatnonzero(~np.isnan(first))
-            n_hours = n_bins(end[chosen])
-            for piece in _pieces(n_hours):
-                values, observed = grids(part, chosen[piece], end[chosen[piece]], options)
+        for made in ahead(work, read_events(events, options), threads):
+            stay_of_row, top = np.repeat(made.stay_id, made.n_hours), 0
+            for values, observed in made.pieces:
                 values_file.append(values)
                 seen.append(observed)
                 if moments:
-                    moments.add(np.repeat(part.stay_id[chosen[piece]], n_hours[piece]), values)
-            rows.append((part.stay_id[chosen], n_hours, first[chosen]))
-            total += int(n_hours.sum())
+                    moments.add(stay_of_row[top : top + len(values)], values)
+                top += len(values)
+            made.pieces.clear()
+            done.append(made)
             if progress:
-                progress(int(np.searchsorted(known, part.stay_id[-1], "right")), len(known))
+                progress(int(np.searchsorted(known, made.last_stay, "right")), len(known))
     stay_id, n_hours, first = (
-        (np.concatenate(column) for column in zip(*rows, strict=True))
-        if rows
-        else (np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0))
+        np.concatenate([getattr(made, name) for made in done]) for name in ("stay_id", "n_hours", "first_hours")
     )
     offset = np.cumsum(n_hours) - n_hours
     index = pl.DataFrame({"stay_id": stay_id, "offset": offset, "n_hours": n_hours, "first_hours": first})
     check(index, HOURLY_INDEX).write_parquet(out / "index.parquet")
     scaler = moments.scaler() if moments else mimic3_scaler()
     (out / "scaler.json").write_text(json.dumps(scaler, indent=1) + "\n")
-    return {"stays": ends.height, "with series": len(stay_id), "hours": total}
+    return {"stays": ends.height, "with series": len(stay_id), "hours": int(n_hours.sum())}
 
 
 def _ends_of(stay_id: np.ndarray, known: np.ndarray, los: np.ndarray) -> np.ndarray:
