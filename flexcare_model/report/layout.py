@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -87,26 +88,30 @@ class Layout:
         return "\n".join(lines).rstrip() + "\n"
 
     def to_latex(self) -> str:
-        columns = "".join("r" if self._numeric(index) else "l" for index in range(len(self.header)))
-        lines = [
-            "% needs \\usepackage{booktabs}",
-            "\\begin{table}",
-            "\\centering",
-            f"\\caption{{{_latex(self.title)}}}",
-            f"\\label{{tab:{self.name}}}",
-            f"\\begin{{tabular}}{{{columns}}}",
-            "\\toprule",
-            " & ".join(_latex(name) for name in self.header) + " \\\\",
-            "\\midrule",
-        ]
+        """A float that is never wider than the text, or a table over several pages where it is long."""
+        # Many columns fit only where what stands in brackets goes below, and a metric below its task.
+        is_wide = len(self.header) > MOST_COLUMNS
+        stack, end = (_stacked, " \\\\[3pt]") if is_wide else (_latex, " \\\\")
+        header = " & ".join(stack(name) for name in self.header) + " \\\\"
+        body = []
         for index, cells in enumerate(self._printed()):
             if index and self.grouped and cells[0].text:
-                lines.append("\\midrule")
-            texts = [f"\\textbf{{{_latex(cell.text)}}}" if cell.best else _latex(cell.text) for cell in cells]
-            lines.append(" & ".join(texts) + " \\\\")
-        lines += ["\\bottomrule", "\\end{tabular}"]
-        lines += ["\\par\\smallskip", *[_latex(note) + "\\par" for note in self.notes]] if self.notes else []
-        return "\n".join([*lines, "\\end{table}"]) + "\n"
+                body.append("\\midrule")
+            texts = [f"\\textbf{{{stack(cell.text)}}}" if cell.best else stack(cell.text) for cell in cells]
+            body.append(" & ".join(texts) + end)
+        form = _LONG if len(self.rows) > LONGEST_FLOAT else _FLOAT
+        title = re.sub(r"^Table [0-9]+[^:]*: ", "", self.title)  # LaTeX numbers the table itself
+        filled = {
+            "@caption": f"\\caption{{{_latex(title[:1].upper() + title[1:])}}}",
+            "@label": f"\\label{{tab:{self.name}}}",
+            "@columns": "".join("r" if self._numeric(index) else "l" for index in range(len(self.header))),
+            "@header": header,
+            "@body": "\n".join(body),
+            "@notes": "\n".join(_latex(note) + "\\par" for note in self.notes),
+        }
+        for name, text in filled.items():
+            form = form.replace(name, text)
+        return form
 
     def to_html(self) -> str:
         """The table element with its notes; the page gives it a heading."""
@@ -167,14 +172,69 @@ def _is_name(index: int, grouped: int, cell: Cell) -> bool:
     return index >= grouped and not cell.numeric and len(cell.text) <= 24
 
 
+MOST_COLUMNS = 12
+"""Columns that fit side by side on a page."""
+LONGEST_FLOAT = 45
+"""Rows of a table that still fits on one page."""
+_FLOAT = r"""% needs \usepackage{booktabs,graphicx,amssymb}
+\begin{table}
+\centering
+@caption
+@label
+\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%
+\begin{tabular}{@columns}
+\toprule
+@header
+\midrule
+@body
+\bottomrule
+\end{tabular}}
+\par\smallskip
+{\footnotesize\raggedright
+@notes
+}
+\end{table}
+"""
+_LONG = r"""% needs \usepackage{booktabs,longtable,amssymb}
+{\scriptsize\setlength{\tabcolsep}{3pt}
+\begin{longtable}{@columns}
+@caption @label\\
+\toprule
+@header
+\midrule
+\endfirsthead
+\toprule
+@header
+\midrule
+\endhead
+\bottomrule
+\endlastfoot
+@body
+\end{longtable}
+\raggedright
+@notes
+}
+"""
 _LATEX = {
     "\\": "\\textbackslash{}", "&": "\\&", "%": "\\%", "_": "\\_", "#": "\\#", "$": "\\$", "{": "\\{", "}": "\\}",
-    "<": "\\textless{}", ">": "\\textgreater{}", "–": "--", "✓": "\\checkmark{}", "−": "$-$", "±": "$\\pm$",
+    "<": "\\textless{}", ">": "\\textgreater{}", "~": "\\textasciitilde{}", "^": "\\textasciicircum{}", "–": "--",
+    "✓": "\\checkmark{}", "−": "$-$", "±": "$\\pm$", "×": "$\\times$", "≤": "$\\leq$", "≥": "$\\geq$", "…": "\\dots{}",
 }  # fmt: skip
 
 
 def _latex(text: str) -> str:
     return "".join(_LATEX.get(character, character) for character in text)
+
+
+def _stacked(text: str) -> str:
+    """Two lines of a cell: a mean above its deviation, a task above its metric.
+
+    >>> _stacked("0.8823 (0.003)"), _stacked("IHM AUROC"), _stacked("MedFuse")
+    ('\\\\shortstack{0.8823\\\\\\\\(0.003)}', '\\\\shortstack{IHM\\\\\\\\AUROC}', 'MedFuse')
+    """
+    first, _, rest = text.partition(" ")
+    two = rest and (rest.startswith("(") or first.isupper())
+    return f"\\shortstack{{{_latex(first)}\\\\{_latex(rest)}}}" if two else _latex(text)
 
 
 def words(text: str) -> Cell:

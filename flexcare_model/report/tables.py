@@ -147,7 +147,7 @@ def table3(results: Results, *, seeds: Sequence[int] | None = None) -> tuple[Lay
     compared = _comparison(
         results, "table3", "Table 3: methods on six tasks, test split", blocks, seeds=seeds, mark_titles=()
     )
-    return compared, _wide(compared, blocks, "table3_wide", "Table 3 in the paper's form: methods on six tasks")
+    return compared, _wide(compared, blocks, "table3_wide", "Table 3, one row per method: methods on six tasks")
 
 
 def table4(results: Results, *, seeds: Sequence[int] | None = None) -> tuple[Layout, Layout]:
@@ -155,7 +155,7 @@ def table4(results: Results, *, seeds: Sequence[int] | None = None) -> tuple[Lay
     blocks = [_task_block(name, ABLATIONS) for name in SIX_TASKS]
     title = "Table 4: ablations, six tasks trained together, test split"
     compared = _comparison(results, "table4", title, blocks, seeds=seeds, mark_titles=("CT", "RD", "MoE"))
-    return compared, _wide(compared, blocks, "table4_wide", "Table 4 in the paper's form: ablations")
+    return compared, _wide(compared, blocks, "table4_wide", "Table 4, one row per method: ablations")
 
 
 def table5(results: Results, *, seeds: Sequence[int] | None = None) -> tuple[Layout, Layout]:
@@ -169,7 +169,7 @@ def table5(results: Results, *, seeds: Sequence[int] | None = None) -> tuple[Lay
         )
         blocks.append(Block(f"DRG, {title}", "drg", methods, "DRG 1 %" if setting == "drg_1pct" else "DRG 100 %"))
     compared = _comparison(results, "table5", "Table 5: transfer to DRG, test split", blocks, seeds=seeds)
-    return compared, _wide(compared, blocks, "table5_wide", "Table 5 in the paper's form: transfer to DRG")
+    return compared, _wide(compared, blocks, "table5_wide", "Table 5, one row per method: transfer to DRG")
 
 
 def table6(results: Results, *, seeds: Sequence[int] | None = None) -> tuple[Layout, Layout]:
@@ -177,7 +177,7 @@ def table6(results: Results, *, seeds: Sequence[int] | None = None) -> tuple[Lay
     blocks = [_task_block(name, TASK_TOKEN) for name in SIX_TASKS]
     title = "Table 6: without and with the task token, test split"
     compared = _comparison(results, "table6", title, blocks, seeds=seeds)
-    return compared, _wide(compared, blocks, "table6_wide", "Table 6 in the paper's form: task token")
+    return compared, _wide(compared, blocks, "table6_wide", "Table 6, one row per method: task token")
 
 
 TABLES: dict[str, Callable[..., tuple[Layout, ...]]] = {
@@ -312,11 +312,13 @@ def _notes(frame: pl.DataFrame, wanted: Sequence[int]) -> list[str]:
             listed.setdefault(row["method"], []).append(_setting(row["experiment"]))
         texts = [f"{method} ({', '.join(dict.fromkeys(settings))})" for method, settings in listed.items()]
         notes.append("Not run: " + "; ".join(texts) + ".")
-    notes += [
-        f"{row['method']} ({_setting(row['experiment'])}): {row['n_seeds']} of {len(wanted)} seeds, "
-        f"without {row['missing_seeds'].replace(' ', ', ')}."
-        for row in partly
-    ]
+    fewer: dict[tuple[str, str], list[str]] = {}
+    for row in partly:
+        fewer.setdefault((row["method"], row["missing_seeds"]), []).append(_setting(row["experiment"]))
+    for (method, gone), settings in fewer.items():
+        seeds = gone.split()
+        found = f"{len(wanted) - len(seeds)} of {len(wanted)} seeds, without {', '.join(seeds)}"
+        notes.append(f"{method} ({', '.join(dict.fromkeys(settings))}): {found}.")
     if wanted and not partly and len(wanted) > len(never) >= 0:
         notes.append(f"Seeds: {', '.join(map(str, wanted))}.")
     return notes

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import statistics
+import subprocess
 
 import pytest
 
-from flexcare_model.report import tables
+from flexcare_model.report import groups, tables, uncertainty
 from flexcare_model.report.results import SIX_TASKS, Results
 
 
@@ -105,3 +107,43 @@ def test_files_are_written_with_equal_bytes_twice(results, tmp_path):
         f"table3{form}.{suffix}" for form in ("", "_wide") for suffix in ("csv", "md", "tex")
     ]
     assert all(path.read_bytes() == (tmp_path / "b" / path.name).read_bytes() for path in first)
+
+
+@pytest.fixture(scope="module")
+def every_layout(results):
+    """All tables, with those that are longer or wider than a page."""
+    estimates, compared = uncertainty.bootstrap(results, replicates=10)
+    _, summaries = groups.calibration(results, below=10)
+    return [
+        tables.table2(results, below=10),
+        *(layout for build in tables.TABLES.values() for layout in build(results, seeds=(40, 42, 44))),
+        uncertainty.intervals_table(estimates),
+        uncertainty.comparisons_table(compared),
+        groups.calibration_table(summaries),
+        groups.subgroups_table(groups.subgroups(results, below=10), "FlexCare"),
+    ]
+
+
+def test_latex_is_well_formed(every_layout):
+    for layout in every_layout:
+        latex = layout.to_latex()
+        assert latex.isascii(), {letter for letter in latex if not letter.isascii()}
+        bare = latex.replace("\\\\", "").replace("\\{", "").replace("\\}", "")
+        assert bare.count("{") == bare.count("}")
+        assert sorted(re.findall(r"\\begin\{(\w+)\}", latex)) == sorted(re.findall(r"\\end\{(\w+)\}", latex))
+        rows = [line for line in latex.splitlines() if line.count(" & ")]
+        assert {line.count(" & ") for line in rows} == {len(layout.header) - 1}, layout.name
+        assert len(rows) >= len(layout.rows) + 1
+
+
+@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="no pdflatex found")
+def test_latex_compiles_and_fits_the_page(every_layout, tmp_path):
+    head = r"\documentclass{article}\usepackage[a4paper,margin=2cm]{geometry}"
+    head += r"\usepackage{booktabs,graphicx,amssymb,longtable}\begin{document}"
+    text = "\n".join([head, *(layout.to_latex() for layout in every_layout), r"\end{document}"])
+    (tmp_path / "tables.tex").write_text(text)
+    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "tables.tex"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stdout[-3000:]
+    assert "Overfull" not in done.stdout
+    assert "Float too large" not in done.stdout
