@@ -9,6 +9,7 @@ import statistics
 import subprocess
 
 import pytest
+from recomputed import compared_cells, wrong_metrics, wrong_sizes
 
 from flexcare_model.report import groups, tables, uncertainty
 from flexcare_model.report.results import SIX_TASKS, Results
@@ -28,6 +29,24 @@ def test_table3_is_mean_and_sample_deviation_over_seeds(output, results):
         assert row["mean"] == pytest.approx(statistics.mean(values))
         assert row["std"] == pytest.approx(statistics.stdev(values))
         assert row["difference"] == pytest.approx(row["mean"] - row["published"])
+
+
+def test_every_cell_follows_from_the_predictions(output, results, tmp_path):
+    """Tables 3 to 6 and 2, recomputed with scikit-learn; a changed prediction or cell is noticed."""
+    for part in ("runs", "cohorts"):
+        (tmp_path / part).symlink_to(output / part)
+    for layout in [tables.table2(results, below=0), *(build(results)[0] for build in tables.TABLES.values())]:
+        layout.write(tmp_path / "tables")
+    assert wrong_metrics(tmp_path) == []
+    assert wrong_sizes(tmp_path) == []
+    expected = {"table3": 7 * 6 * 2, "table4": 5 * 6 * 2, "table5": 2 * 7 * 2, "table6": 2 * 6 * 2}
+    assert {name: compared_cells(tmp_path, name) for name in expected} == {
+        name: (cells, []) for name, cells in expected.items()
+    }
+    written = (tmp_path / "tables/table6.csv").read_text()
+    row = tables.table6(results)[0].frame.row(3, named=True)
+    (tmp_path / "tables/table6.csv").write_text(written.replace(str(row["mean"]), str(row["mean"] + 1e-4)))
+    assert len(compared_cells(tmp_path, "table6")[1]) == 1
 
 
 def test_exactly_the_best_of_each_block_and_metric_is_bold(results):
