@@ -294,6 +294,11 @@ def other_config():
     return json.dumps(other | {"protocol": OTHER_PROTOCOL, "output": OTHER_OUTPUT}, sort_keys=True)
 
 
+def other_file(name):
+    """Pattern of a file of a run under the other protocol."""
+    return f"{OTHER_OUTPUT}/runs/{{model}}/{{experiment}}/seed{{seed}}/{name}"
+
+
 def protocol_arguments():
     """The output folders of both protocols as arguments."""
     return f"--{CONFIG.protocol} {shlex.quote(OUT)} --{OTHER_PROTOCOL} {shlex.quote(OTHER_OUTPUT)}"

@@ -143,12 +143,28 @@ rule other_protocol:
         " --directory {params.place:q} --cores {threads} cohorts > {log:q} 2>&1"
 
 
+use rule train as train_other_protocol with:
+    input:
+        rules.other_protocol.output,
+    output:
+        metrics=other_file("metrics.json"),
+        weights=other_file("model.safetensors"),
+        config=other_file("config.json"),
+        history=other_file("history.parquet"),
+    log:
+        f"{OUT}/logs/train_{OTHER_PROTOCOL}/{{model}}/{{experiment}}/seed{{seed}}.log",
+    benchmark:
+        f"{OUT}/benchmarks/train_{OTHER_PROTOCOL}/{{model}}/{{experiment}}/seed{{seed}}.tsv"
+
+
 rule compare_protocols:
-    """What the published quirks cost: sizes, labels and metrics under both protocols, on one page."""
+    """What the published quirks cost: sizes, labels, and metrics of FlexCare trained under both protocols, on one page."""
     localrule: True
     input:
         rules.other_protocol.output,
-        finished_runs(),
+        ours=rules.flexcare.input,
+        theirs=expand(other_file("metrics.json"), model="flexcare", experiment="six_tasks", seed=CONFIG.train.seeds),
+        others=finished_runs(),
     output:
         page=f"{OUT}/protocols/comparison.html",
     params:
