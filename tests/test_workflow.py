@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +18,7 @@ import polars as pl
 import pytest
 import yaml
 from linked_data import link_open_data
+from report.recomputed import compared_cells, wrong_metrics, wrong_sizes
 
 from flexcare_data.protocol import PAPER_TASKS
 from flexcare_data.schema import CHEXPERT, OUTPUT_FORMAT
@@ -167,6 +169,42 @@ def test_report_says_synthetic_and_table2_has_the_sizes(build):
     for task in PAPER_TASKS:
         size = pl.read_parquet(build / f"cohorts/{task}.parquet").height
         assert table.filter(pl.col("task") == task)["samples"].item() == size
+
+
+def test_table3_follows_from_the_predictions(build):
+    """FlexCare's numbers, from the files that its run left, with scikit-learn."""
+    assert wrong_metrics(build) == []
+    assert wrong_sizes(build) == []
+    assert compared_cells(build, "table3") == (2 * len(SIX_TASKS), [])
+
+
+def test_snakemake_makes_its_own_report(build):
+    snakemake(build.parent, "--report", "rules.html", config=SMALL)
+    page = (build.parent / "rules.html").read_text()
+    assert "results/report.html" in page
+
+
+def test_a_missing_seed_is_filled_in_and_a_failing_one_stops_no_other(build, tmp_path):
+    """Seed 42 is there, 43 is not, and 44 fails over a damaged file: a run is trained only where it is missing."""
+    shutil.copytree(build.parent, tmp_path / "copy", symlinks=True)
+    folder, runs = tmp_path / "copy", tmp_path / "copy/results/runs/flexcare/six_tasks"
+    config = {**SMALL, "train": SMALL["train"] | {"seeds": [42, 43, 44]}}
+    before = {path: path.stat().st_mtime_ns for path in sorted((runs / "seed42").rglob("*"))}
+    (runs / "seed44").mkdir()
+    (runs / "seed44/state.safetensors").write_bytes(b"damaged")
+    text = snakemake(folder, "--cores", "2", "--keep-going", "flexcare", config=config, expect=1)
+    assert jobs(text)["train"] == 2
+    assert "state.safetensors: is damaged" in text
+    assert {path: path.stat().st_mtime_ns for path in sorted((runs / "seed42").rglob("*"))} == before
+    assert (runs / "seed43/metrics.json").is_file()
+    snakemake(folder, "--cores", "2", "so_far", config=config)
+    expected = "FlexCare (six tasks): 2 of 3 seeds, without 44."
+    assert expected in (folder / "results/tables/table3.md").read_text()
+    assert expected in (folder / "results/so_far.html").read_text()
+    (runs / "seed44/state.safetensors").unlink()
+    text = snakemake(folder, "-n", "flexcare", config=config)
+    assert jobs(text) == {"flexcare": 1, "train": 1}
+    assert "seed44/metrics.json" in text
 
 
 def test_nothing_is_readable_by_everybody(build):
