@@ -118,7 +118,7 @@ rule paper:
 
 
 rule other_protocol:
-    """The cohorts of the other protocol, on the same store, for `compare_protocols`."""
+    """The cohorts of the other protocol and what its models read, on the same store, for `compare_protocols`."""
     input:
         published(*COHORTS),
     output:
@@ -128,6 +128,7 @@ rule other_protocol:
         config=other_config(),
         snakefile=workflow.main_snakefile,
         place=subpath(output.config, parent=True),
+        targets=["cohorts", *(f"{OTHER_OUTPUT}/{link}" for stage in ("cxr", "notes") for link in links(stage))],
         code=code_digest("flexcare_data.stages"),
     log:
         f"{OUT}/logs/other_protocol.log",
@@ -140,7 +141,7 @@ rule other_protocol:
     shell:
         "printf '%s' {params.config:q} > {output.config:q} && "
         "python -m snakemake --snakefile {params.snakefile:q} --configfile {output.config:q}"
-        " --directory {params.place:q} --cores {threads} cohorts > {log:q} 2>&1"
+        " --directory {params.place:q} --cores {threads} {params.targets:q} > {log:q} 2>&1"
 
 
 use rule train as train_other_protocol with:
