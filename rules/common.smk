@@ -259,7 +259,7 @@ FIGURE_INPUTS = {
     "figure6": analysed("experts", ["flexcare"], ["six_tasks"], CONFIG.train.seeds[0]),
     "figure7": analysed("interaction/history", ["flexcare"], ["six_tasks"], CONFIG.train.seeds[0]),
     "missing_modalities": [
-        *analysed("modalities", ["flexcare"], ["six_tasks"], CONFIG.train.seeds),
+        *analysed("modalities", ["flexcare"], ["six_tasks", *CONFIG.train.tasks], CONFIG.train.seeds),
         *analysed("modalities", COMPARED, CONFIG.train.tasks, CONFIG.train.seeds),
     ],
     "calibration": [STATISTICS],

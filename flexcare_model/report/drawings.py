@@ -40,7 +40,7 @@ def draw(results: Results, which: str, *, below: int) -> dict[str, Drawing]:
         "missing": {
             "missing_modalities": (
                 "Scores with fewer modalities",
-                lambda: inside.missing_modalities(results),
+                lambda: inside.missing_modalities(results, below=below),
                 "missing_modalities",
             )
         },

@@ -285,9 +285,9 @@ def origins(results: Results) -> list[StageOrigin]:
     return sorted(found, key=lambda origin: origin.stage)
 
 
-def resources(results: Results) -> Layout | None:
-    """Wall time and peak memory per rule, from the workflow's benchmark files."""
-    rows, records = [], []
+def resources(results: Results) -> tuple[Layout, Layout] | None:
+    """Wall time and peak memory from the workflow's benchmark files: by rule, and of every job."""
+    jobs = []
     newest: dict[str, Path] = {}
     for path in sorted((results.root / "benchmarks").rglob("*.tsv"), key=lambda path: path.stat().st_mtime):
         # The name of a stage's log ends in its key, which stands with its sources already.
@@ -297,13 +297,29 @@ def resources(results: Results) -> Layout | None:
         measured = pl.read_csv(path, separator="\t", infer_schema=False, null_values=["-", "NA"])
         if not {"s", "max_rss"} <= set(measured.columns) or measured.height == 0:
             continue
-        seconds = measured["s"].cast(pl.Float64, strict=False).max()
-        memory = measured["max_rss"].cast(pl.Float64, strict=False).max()
-        texts = ["–" if value is None else f"{value:,.1f}" for value in (seconds, memory)]
-        rows.append((words(name), number(texts[0]), number(texts[1])))
-        records.append({"rule": name, "seconds": seconds, "max_rss_mb": memory})
-    if not rows:
+        seconds, memory = (measured[column].cast(pl.Float64, strict=False).max() for column in ("s", "max_rss"))
+        jobs.append({"rule": name.split("/")[0], "job": name, "seconds": seconds, "max_rss_mb": memory})
+    if not jobs:
         return None
-    frame = pl.DataFrame(records, schema={"rule": pl.String, "seconds": pl.Float64, "max_rss_mb": pl.Float64})
-    header = ("Rule", "Time, s", "Peak memory, MB")
-    return Layout("resources", "Time and peak memory per rule", header, tuple(rows), frame)
+    schema = {"rule": pl.String, "job": pl.String, "seconds": pl.Float64, "max_rss_mb": pl.Float64}
+    frame = pl.DataFrame(jobs, schema=schema)
+    rules = frame.group_by("rule", maintain_order=True).agg(
+        jobs=pl.len(),
+        seconds=pl.col("seconds").sum(),
+        longest=pl.col("seconds").max(),
+        max_rss_mb=pl.col("max_rss_mb").max(),
+    )
+    header = ("Rule", "Jobs", "Time, s", "Longest job, s", "Peak memory, MB")
+    rows = tuple(
+        (words(row["rule"]), number(str(row["jobs"])), *map(_one_decimal, list(row.values())[2:]))
+        for row in rules.to_dicts()
+    )
+    by_rule = Layout("resources", "Time and peak memory per rule", header, rows, rules)
+    rows = tuple(
+        (words(row["job"]), _one_decimal(row["seconds"]), _one_decimal(row["max_rss_mb"])) for row in frame.to_dicts()
+    )
+    return by_rule, Layout("jobs", "Time and peak memory per job", ("Job", "Time, s", "Peak memory, MB"), rows, frame)
+
+
+def _one_decimal(value: float | None) -> Cell:
+    return number("–" if value is None else f"{value:,.1f}")

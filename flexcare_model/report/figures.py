@@ -17,11 +17,16 @@ from matplotlib.patches import Patch
 
 from flexcare_data.tasks import TASKS
 from flexcare_model.report.results import METRIC_TITLES, SIX_TASKS, Results
-from flexcare_model.report.style import COLOURS, MARKERS, PAGE, house_style, new_figure
+from flexcare_model.report.style import COLOURS, MARKERS, PAGE, REFERENCE_COLOUR, house_style, new_figure
 from flexcare_model.report.suppression import is_small
 from flexcare_model.report.tables import ABLATIONS, MODALITIES, Method, summarise
 
-HATCHES = ("", "////", "....", "\\\\\\\\", "xxxx")
+MOST_MARKED = 10
+"""Epochs of figure 7 up to which every evaluation has its marker; above, only those after the task itself."""
+BARS = (
+    ("#999999", ""), (COLOURS[0], "////"), (COLOURS[2], "...."), (COLOURS[1], "\\\\\\\\"), (REFERENCE_COLOUR, ""),
+)  # fmt: skip
+"""Fill and hatch of the ablations."""
 
 
 def labels_per_sample(results: Results, *, below: int) -> Figure | None:
@@ -111,6 +116,7 @@ def ablation(results: Results) -> Figure | None:
     variants = [method for method in ABLATIONS if _has(found, method)]
     if not variants:
         return None
+    looks = [BARS[ABLATIONS.index(method)] for method in variants]
     with house_style():
         figure = new_figure(PAGE, 4.0)
         grid = figure.subplots(2, len(SIX_TASKS))
@@ -123,18 +129,16 @@ def ablation(results: Results) -> Figure | None:
                 for position, (mean, error) in enumerate(zip(means, spread, strict=True)):
                     if np.isfinite(mean):
                         axes.bar(
-                            position, mean, yerr=error or None, width=0.8, color=COLOURS[position], capsize=1.5,
-                            hatch=HATCHES[position], edgecolor="white", linewidth=0.4, error_kw={"linewidth": 0.8},
+                            position, mean, yerr=error or None, width=0.8, color=looks[position][0], capsize=1.5,
+                            hatch=looks[position][1], edgecolor="white", linewidth=0.4,
+                            error_kw={"linewidth": 0.8, "ecolor": "#555555"},
                         )  # fmt: skip
                 axes.set_xticks([])
                 axes.set_title(f"{TASKS[name].abbreviation}\n{METRIC_TITLES[metric]}", fontsize=7)
                 axes.tick_params(axis="y", labelsize=6)
                 if np.isfinite(means).any():
                     axes.set_ylim(*_zoom(means, spread))
-        handles = [
-            Patch(facecolor=COLOURS[position], hatch=HATCHES[position], edgecolor="white")
-            for position in range(len(variants))
-        ]
+        handles = [Patch(facecolor=colour, hatch=hatch, edgecolor="white") for colour, hatch in looks]
         figure.legend(handles, [method.title for method in variants], loc="outside lower center", ncols=5)
     return figure
 
@@ -179,6 +183,7 @@ def interaction(results: Results, *, model: str = "flexcare", experiment: str = 
         pl.col("epoch") - 1 + (pl.col("trained").replace_strict({t: i + 1 for i, t in enumerate(order)})) / len(order)
     )
     frame = frame.with_columns(step=step)
+    epochs = int(frame["epoch"].max())
     with house_style():
         figure = new_figure(PAGE, 4.2)
         grid = figure.subplots(2, 3)
@@ -190,12 +195,15 @@ def interaction(results: Results, *, model: str = "flexcare", experiment: str = 
                 curve = part.group_by("step", "trained").agg(pl.col(metric).mean()).sort("step")
                 axes.plot(curve["step"], curve[metric], color=COLOURS[position], label=METRIC_TITLES[metric])
                 for index, trained in enumerate(order):
+                    if trained != name and epochs > MOST_MARKED:
+                        continue
                     points = curve.filter(pl.col("trained") == trained)
                     axes.plot(
                         points["step"], points[metric], linestyle="", marker=MARKERS[index], color=COLOURS[position],
                         markersize=3, markerfacecolor=COLOURS[position] if trained == name else "white",
                     )  # fmt: skip
-            axes.set(title=f"{TASKS[name].abbreviation}", xlabel="epoch")
+            axes.set(title=f"{TASKS[name].abbreviation}", xlabel="epoch", xlim=(0, epochs * 1.02))
+            axes.xaxis.get_major_locator().set_params(integer=True)
             axes.legend(loc="best")
         handles = [_marker(MARKERS[index]) for index in range(len(order))]
         names = [f"after {TASKS[name].abbreviation}" for name in order]

@@ -10,14 +10,16 @@ from typing import Any
 import numpy as np
 import polars as pl
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from flexcare_data.tasks import TASKS
 from flexcare_model.metrics import compute
 from flexcare_model.report.layout import Layout, absent, number, words
 from flexcare_model.report.results import METRIC_TITLES, SIX_TASKS, Results
 from flexcare_model.report.scored import Scored, methods_with_runs, scored
-from flexcare_model.report.style import COLOURS, MARKERS, PAGE, house_style, new_figure
+from flexcare_model.report.style import PAGE, house_style, new_figure
 from flexcare_model.report.suppression import is_small, partition_texts
+from flexcare_model.report.tables import METHODS, method_look
 
 BINS = 10
 AGE_BANDS = ((18, 45), (45, 65), (65, 80), (80, None))
@@ -127,33 +129,26 @@ def reliability_figure(curves: pl.DataFrame, summaries: pl.DataFrame) -> Figure 
     tasks = [task for task in SIX_TASKS if task in set(curves["task"])]
     if not tasks:
         return None
-    methods = list(dict.fromkeys(curves["method"]))
+    methods = [method for method in METHODS if method.title in set(curves["method"])]
     errors = {(row["method"], row["task"]): row["ece"] for row in summaries.to_dicts()}
+    last = methods[-1].title
     with house_style():
         figure = new_figure(PAGE, 2.35 * -(-len(tasks) // 3) + 0.4)
         grid = np.atleast_1d(figure.subplots(-(-len(tasks) // 3), min(3, len(tasks)))).flatten()
         for axes, task in zip(grid, tasks, strict=False):
             axes.plot([0, 1], [0, 1], color="#999999", linewidth=0.8, linestyle=":")
-            for position, method in enumerate(methods):
-                part = curves.filter(task=task, method=method).drop_nulls("observed").sort("bin")
-                focus = method == methods[-1]
-                axes.plot(
-                    part["mean_score"], part["observed"], marker=MARKERS[position % len(MARKERS)],
-                    color=COLOURS[position % len(COLOURS)], alpha=1.0 if focus else 0.6,
-                    linewidth=1.6 if focus else 0.8, markersize=3.2 if focus else 2.2,
-                )  # fmt: skip
-            last = errors.get((methods[-1], task))
-            note = "" if last is None else f"  ECE {last:.3f}"
+            for method in methods:
+                part = curves.filter(task=task, method=method.title).drop_nulls("observed").sort("bin")
+                axes.plot(part["mean_score"], part["observed"], alpha=0.85, **method_look(method))
+            error = errors.get((last, task))
+            note = "" if error is None else f"  ({last}: ECE {error:.3f})"
             axes.set(title=TASKS[task].abbreviation + note, xlim=(0, 1), ylim=(0, 1))
             axes.set(xlabel="mean score", ylabel="observed share")
             axes.set_aspect("equal")
         for axes in grid[len(tasks) :]:
             axes.set_visible(False)
-        handles = [
-            axes.plot([], [], color=COLOURS[i % len(COLOURS)], marker=MARKERS[i % len(MARKERS)])[0]
-            for i in range(len(methods))
-        ]
-        figure.legend(handles, methods, loc="outside lower center", ncols=min(7, len(methods)))
+        handles = [Line2D([], [], **method_look(method)) for method in methods]
+        figure.legend(handles, [method.title for method in methods], loc="outside lower center", ncols=7)
     return figure
 
 
@@ -173,7 +168,8 @@ def with_groups(cohort: pl.DataFrame, stays: pl.DataFrame) -> pl.DataFrame:
         sex=pl.col("gender").replace({"F": "female", "M": "male"}).fill_null("unknown"),
         age=age,
         race=group,
-        unit=pl.col("first_careunit").fill_null("unknown"),
+        # "Medical Intensive Care Unit (MICU)" is known by what stands in brackets.
+        unit=pl.coalesce(pl.col("first_careunit").str.extract(r"\((.+)\)$"), "first_careunit", pl.lit("unknown")),
     )
     joined = cohort.join(groups, on="stay_id", how="left", validate="m:1", maintain_order="left")
     return joined.with_columns(pl.col("sex", "age", "race", "unit").fill_null("no ICU stay"))

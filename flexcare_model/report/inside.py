@@ -8,16 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from flexcare_data.tasks import TASKS
 from flexcare_model.report.results import METRIC_TITLES, SIX_TASKS, Results, read_parquet
-from flexcare_model.report.style import COLOURS, MARKERS, PAGE, SEQUENTIAL, house_style, new_figure
-from flexcare_model.report.tables import MODEL_TITLES
+from flexcare_model.report.style import COLOURS, PAGE, SEQUENTIAL, house_style, new_figure
+from flexcare_model.report.tables import METHODS, method_look
 
 COMBINATIONS = ("TIN", "TI", "TN", "IN", "T", "I", "N")
 SUBSET_ORDER = ("TIN", "TI", "TN", "IN", "T", "I", "N")
@@ -116,55 +118,69 @@ def _heat(axes: Axes, matrix: np.ndarray, names: Sequence[str], title: str, top:
     return image
 
 
-def missing_modalities(results: Results) -> Figure | None:
-    """First metric of each task under random loss of modalities, and with each subset of them; mean over seeds."""
+def missing_modalities(results: Results, *, below: int) -> Figure | None:
+    """First metric of each task under random loss of modalities, and with each subset of them; mean over seeds.
+
+    A panel whose samples are fewer than ``below`` stays empty.
+    """
     frame = collected_modalities(results)
     if frame is None:
         return None
     tasks = [task for task in SIX_TASKS if task in set(frame["task"])]
-    models = [name for name in MODEL_TITLES if name in set(frame["model"])]
+    methods = [method for method in METHODS if method.title in set(frame["method"])]
     with house_style():
-        figure = new_figure(PAGE, 4.4)
+        figure = new_figure(PAGE, 4.6)
         grid = figure.subplots(2, len(tasks), squeeze=False)
         for column, task in enumerate(tasks):
             metric = TASKS[task].metrics[0]
             upper, lower = grid[0][column], grid[1][column]
-            for position, model in enumerate(models):
-                look = {
-                    "color": COLOURS[position % len(COLOURS)],
-                    "marker": MARKERS[position % len(MARKERS)],
-                    "markersize": 3,
-                    "linewidth": 1.6 if model == "flexcare" else 0.9,
-                }
-                part = frame.filter(task=task, metric=metric, model=model)
-                curve = part.filter(kind="drop_rate").sort("rate")
-                upper.plot(100 * curve["rate"], curve["value"], **look)
-                subsets = dict(part.filter(kind="subset").select("kept", "value").rows())
-                heights = [subsets.get(name, np.nan) for name in SUBSET_ORDER]
-                lower.plot(range(len(SUBSET_ORDER)), heights, **(look | {"linestyle": ""}))
+            part = frame.filter(task=task, metric=metric)
+            for axes, kind in ((upper, "drop_rate"), (lower, "subset")):
+                samples = part.filter(kind=kind)["n"].max() or 0
+                if samples < max(below, 1):
+                    text = "no sample\nhas all three" if samples == 0 else f"fewer than\n{below} samples"
+                    axes.text(0.5, 0.5, text, ha="center", va="center", transform=axes.transAxes, fontsize=6)
+                    axes.set_yticks([])
+                    continue
+                for position, method in enumerate(methods):
+                    own = part.filter(kind=kind, method=method.title)
+                    draw = _drop_curve if kind == "drop_rate" else _subset_points
+                    draw(axes, own, method_look(method), position - (len(methods) - 1) / 2)
             upper.set_title(f"{TASKS[task].abbreviation}\n{METRIC_TITLES[metric]}", fontsize=7)
             upper.set_xlabel("modalities lost, %", fontsize=6.5)
+            upper.set_xticks([0, 40, 80])
             lower.set_xticks(range(len(SUBSET_ORDER)), SUBSET_ORDER, rotation=90)
-            lower.grid(axis="x")
-            if not np.isfinite([line.get_ydata() for line in lower.lines]).any():
-                lower.text(0.5, 0.5, "no sample\nhas all three", ha="center", transform=lower.transAxes, fontsize=6)
+            lower.set_xlim(-0.6, len(SUBSET_ORDER) - 0.4)
+            # Lines between the subsets, as the points of one subset stand side by side.
+            lower.set_xticks([place + 0.5 for place in range(len(SUBSET_ORDER) - 1)], minor=True)
+            lower.tick_params(which="minor", length=0)
+            lower.grid(axis="x", which="minor")
             for axes in (upper, lower):
                 axes.tick_params(labelsize=6)
-        handles = [upper.plot([], [], color=COLOURS[i], marker=MARKERS[i % 7])[0] for i in range(len(models))]
-        names = [MODEL_TITLES[model] for model in models]
-        figure.legend(handles, names, loc="outside lower center", ncols=min(6, len(models)))
+        handles = [Line2D([], [], **method_look(method)) for method in methods]
+        figure.legend(handles, [method.title for method in methods], loc="outside lower center", ncols=7)
     return figure
 
 
+def _drop_curve(axes: Axes, own: pl.DataFrame, look: dict[str, Any], offset: float) -> None:
+    curve = own.sort("rate")
+    axes.plot(100 * curve["rate"], curve["value"], **look)
+
+
+def _subset_points(axes: Axes, own: pl.DataFrame, look: dict[str, Any], offset: float) -> None:
+    found = dict(own.select("kept", "value").rows())
+    places = [place + 0.12 * offset for place in range(len(SUBSET_ORDER))]
+    axes.plot(places, [found.get(name, np.nan) for name in SUBSET_ORDER], **look | {"linestyle": "", "markersize": 2.2})
+
+
 def collected_modalities(results: Results) -> pl.DataFrame | None:
-    """Scores with fewer modalities of every analysed run of table 3: a mean over seeds per model and condition."""
+    """Scores with fewer modalities of the runs of table 3: a mean over seeds per method and condition."""
     frames = []
-    for path in sorted((results.root / "analysis").glob("*/*/seed*/modalities.parquet")):
-        model, experiment = path.parts[-4], path.parts[-3]
-        # The single-task runs of FlexCare are another method; the models of the figure are one per line.
-        if experiment == "six_tasks" if model == "flexcare" else experiment in TASKS:
-            frames.append(pl.read_parquet(path).with_columns(model=pl.lit(model)))
+    for task in SIX_TASKS:
+        for method in METHODS:
+            for path in analysis_files(results, method.model, method.experiment_for(task), "modalities"):
+                frames.append(pl.read_parquet(path).filter(task=task).with_columns(method=pl.lit(method.title)))
     if not frames:
         return None
-    keys = ["model", "task", "kind", "kept", "rate", "metric"]
+    keys = ["method", "task", "kind", "kept", "rate", "metric"]
     return pl.concat(frames).group_by(keys).agg(pl.col("value").mean(), pl.col("n").first()).sort(keys)

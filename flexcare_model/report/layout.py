@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import polars as pl
@@ -113,12 +113,31 @@ class Layout:
             form = form.replace(name, text)
         return form
 
+    def parts(self, most: int) -> list[Layout]:
+        """This table as one, or with more than ``most`` columns as two with the same leading names of rows."""
+        if len(self.header) <= most:
+            return [self]
+        names = max(1, self.grouped + 1)
+        middle = names + (len(self.header) - names + 1) // 2
+        halves = (range(names, middle), range(middle, len(self.header)))
+        columns = [[*range(names), *half] for half in halves]
+        return [
+            replace(
+                self,
+                header=tuple(self.header[index] for index in chosen),
+                rows=tuple(tuple(row[index] for index in chosen) for row in self.rows),
+                notes=() if number == 0 else self.notes,
+            )
+            for number, chosen in enumerate(columns)
+        ]
+
     def to_html(self) -> str:
         """The table element with its notes; the page gives it a heading."""
         head = "".join(
             f'<th scope="col"{self._css(index)}>{html.escape(name)}</th>' for index, name in enumerate(self.header)
         )
-        lines = ['<div class="scroll"><table>', f"<thead><tr>{head}</tr></thead>", "<tbody>"]
+        dense = ' class="dense"' if len(self.header) > 9 else ""
+        lines = [f'<div class="scroll"><table{dense}>', f"<thead><tr>{head}</tr></thead>", "<tbody>"]
         spans = [self._spans(index) for index in range(self.grouped)]
         for number, row in enumerate(self.rows):
             first = number > 0 and self.grouped > 0 and spans[0][number] > 0

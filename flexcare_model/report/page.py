@@ -202,9 +202,15 @@ def _config(about: About) -> Section:
 
 
 def _resources(results: Results) -> Section:
-    layout = facts.resources(results)
+    made = facts.resources(results)
     missing = "No benchmark files found: the workflow writes them while it runs."
-    return _section("resources", "Time and memory", [table(layout, heading=False) if layout else None], missing)
+    if made is None:
+        return _section("resources", "Time and memory", [], missing)
+    rules, jobs = made
+    parts = [table(rules, heading=False)]
+    if len(jobs.rows) > len(rules.rows):
+        parts.append(details("Every job", table(jobs, heading=False)))
+    return _section("resources", "Time and memory", parts, missing)
 
 
 def _data_sections(results: Results, below: int) -> list[Section]:
@@ -334,6 +340,10 @@ def _drawn_section(results: Results, about: About, which: str, anchor: str, titl
     return _section(anchor, title, parts, f"Not drawn: run the target `{needs}`.")
 
 
+HALF = 14
+"""Columns above which a table is shown as two below each other."""
+
+
 def _beyond_sections(results: Results, about: About) -> list[Section]:
     made = beyond.layouts(results)
     missing = "Not computed: run the target `statistics`."
@@ -343,7 +353,9 @@ def _beyond_sections(results: Results, about: About) -> list[Section]:
         ("calibration", "Calibration", ("calibration",)),
         ("subgroups", "Groups of patients", ("subgroups",)),
     ):
-        parts = [table(made[name], heading=len(names) > 1) for name in names if name in made]
+        parts = [
+            table(part, heading=len(names) > 1) for name in names if name in made for part in made[name].parts(HALF)
+        ]
         if anchor == "calibration" and parts:
             parts += _drawings(results, "calibration", about.below)
         sections.append(_section(anchor, title, parts, missing))

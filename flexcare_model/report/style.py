@@ -19,6 +19,8 @@ from flexcare_data.store import atomic_write
 # Okabe and Ito's palette, ordered so that neighbours also differ in lightness.
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#56B4E9", "#CC79A7", "#000000", "#999999", "#F0E442")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+REFERENCE_COLOUR = "#000000"
+"""Of FlexCare in every figure that compares it, so that it is found at once."""
 SEQUENTIAL = "cividis"
 """Colour map of heat maps: perceptually even, readable with any colour vision."""
 COLUMN, PAGE = 3.4, 7.0
@@ -95,8 +97,11 @@ def data_uri(svg: bytes) -> str:
 
 
 def mark_synthetic(figure: Figure) -> None:
-    """Say on the picture itself that its numbers come from fabricated data."""
-    figure.text(0.995, 0.005, "SYNTHETIC DATA", ha="right", va="bottom", fontsize=6, color="#b00020", fontweight="bold")
+    """Say on the picture itself, in a strip at its right edge, that its numbers come from fabricated data."""
+    strip = 0.13 / figure.get_figwidth()
+    figure.get_layout_engine().set(rect=(0.0, 0.0, 1.0 - strip, 1.0))
+    look = {"rotation": 90, "ha": "right", "va": "center", "fontsize": 6, "color": "#b00020", "fontweight": "bold"}
+    figure.text(1.0 - strip / 8, 0.5, "SYNTHETIC DATA", **look)
 
 
 def explain_absence(title: str, target: str) -> Figure:

@@ -11,12 +11,14 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 
 from flexcare_data.tasks import TASKS
 from flexcare_model.report.layout import Cell, Layout, absent, number, words
 from flexcare_model.report.results import METRIC_TITLES, SIX_TASKS, Results
+from flexcare_model.report.style import COLOURS, MARKERS, REFERENCE_COLOUR
 from flexcare_model.report.suppression import count_text, share_text
 
 PUBLISHED = Path(__file__).parent / "resources" / "published.csv"
@@ -69,6 +71,14 @@ TASK_TOKEN = (
     Method("without task token", "flexcare_no_task_token", "six_tasks"),
     Method("FlexCare", "flexcare", "six_tasks"),
 )
+
+
+def method_look(method: Method) -> dict[str, Any]:
+    """Colour, marker and width of a method of table 3, the same in every figure."""
+    place = METHODS.index(method)
+    if method.title == "FlexCare":
+        return {"color": REFERENCE_COLOUR, "marker": MARKERS[place], "markersize": 3.2, "linewidth": 1.6}
+    return {"color": COLOURS[place], "marker": MARKERS[place], "markersize": 2.6, "linewidth": 0.9}
 
 
 @dataclass(frozen=True)
