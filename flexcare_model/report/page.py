@@ -106,7 +106,7 @@ def picture(figure: Figure, name: str, alt: str, *, anchor: str | None = None) -
 def table(layout: Layout, *, heading: bool = True) -> str:
     """A table with its heading and caption."""
     head = f"<h4>{html.escape(layout.title)}</h4>" if heading else ""
-    caption = captions().get(layout.name, "")
+    caption = captions().get(f"table-{layout.name}", "")
     text = paragraph(caption) if caption else ""
     return f'<div class="table" id="table-{layout.name}">{head}{text}{layout.to_html()}</div>'
 
@@ -120,9 +120,10 @@ def paragraph(text: str) -> str:
     return f"<p>{prose(text)}</p>"
 
 
-def details(title: str, body: str, *, is_open: bool = False) -> str:
-    """A part that is folded on screen and open in print."""
-    return f"<details{' open' if is_open else ''}><summary>{html.escape(title)}</summary>{body}</details>"
+def details(title: str, body: str, *, is_open: bool = False, is_printed: bool = True) -> str:
+    """A part that is folded on screen and open in print, or left out there."""
+    attributes = (" open" if is_open else "") + ("" if is_printed else ' class="screen"')
+    return f"<details{attributes}><summary>{html.escape(title)}</summary>{body}</details>"
 
 
 def _section(anchor: str, title: str, parts: Sequence[str | None], missing: str) -> Section:
@@ -209,7 +210,7 @@ def _resources(results: Results) -> Section:
     rules, jobs = made
     parts = [table(rules, heading=False)]
     if len(jobs.rows) > len(rules.rows):
-        parts.append(details("Every job", table(jobs, heading=False)))
+        parts.append(details("Every job", table(jobs, heading=False), is_printed=False))
     return _section("resources", "Time and memory", parts, missing)
 
 
@@ -370,8 +371,11 @@ def _training_sections(results: Results) -> list[Section]:
         single = run.experiment in TASKS
         group = "one task at a time" if single else "DRG" if run.experiment.startswith("drg_") else "six tasks"
         experiments.setdefault((run.model, group), []).append(run.experiment)
+    order = {name: place for place, name in enumerate(TASKS)}
     for (model, group), names in sorted(experiments.items(), key=lambda item: (item[0] != FIRST, item[0])):
-        figure = figures.training_curves(results, model=model, experiments=tuple(dict.fromkeys(names)))
+        figure = figures.training_curves(
+            results, model=model, experiments=tuple(sorted(set(names), key=lambda name: (order.get(name, 0), name)))
+        )
         if figure is not None:
             title = f"{tables.MODEL_TITLES.get(model, model)}, {group}"
             anchor = f"training-{model}-{group}".replace(" ", "-")

@@ -69,7 +69,15 @@ def test_figures_of_an_analysis_are_drawn(analysed):
     heat = inside.expert_choice(analysed).axes[0].images[0].get_array()
     assert np.allclose(heat.sum(axis=1), 1)
     # One line per model and task: FlexCare and two baselines.
-    assert all(len(axes.lines) >= 3 for axes in inside.missing_modalities(analysed).axes[:6])
+    assert all(len(axes.lines) >= 3 for axes in inside.missing_modalities(analysed, below=10).axes[:6])
+
+
+def test_scores_of_few_samples_are_not_drawn(analysed):
+    """60 samples have all three modalities, 140 are there: only the panels of the 60 stay empty."""
+    figure = inside.missing_modalities(analysed, below=100)
+    for upper, lower in zip(figure.axes[:6], figure.axes[6:12], strict=True):
+        assert len(upper.lines) >= 3 and len(lower.lines) == 0
+        assert [text.get_text() for text in lower.texts] == ["fewer than\n100 samples"]
 
 
 def test_interaction_is_read_from_its_own_training(tmp_path):

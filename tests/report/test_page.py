@@ -13,7 +13,9 @@ import polars as pl
 import pytest
 from fabricated_results import fabricate, fabricate_analysis
 
+from flexcare_model.report import facts
 from flexcare_model.report.commands import add_commands
+from flexcare_model.report.layout import Layout, number
 from flexcare_model.report.page import About, build_page
 from flexcare_model.report.results import Results
 
@@ -96,6 +98,30 @@ def test_absent_parts_name_the_target_that_makes_them(tmp_path):
     page = build_page(Results(tmp_path), About())
     for target in ("cohorts", "table3", "flexcare"):
         assert f"run the target <code>{target}</code>" in page
+
+
+def test_time_and_memory_by_rule(tmp_path):
+    for name, line in {
+        "train/mt/drg": "40.0\t900.5",
+        "train/mmf/drg": "2.5\t1000",
+        "stays-0123456789ab": "7\t-",
+    }.items():
+        path = tmp_path / f"benchmarks/{name}.tsv"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"s\tmax_rss\n{line}\n")
+    rules, jobs = facts.resources(Results(tmp_path))
+    assert rules.frame.rows() == [("stays", 1, 7.0, 7.0, None), ("train", 2, 42.5, 40.0, 1000.0)]
+    assert jobs.frame["job"].to_list() == ["stays", "train/mmf/drg", "train/mt/drg"]
+
+
+def test_a_wide_table_is_shown_as_two():
+    row = tuple(number(str(n)) for n in range(11))
+    layout = Layout("wide", "Wide", tuple("abcdefghijk"), (row,), pl.DataFrame({"a": [1]}), ("note",), grouped=1)
+    first, second = layout.parts(10)
+    assert (first.header, second.header) == (tuple("abcdefg"), tuple("abhijk"))
+    assert [cell.text for cell in second.rows[0]] == ["0", "1", "7", "8", "9", "10"]
+    assert (first.notes, second.notes) == ((), ("note",))
+    assert layout.parts(11) == [layout]
 
 
 def test_numbers_of_metrics_json_are_on_the_page(output, page):
