@@ -31,6 +31,7 @@ CONFIG = {
     "notes": {"max_tokens": 32, "jobs": 2},
     "train": {
         "tasks": ["in_hospital_mortality", "diagnosis"], "hidden_dim": 16, "layers": 1, "epochs": 1, "max_hours": 48,
+        "device": "auto", "baselines": [],
     },
 }  # fmt: skip
 # Stages in the queue: everything else takes seconds, and is made where snakemake runs.
