@@ -152,6 +152,10 @@ def _convert_encoder(args: argparse.Namespace) -> None:
 # --- runs -------------------------------------------------------------------------------------------------------
 
 
+_FASTER = {"threads": "CPU threads", "workers": "DataLoader workers", "data_device": "where a split lives"}
+"""Settings of a run that do not change its result."""
+
+
 def _add_train(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser("train", help="train a model, going on where it was killed, and evaluate it")
     parser.add_argument("--output", type=Path, required=True, help="output folder of the build")
@@ -162,7 +166,9 @@ def _add_train(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--pretrained", type=Path, help="folder of the run whose weights a pretrained experiment takes")
     parser.add_argument("--encoder", help="note encoder, where the notes are stored as word-piece ids")
     parser.add_argument("--interaction", action="store_true", help="test all tasks after each task (figure 7; slow)")
-    parser.add_argument("--threads", type=int, help="CPU threads, instead of the setting")
+    for name, meaning in _FASTER.items():
+        kind = str if name == "data_device" else int
+        parser.add_argument(f"--{name.replace('_', '-')}", type=kind, help=f"{meaning}, instead of the setting")
     parser.add_argument("--code", default="", help="digest of the code: a killed run of another one starts anew")
     parser.add_argument("--out", type=Path, help="folder of the run (default: below OUTPUT/runs)")
     parser.set_defaults(run=_train)
@@ -175,7 +181,7 @@ def _train(args: argparse.Namespace) -> None:
     from flexcare_model.predict import find_embedder
     from flexcare_model.train import choose_device, train
 
-    settings = args.settings | ({"threads": args.threads} if args.threads else {})
+    settings = args.settings | {name: getattr(args, name) for name in _FASTER if getattr(args, name) is not None}
     run, execution = resolve_run(args.model, args.experiment, args.seed, settings)
     folder = args.out or args.output / "runs" / run.model / run.experiment / f"seed{run.seed}"
     embedder = find_embedder(args.output, args.encoder, choose_device(execution.device))

@@ -88,7 +88,7 @@ rule interaction:
     shell:
         "python -m flexcare_model train --output {params.output:q} --model {wildcards.model}"
         " --experiment {wildcards.experiment} --seed {wildcards.seed} --settings {params.settings:q} --interaction"
-        " {params.encoder} --threads {threads} --code {params.code} --out {params.out:q} > {log:q} 2>&1"
+        " {params.encoder} {FEEDING} --threads {threads} --code {params.code} --out {params.out:q} > {log:q} 2>&1"
 
 
 rule bootstrap:

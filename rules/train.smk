@@ -29,7 +29,7 @@ rule train:
     shell:
         "python -m flexcare_model train --output {params.output:q} --model {wildcards.model}"
         " --experiment {wildcards.experiment} --seed {wildcards.seed} --settings {params.settings:q}"
-        " {params.pretrained} {params.encoder} --threads {threads} --code {params.code} > {log:q} 2>&1"
+        " {params.pretrained} {params.encoder} {FEEDING} --threads {threads} --code {params.code} > {log:q} 2>&1"
 
 
 rule flexcare:
