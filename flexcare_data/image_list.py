@@ -12,7 +12,7 @@ from pathlib import Path
 import polars as pl
 
 from flexcare_data.editions import CXR_BYTES, CXR_ROWS
-from flexcare_data.images import radiograph_path
+from flexcare_data.radiograph_files import radiograph_path
 
 BASE = "https://physionet.org/files/mimic-cxr-jpg/2.0.0/"
 """Where the release lies; `files/` is below. 2.1.0 holds the same radiographs."""

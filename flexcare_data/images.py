@@ -12,7 +12,7 @@ import os
 import threading
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from multiprocessing import get_context, parent_process
@@ -25,6 +25,7 @@ import polars as pl
 from flexcare_data.decoding import DECODED_SIDE, SIDE, ImageError, decode, reasons
 from flexcare_data.pool import Pool
 from flexcare_data.progress import Progress
+from flexcare_data.radiograph_files import MISSING, radiograph_path, with_sizes
 from flexcare_data.schema import CXR_INDEX, check
 from flexcare_data.shares import ALL, Share
 from flexcare_data.store import atomic_write, spec_key, write_stage
@@ -74,12 +75,6 @@ def ap_radiographs(metadata: pl.DataFrame) -> tuple[pl.DataFrame, dict[str, int]
         )
     )
     return radiographs, {"unreadable study time": radiographs["study_datetime"].null_count()}
-
-
-def radiograph_path(root: Path, subject_id: int, study_id: int, dicom_id: str) -> Path:
-    """Where MIMIC-CXR-JPG keeps a radiograph: files/p10/p10000032/s50414267/<dicom_id>.jpg."""
-    subject = f"p{subject_id}"
-    return Path(root) / "files" / subject[:3] / subject / f"s{study_id}" / f"{dicom_id}.jpg"
 
 
 # --- all needed radiographs -------------------------------------------------------------------------------------
@@ -132,7 +127,7 @@ def build(
     if Path(pool_dir).resolve().parent != Path(out_dir).resolve().parent:
         raise ValueError(f"images: expected the pool beside {out_dir}, got {pool_dir}")
     pool = Pool(pool_dir, key="dicom_id", spec=pool_spec(), group_readable=group_readable)
-    needed = _with_sizes(_needed(dicoms), root)
+    needed = with_sizes(_needed(dicoms), root)
     problems = dict(needed.filter(pl.col("problem").is_not_null()).select("dicom_id", "problem").iter_rows())
     problems |= _grow(pool, _parts(needed), root, processes, progress)
     known = _known(pool, needed)
@@ -185,12 +180,9 @@ def decode_share(
         How many radiographs of the share are in the pool now.
     """
     pool = Pool(pool_dir, key="dicom_id", spec=pool_spec(), group_readable=group_readable)
-    parts = [_with_sizes(part, root) for part in _parts(_needed(dicoms), share)]
+    parts = [with_sizes(part, root) for part in _parts(_needed(dicoms), share)]
     broken = _grow(pool, parts, root, processes, progress)
     return sum(part["bytes"].count() for part in parts) - len(broken)
-
-
-MISSING = "missing"
 
 
 def _needed(dicoms: pl.DataFrame) -> pl.DataFrame:
@@ -203,28 +195,6 @@ def _needed(dicoms: pl.DataFrame) -> pl.DataFrame:
 def _parts(needed: pl.DataFrame, share: Share = ALL) -> list[pl.DataFrame]:
     """What goes into one part of the pool together, whoever makes it and whatever the pool holds already."""
     return share.of([needed.slice(start, PART_SIZE) for start in range(0, needed.height, PART_SIZE)])
-
-
-def _with_sizes(needed: pl.DataFrame, root: Path) -> pl.DataFrame:
-    """With the columns ``bytes`` (null without a file) and ``problem`` (null with one)."""
-
-    def size(row: tuple[str, int, int]) -> tuple[int | None, str | None]:
-        dicom_id, subject_id, study_id = row
-        if not dicom_id.isprintable() or "/" in dicom_id or dicom_id in ("", ".", ".."):
-            return None, "dicom_id is not a file name"
-        try:
-            return radiograph_path(root, subject_id, study_id, dicom_id).stat().st_size, None
-        except (FileNotFoundError, NotADirectoryError):
-            return None, MISSING
-        except OSError as error:
-            return None, f"cannot be read: {error.strerror}"
-
-    with ThreadPoolExecutor(16) as threads:  # on network drives a stat is a round trip
-        found = list(threads.map(size, needed.iter_rows(), chunksize=256))
-    return needed.with_columns(
-        pl.Series("bytes", [size for size, _ in found], pl.Int64),
-        pl.Series("problem", [problem for _, problem in found], pl.String),
-    )
 
 
 def _known(pool: Pool, needed: pl.DataFrame) -> pl.DataFrame:

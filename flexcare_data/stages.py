@@ -16,6 +16,7 @@ from typing import Any
 from flexcare_data import raw
 from flexcare_data.config import Config
 from flexcare_data.protocol import Options
+from flexcare_data.radiograph_files import files_digest
 from flexcare_data.schema import OUTPUT_FORMAT, RAW
 from flexcare_data.source import code_digest
 from flexcare_data.store import canonical, spec_key
@@ -163,11 +164,16 @@ class Plan:
 
     def _settings(self, stage: str) -> dict[str, Any]:
         if stage == "cxr":
-            return {"which": self.config.images.which}
+            return {"which": self.config.images.which, "files": self.radiograph_files()}
         if stage == "notes":
             notes = self.config.notes
             return {"encoder": self._encoder(), "storage": notes.storage, "max_tokens": notes.max_tokens}
         return {}
+
+    def radiograph_files(self) -> str:
+        """A digest of which radiographs there are; of embedded synthetic data, their settings decide."""
+        root = self.root("mimic_cxr_jpg")
+        return "synthetic" if self.config.is_synthetic or root is None else files_digest(root)
 
     def _encoder(self) -> str | dict[str, str]:
         """The files of an encoder in a local folder, wherever it lies; the name of one of the hub."""

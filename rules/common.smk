@@ -12,6 +12,7 @@ import shlex
 import sys
 from pathlib import Path
 
+from flexcare_data import radiograph_files
 from flexcare_data.config import ConfigError, Train, load_config
 from flexcare_data.source import code_digest, model_classes
 from flexcare_data.stages import Plan, cohort_stage
@@ -25,12 +26,19 @@ except ConfigError as error:
     raise WorkflowError(str(error)) from None
 
 PLAN = Plan(CONFIG)
+# Jobs on other nodes read this file anew; what is downloaded meanwhile must not change their keys.
+os.environ[radiograph_files.STATE] = PLAN.radiograph_files()
 COHORTS = [cohort_stage(task) for task in CONFIG.tasks]
 OUT = str(CONFIG.output)
 STORE = str(CONFIG.store_path)
 ABLATIONS = ["flexcare_base", "flexcare_no_ct", "flexcare_no_decorr", "flexcare_no_moe", "flexcare_no_task_token"]
 DRG_EXPERIMENTS = ["drg_1pct", "drg_100pct", "drg_1pct_pretrained", "drg_100pct_pretrained"]
-TRAIN_SETTINGS = json.dumps(CONFIG.train.model_dump(exclude={"seeds", "baselines", "threads"}), sort_keys=True)
+# What a run is made of, and what only decides how fast: a command names that by {FEEDING}, which Snakemake does not
+# compare with the command of an earlier run.
+TRAIN_SETTINGS = json.dumps(
+    CONFIG.train.model_dump(exclude={"seeds", "baselines", "threads", "workers", "data_device"}), sort_keys=True
+)
+FEEDING = f"--workers {CONFIG.train.workers} --data-device {CONFIG.train.data_device}"
 # Only where the notes are stored as word-piece ids, which are embedded while training.
 ENCODER_FOR_TOKENS = f"--encoder {shlex.quote(CONFIG.notes.encoder)}" if CONFIG.notes.storage == "tokens" else ""
 SYNTHETIC = CONFIG.synthetic.model_dump()

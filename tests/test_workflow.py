@@ -29,7 +29,7 @@ SIX_TASKS = PAPER_TASKS[:-1]
 SMALL = {
     "synthetic": {"patients": 80, "seed": 3},
     "notes": {"max_tokens": 32},
-    "train": {"hidden_dim": 16, "layers": 1, "epochs": 1, "max_hours": 48, "device": "cpu"},
+    "train": {"hidden_dim": 16, "layers": 1, "epochs": 1, "max_hours": 48, "device": "cpu", "baselines": []},
 }
 
 pytestmark = pytest.mark.slow
@@ -218,6 +218,13 @@ def test_second_run_has_nothing_to_do(build):
     assert "Nothing to be done" in text
 
 
+def test_what_only_decides_how_fast_trains_nothing_again(build):
+    settings = {**SMALL["train"], "workers": 2, "data_device": "cpu", "threads": 1}
+    assert "train" not in jobs(snakemake(build.parent, "-n", config={**SMALL, "train": settings}))
+    settings["lr"] = 0.005
+    assert jobs(snakemake(build.parent, "-n", config={**SMALL, "train": settings}))["train"] > 0
+
+
 def test_a_moved_output_folder_is_still_whole(build, tmp_path):
     """Links are relative, so the folder may be copied or moved as one tree."""
     text = snakemake(build.parent, "-n", config=SMALL)
@@ -319,7 +326,7 @@ def test_three_modalities_of_real_form(open_data, tmp_path):
         "raw": link_open_data(open_data, tmp_path),
         "preset": "demo",
         "notes": {"max_tokens": 32},
-        "train": {"hidden_dim": 16, "layers": 1, "epochs": 1, "max_hours": 48, "device": "cpu"},
+        "train": {"hidden_dim": 16, "layers": 1, "epochs": 1, "max_hours": 48, "device": "cpu", "baselines": []},
     }
     snakemake(tmp_path, "--cores", "2", "all", config=config)
     results = tmp_path / "results"

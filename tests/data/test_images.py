@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,10 +19,14 @@ import pytest
 from PIL import Image
 
 from flexcare_data import images, upkeep
+from flexcare_data.config import load_config
 from flexcare_data.decoding import ImageError, decode
-from flexcare_data.images import ap_radiographs, build, decode_share, radiograph_path
+from flexcare_data.images import ap_radiographs, build, decode_share
+from flexcare_data.radiograph_files import STATE, radiograph_path
 from flexcare_data.schema import CXR_INDEX, check
 from flexcare_data.shares import Share
+from flexcare_data.stages import Plan
+from flexcare_data.synthetic import write as write_raw
 
 SPEC = {"stage": "cxr"}
 
@@ -397,3 +402,29 @@ def test_an_id_cannot_lead_out_of_the_folder(tmp_path):
     build(pl.DataFrame(rows), tmp_path, out_dir=tmp_path / "store" / "cxr-1", spec=SPEC, broken_share=1)
     problems = pl.read_parquet(tmp_path / "store" / "cxr-1" / "problems.parquet")["problem"].to_list()
     assert problems == ["dicom_id is not a file name"]
+
+
+# --- files that come, go or change ------------------------------------------------------------------------------
+
+
+def test_a_changed_file_asks_for_a_new_stage(tmp_path, monkeypatch):
+    """By its size, whatever the dates say: a copy of the release elsewhere is the same one."""
+    monkeypatch.delenv(STATE, raising=False)
+    write_raw(tmp_path / "raw", patients=12, seed=5, edition="2.2")
+    shutil.copytree(tmp_path / "raw", tmp_path / "copy", copy_function=shutil.copyfile)
+
+    def plan(raw: str) -> Plan:
+        roots = {name: str(tmp_path / raw / name) for name in ("mimiciv", "mimic_cxr_jpg", "mimic_iv_note")}
+        return Plan(load_config({"raw": roots, "output": str(tmp_path / "out"), "preset": "demo"}))
+
+    assert plan("raw").key("cxr") == plan("copy").key("cxr")
+    keys = [plan("raw").key("cxr")]
+    file = sorted((tmp_path / "copy/mimic_cxr_jpg/files").rglob("*.jpg"))[0]
+    content = file.read_bytes()
+    for change in (lambda: file.write_bytes(content + b"0"), file.unlink):
+        change()
+        keys.append(plan("copy").key("cxr"))
+    assert len(set(keys)) == 3
+    assert plan("raw").key("cohort-diagnosis") == plan("copy").key("cohort-diagnosis")
+    monkeypatch.setenv(STATE, plan("raw").radiograph_files())
+    assert plan("copy").key("cxr") == keys[0]  # a job of a build that began before
