@@ -28,6 +28,8 @@ _ADVICE = {
     errno.ENFILE: f"too many files are open on this machine: try later; {_AGAIN}",
 }
 _QUOTED = re.compile(r"\(os error (\d+)\)")
+# Polars, where the last bytes of a parquet file do not fit.
+_NO_END = "Invalid thrift: transport error"
 _CUT_SHORT = re.compile(r"\d+ requested and \d+ written")
 
 
@@ -40,10 +42,12 @@ def explain(error: BaseException, where: Path | None = None) -> str | None:
         >>> explain(KeyError("stay_id")) is None
         True
     """
+    place = getattr(error, "filename", None) or where or "a file"
+    if _NO_END in str(error):
+        return f"{place}: a file could not be written to its end: is the disk full, or file size limited? {_FULL}"
     number = _number(error)
     if number not in _ADVICE:
         return None
-    place = getattr(error, "filename", None) or where or "a file"
     return f"{place}: {os.strerror(number).lower()}; {_ADVICE[number]}"
 
 

@@ -98,6 +98,7 @@ def atomic_write(path: Path, content: bytes | str | Callable[[Path], Any], *, gr
     ensure_folder(path.parent, group_readable=group_readable)
     temporary = temporary_path(path)
     try:
+        sweep(path.parent, of=path.name)
         temporary.touch(mode=0o600)
         if callable(content):
             content(temporary)
@@ -137,11 +138,12 @@ def is_abandoned(name: str) -> bool:
     return False
 
 
-def sweep(folder: Path) -> list[Path]:
-    """Remove what killed processes of this machine left in ``folder``; what cannot be removed stays."""
+def sweep(folder: Path, *, of: str = "") -> list[Path]:
+    """Remove what killed processes of this machine left in ``folder`` (of the file ``of``); some may have to stay."""
     swept = []
     with os.scandir(folder) as entries:
-        abandoned = [Path(entry.path) for entry in entries if is_abandoned(entry.name)]
+        names = [entry.name for entry in entries if entry.name.startswith(f".{of}")]
+    abandoned = [folder / name for name in names if is_abandoned(name)]
     for path in abandoned:
         remove(path)
         if not path.exists():
