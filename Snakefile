@@ -20,6 +20,10 @@ include: "rules/tables.smk"
 include: "rules/report.smk"
 
 
+onstart:
+    hold_output()
+
+
 rule all:
     """Everything: cohorts, trained models, tables and the report."""
     default_target: True

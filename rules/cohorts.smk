@@ -66,7 +66,8 @@ rule audit:
 
 
 # Links below the output folder, in groups. A choice is an empty file named by the keys of its group. Where the links were
-# made for another configuration, by anybody, the choice is missing or newer than they are, and they are made anew.
+# made for another configuration, by anybody, the choice is missing. Making it removes the links, so that they are made
+# anew even if a kill or a clock that was set back comes in between.
 # The output folder is a wildcard to keep these rules out of `--list-target-rules`.
 for group, stages in GROUPS.items():
 
@@ -78,12 +79,13 @@ for group, stages in GROUPS.items():
             choice=touch(choice(group).replace(OUT, "{out}", 1)),
         params:
             others=f"{shlex.quote(OUT)}/.published/{group}-*",
+            links=" ".join(shlex.quote(f"{OUT}/{link}") for stage in stages for link in links(stage)),
         log:
             f"{{out}}/logs/choose-{group}.log",
         conda:
             ENVIRONMENT
         shell:
-            "rm -f {params.others} > {log:q} 2>&1"
+            "rm -f {params.others} {params.links} > {log:q} 2>&1"
 
     rule:
         name:

@@ -5,6 +5,7 @@
 # the store are ancient(), and a changed option or changed code asks for another folder. Links below the output folder
 # point at the folders of this configuration (rules choose_* and publish_*).
 
+import fcntl
 import json
 import os
 import re
@@ -310,3 +311,21 @@ def other_file(name):
 def protocol_arguments():
     """The output folders of both protocols as arguments."""
     return f"--{CONFIG.protocol} {shlex.quote(OUT)} --{OTHER_PROTOCOL} {shlex.quote(OTHER_OUTPUT)}"
+
+
+def hold_output():
+    """Keep other builds out of the output folder until this process has ended, in whatever way.
+
+    Snakemake's own lock is of the working directory. A disk that knows no locks is taken as it is.
+    """
+    try:
+        os.makedirs(OUT, exist_ok=True)
+        held = os.open(f"{OUT}/.lock", os.O_RDWR | os.O_CREAT, 0o660)  # closed with the process
+        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise WorkflowError(
+            f"{os.path.abspath(OUT)}: another build works in this output folder, from another working directory. "
+            "Wait for its end, or set output to a folder of your own (a store can be shared at the same time)."
+        )
+    except OSError:
+        return  # a folder that cannot be written is told by the first job
