@@ -6,7 +6,7 @@ CORES ?= 2
 BIN := .venv/bin
 DATA := flexcare_data flexcare_model tests
 
-.PHONY: help setup demo test test-slurm lint bench lock clean
+.PHONY: help setup demo test test-slurm drill lint bench lock clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -24,6 +24,9 @@ test: setup ## all tests
 
 test-slurm: setup ## the workflow on a SLURM of one node that the tests start (needs munge and slurm-wlm installed)
 	@$(BIN)/python -m pytest -m slurm tests/slurm
+
+drill: setup ## strike at every moment of every stage and build (half an hour)
+	@$(BIN)/python -m pytest -m drill -n 2 tests/drills
 
 lint: setup ## ruff, mypy, snakefmt, snakemake --lint
 	@$(BIN)/ruff check .

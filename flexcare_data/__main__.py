@@ -27,12 +27,12 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         return commands.COMMANDS[args.command](args) or 0
     except Exception as error:
-        from flexcare_data import errors
+        from flexcare_data import errors, faults
 
         message = errors.message(error, getattr(args, "out", None))
-        if message is None:
+        if message is None and os.environ.get(faults.FULL_ERRORS):
             raise
-        print(f"error: {message}", file=sys.stderr)
+        print(f"error: {message}" if message else faults.withheld(error), file=sys.stderr)
         return 1
 
 

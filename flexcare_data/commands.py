@@ -297,10 +297,16 @@ def run_meds_labels(args: argparse.Namespace) -> None:
     from flexcare_data.tasks import TASKS
 
     windows = _read_windows(args.cohorts)
-    for task, cohort in _read_cohorts(args.cohorts).items():
-        asked = windows[task].select("sample_id", "prediction_time")
-        timed = cohort.join(asked, on="sample_id", how="left", validate="1:1")
-        meds_labels.write_labels(meds_labels.label_tables(timed, TASKS[task]), args.out / task)
+    building = store.temporary_path(args.out)  # the folder is the output: it must not be there in part
+    try:
+        for task, cohort in _read_cohorts(args.cohorts).items():
+            asked = windows[task].select("sample_id", "prediction_time")
+            timed = cohort.join(asked, on="sample_id", how="left", validate="1:1")
+            meds_labels.write_labels(meds_labels.label_tables(timed, TASKS[task]), building / task)
+        store.remove(args.out)
+        building.rename(args.out)
+    finally:
+        store.remove(building)
 
 
 def _options(args: argparse.Namespace) -> Options:

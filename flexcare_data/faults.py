@@ -10,8 +10,10 @@ from __future__ import annotations
 import errno
 import os
 import re
+import traceback
 from pathlib import Path
 
+FULL_ERRORS = "FLEXCARE_FULL_ERRORS"
 _AGAIN = "nothing that was finished is lost, and the same command goes on from there"
 _FULL = f"free some space, or set store.path or output to a larger disk; {_AGAIN}"
 _ADVICE = {
@@ -30,6 +32,7 @@ _ADVICE = {
 _QUOTED = re.compile(r"\(os error (\d+)\)")
 # Polars, where the last bytes of a parquet file do not fit.
 _NO_END = "Invalid thrift: transport error"
+_DAMAGED = re.compile(r"parquet: File out of specification|Parquet magic bytes not found|Couldn't deserialize thrift")
 _CUT_SHORT = re.compile(r"\d+ requested and \d+ written")
 
 
@@ -45,6 +48,11 @@ def explain(error: BaseException, where: Path | None = None) -> str | None:
     place = getattr(error, "filename", None) or where or "a file"
     if _NO_END in str(error):
         return f"{place}: a file could not be written to its end: is the disk full, or file size limited? {_FULL}"
+    if damage := _DAMAGED.match(str(error)):
+        return (
+            f"{place}: a table that it reads is damaged ({damage[0]}); find it with `python -m flexcare_data store "
+            "verify`, remove its folder and give the same command again"
+        )
     number = _number(error)
     if number not in _ADVICE:
         return None
@@ -59,3 +67,17 @@ def _number(error: BaseException) -> int | None:
         return int(quoted[1])
     # numpy tells a write that was cut short by its counts alone.
     return errno.ENOSPC if isinstance(error, OSError) and _CUT_SHORT.search(text) else None
+
+
+def withheld(error: BaseException) -> str:
+    """Where an unexpected ``error`` arose and of which type it is, without its words.
+
+    Libraries quote the values that they stumble over, and a log may hold no patient's value. Whoever may see them sets
+    `FULL_ERRORS` in the environment, and commands raise the error as it is.
+    """
+    lines = ["error: unexpected, a mistake of this program; please report what follows"]
+    while error is not None:
+        lines += [line.rstrip() for line in traceback.format_tb(error.__traceback__)]
+        lines.append(f"{type(error).__name__} (its words may quote patients' values: set {FULL_ERRORS}=1 to see them)")
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    return "\n".join(lines)

@@ -316,7 +316,7 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         if path.stat().st_size > _LARGEST_MANIFEST:
             raise StoreError(f"{path}: expected at most {_LARGEST_MANIFEST} bytes, got {path.stat().st_size}")
-        content = json.loads(path.read_bytes())
+        content = json.loads(path.read_bytes(), parse_constant=_refuse)
     except (FileNotFoundError, NotADirectoryError):
         raise StoreError(f"{path}: missing, so {path.parent.name} is not complete") from None
     except (ValueError, RecursionError):
@@ -328,6 +328,10 @@ def read_json(path: Path) -> dict[str, Any]:
             "wrote it, set store.path to another folder"
         )
     return content
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is no JSON")
 
 
 def _check_inside(manifest: Path, name: str) -> None:

@@ -17,7 +17,7 @@ os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 # Threads that wait for one another sleep. Spinning, the default, is many times slower where cores are shared.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-from flexcare_data.faults import explain
+from flexcare_data.faults import FULL_ERRORS, explain, withheld
 from flexcare_data.shares import Share
 from flexcare_model.report.commands import add_commands as add_report_commands
 
@@ -32,9 +32,9 @@ def main(arguments: list[str] | None = None) -> int:
     except Exception as error:
         where = getattr(args, "out", None) or getattr(args, "output", None)
         message = str(error) if isinstance(error, _known_errors()) else explain(error, where)
-        if message is None:
+        if message is None and os.environ.get(FULL_ERRORS):
             raise
-        print(f"error: {message}", file=sys.stderr)
+        print(f"error: {message}" if message else withheld(error), file=sys.stderr)
         return 1
     return 0
 

@@ -8,6 +8,7 @@ device. Positions are global: row r of the k-th shard has number ``base[k] + r``
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import numba
@@ -30,20 +31,43 @@ NO_TAIL = np.iinfo(np.int64).max
 """``tail_row`` of a sample whose series is that of its stay to the end."""
 
 
+Kinds = dict[str, tuple[int, ...]]
+"""Number types that a shard may have, as NPY writes them, and the shape of its rows."""
+VALUES: Kinds = {"<f8": (len(VARIABLES),)}
+OBSERVED: Kinds = {"|u1": (len(VARIABLES),)}
+IMAGES: Kinds = {"|u1": (256, 256)}
+NOTES: Kinds = {"<f2": (768,), "|i1": (768,), "<i4": ()}
+SCALES: Kinds = {"<f2": ()}
+
+
 class ShardError(ValueError):
     """A shard below the output folder is not what its index says."""
 
 
-def open_array(path: Path) -> np.ndarray:
-    """Map an NPY file into memory, unpickled and writable in private only (torch wants writable arrays)."""
+def open_array(path: Path, kinds: Kinds) -> np.ndarray:
+    """Map an NPY file into memory, unpickled and writable in private only (torch wants writable arrays).
+
+    Raises:
+        ShardError: if it is absent, of none of ``kinds``, or not as long as it says.
+    """
     try:
-        return np.asarray(np.load(path, mmap_mode="c", allow_pickle=False))
+        with path.open("rb") as file:
+            version = np.lib.format.read_magic(file)
+            read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+            shape, fortran, dtype = read(file)
+            n_bytes = path.stat().st_size - file.tell()
     except FileNotFoundError:
         raise ShardError(f"{path}: expected a shard that the index names, found no file; rebuild it") from None
-    except ValueError as error:
-        if path.stat().st_size and "mmap" in str(error):  # numpy refuses to map arrays without elements
-            return np.load(path, allow_pickle=False)
-        raise ShardError(f"{path}: expected an NPY array, got {error}") from None
+    except (ValueError, EOFError):
+        raise ShardError(f"{path}: expected an NPY array, got something else; rebuild it") from None
+    if shape[1:] != kinds.get(dtype.str) or not shape or fortran:
+        expected = " or ".join(f"{row} of {np.dtype(kind)}" for kind, row in kinds.items())
+        raise ShardError(f"{path}: expected rows {expected}, got an array {shape} of {dtype}; rebuild it")
+    if math.prod(shape) * dtype.itemsize != n_bytes:
+        raise ShardError(f"{path}: expected an array {shape} of {dtype}, as it says, got {n_bytes:,} bytes; rebuild it")
+    if not n_bytes:  # nothing to map
+        return np.zeros(shape, dtype)
+    return np.asarray(np.load(path, mmap_mode="c", allow_pickle=False))
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")  # no check for a zero divisor in the inner loop
@@ -85,14 +109,22 @@ def _fill_series(out, values, observed, tail_values, tail_observed, spans, conti
         out[b, length:] = 0.0
 
 
+def open_hours(folder: Path) -> tuple[np.ndarray, np.ndarray]:
+    """values.npy and observed.npy of ``folder``, as long as one another."""
+    values, observed = open_array(folder / "values.npy", VALUES), open_array(folder / "observed.npy", OBSERVED)
+    if len(values) != len(observed):
+        raise ShardError(f"{folder}: expected as many rows observed as values, got {len(observed)} and {len(values)}")
+    return values, observed
+
+
 class SeriesMaps:
     """Hourly rows on disk to (B, T, 76) float32: one-hot, standardised, right padded with zeros."""
 
     def __init__(self, hourly: Path, tails: Path | None):
-        self.values, self.observed = open_array(hourly / "values.npy"), open_array(hourly / "observed.npy")
+        self.values, self.observed = open_hours(hourly)
         self.tail_values, self.tail_observed = self.values[:0], self.observed[:0]
         if tails is not None:
-            self.tail_values, self.tail_observed = open_array(tails / "values.npy"), open_array(tails / "observed.npy")
+            self.tail_values, self.tail_observed = open_hours(tails)
         scaler = json.loads((hourly / "scaler.json").read_text())
         if tuple(scaler["columns"]) != CONTINUOUS or not all(std > 0 for std in scaler["std"]):
             raise ShardError(f"{hourly / 'scaler.json'}: expected {CONTINUOUS}, each with a std above 0")
@@ -154,9 +186,16 @@ class SeriesOnDevice:
 class ShardedRows:
     """Arrays of several NPY shards, opened when first read. ``names`` in a fixed order give the global numbers."""
 
-    def __init__(self, folder: Path, names: list[str]):
+    def __init__(self, folder: Path, names: list[str], kinds: Kinds):
+        """All shards must be of one of ``kinds``."""
         self.folder, self.names = folder, names
-        self.arrays = [open_array(folder / name) for name in names]
+        for name in names:
+            if Path(name).name != name:
+                raise ShardError(f"{folder}: expected the index to name files of this folder, got another path")
+        self.arrays = [open_array(folder / name, kinds) for name in names]
+        kinds = {(array.dtype, array.shape[1:]) for array in self.arrays}
+        if len(kinds) > 1:
+            raise ShardError(f"{folder}: expected shards of one kind, got {len(kinds)}; rebuild it")
         self.base = np.concatenate([[0], np.cumsum([len(array) for array in self.arrays])]).astype(np.int64)
 
     def read(self, first: int, n: int) -> np.ndarray:
@@ -210,7 +249,8 @@ class NoteMaps:
         self.storage = {"float16": "float16", "int8": "int8"}.get(rows.dtype.name, "tokens")
         self.scales = None
         if self.storage == "int8":
-            self.scales = ShardedRows(rows.folder, [f"{name.removesuffix('.npy')}.scale.npy" for name in rows.names])
+            names = [f"{name.removesuffix('.npy')}.scale.npy" for name in rows.names]
+            self.scales = ShardedRows(rows.folder, names, SCALES)
 
     def gather(self, offsets: np.ndarray, lengths: np.ndarray) -> tuple[Tensor, Tensor | None]:
         """Tokens of texts at global ``offsets`` (B,), right padded with zeros to the longest: (B, N, width) as stored

@@ -71,13 +71,18 @@ def load_model(
 
 def load_weights(model: Model, weights: dict[str, Tensor], path: Path) -> None:
     """Put ``weights`` into ``model``; names and shapes must be the same."""
+    check_weights(model, weights, path)
+    model.load_state_dict(weights)
+
+
+def check_weights(model: Model, weights: dict[str, Tensor], path: Path) -> None:
+    """Raise CheckpointError unless ``weights`` have the names and shapes of ``model``."""
     own = model.state_dict()
     wrong = sorted(set(own) ^ set(weights)) + [n for n in own if n in weights and own[n].shape != weights[n].shape]
     if wrong:
         raise CheckpointError(
             f"{path}: {len(wrong)} tensors do not fit this model, {wrong[0]} for one; it belongs to another config"
         )
-    model.load_state_dict(weights)
 
 
 def load_pretrained(model: Model, folder: Path, run: RunConfig) -> list[str]:
@@ -158,7 +163,12 @@ def load_state(
     tensors, metadata = _load(path)
     try:
         earlier, content = parse_run(metadata["run"])[0], json.loads(metadata["state"])
-    except (KeyError, ValueError):
+        groups: dict[str, dict[str, Tensor]] = {"model": {}, "best": {}, "adam": {}}
+        for name, value in tensors.items():
+            group, rest = name.split("/", 1)
+            groups[group][rest] = value
+        state = TrainState(best=groups["best"], **content)
+    except (KeyError, ValueError, TypeError):
         raise CheckpointError(f"{path}: expected the state of a run, got something else; remove it") from None
     if lines := differences(run, earlier):
         raise CheckpointError(
@@ -167,16 +177,14 @@ def load_state(
     if metadata.get("made_of") != made_of:
         logger.warning("%s: was left by a run on other data or by other code; this run starts anew", path)
         return None
-    groups: dict[str, dict[str, Tensor]] = {"model": {}, "best": {}, "adam": {}}
-    for name, value in tensors.items():
-        group, rest = name.split("/", 1)
-        groups[group][rest] = value
     load_weights(model, groups["model"], path)
+    if groups["best"]:
+        check_weights(model, groups["best"], path)
     for name, parameter in model.named_parameters():
         moments = {key: groups["adam"][f"{name}/{key}"] for key in _MOMENTS if f"{name}/{key}" in groups["adam"]}
         if moments:
             optimizer.state[parameter] = {key: value.to(device) for key, value in moments.items()}
-    return TrainState(best=groups["best"], **content)
+    return state
 
 
 def forget_state(folder: Path) -> None:

@@ -17,7 +17,9 @@ from torch import Tensor
 from flexcare_data.store import check_format
 from flexcare_data.tasks import Task
 from flexcare_model.arrays import (
+    IMAGES,
     NO_TAIL,
+    NOTES,
     ImageMaps,
     ImagesOnDevice,
     NoteMaps,
@@ -25,6 +27,7 @@ from flexcare_model.arrays import (
     SeriesMaps,
     SeriesOnDevice,
     ShardedRows,
+    open_hours,
 )
 from flexcare_model.batch import MODALITIES
 
@@ -56,11 +59,11 @@ class Sources:
 
     @cached_property
     def images(self) -> ImageMaps | ImagesOnDevice:
-        return ImageMaps(ShardedRows(self.data / "cxr" / "shards", self.image_shards))
+        return ImageMaps(ShardedRows(self.data / "cxr" / "shards", self.image_shards, IMAGES))
 
     @cached_property
     def notes(self) -> NoteMaps | NotesOnDevice:
-        return NoteMaps(ShardedRows(self.data / "notes" / "shards", self.note_shards))
+        return NoteMaps(ShardedRows(self.data / "notes" / "shards", self.note_shards, NOTES))
 
     def resident(self, needed: np.ndarray) -> bool:
         """Whether the sources of the ``needed`` modalities (3,) are on a device; memory maps are not opened for it."""
@@ -115,6 +118,14 @@ def locate_series(output: Path, task: str, frame: pl.DataFrame) -> dict[str, np.
     beyond = int((np.minimum(n_hours, tail_row) > found["n_hours"].fill_null(0).to_numpy()).sum())
     if beyond:
         raise SampleError(f"{task}: {beyond} samples ask for more hours than their stay has in {hourly}; rebuild it")
+    rows, last = len(open_hours(hourly)[0]), found["offset"] + found["n_hours"]
+    _check_spans(hourly / "index.parquet", found["offset"], pl.Series([rows]))
+    _check_spans(hourly / "index.parquet", last, pl.Series([rows]))
+    if tails.exists():
+        ends = own["offset"] + pl.Series(n_hours) - own["start"]
+        rows = len(open_hours(tails.parent)[0])
+        _check_spans(tails, own["offset"], pl.Series([rows]))
+        _check_spans(tails, ends, pl.Series([rows]))
     return {
         "offset": found["offset"].fill_null(0).to_numpy().astype(np.int64),
         "n_hours": n_hours,
@@ -123,12 +134,27 @@ def locate_series(output: Path, task: str, frame: pl.DataFrame) -> dict[str, np.
     }
 
 
+def _shard_spans(names: pl.Series, rows: ShardedRows) -> tuple[pl.Series, pl.Series]:
+    """First global row and length of the shard of each name."""
+    first = dict(zip(rows.names, rows.base.tolist(), strict=False))
+    length = {name: len(array) for name, array in zip(rows.names, rows.arrays, strict=True)}
+    return tuple(names.replace_strict(known, default=None, return_dtype=pl.Int64) for known in (first, length))
+
+
+def _check_spans(index: Path, numbers: pl.Series, largest: pl.Series) -> None:
+    """Raise SampleError unless all ``numbers`` lie from 0 to ``largest``: outside lies another's data, or none."""
+    outside = int(((numbers < 0) | (numbers > largest)).sum())
+    if outside:
+        raise SampleError(f"{index}: {outside} entries point outside their shard; rebuild it")
+
+
 def locate_images(output: Path, frame: pl.DataFrame) -> tuple[np.ndarray, list[str]]:
     """Global row of each image, -1 where it has no tensor, and the shards in their order."""
     found = _index(output / "data/cxr/index.parquet", frame.select("dicom_id"), ["dicom_id"])
     shards = read_table(output / "data/cxr/index.parquet")["shard"].drop_nulls().unique().sort().to_list()
-    base = dict(zip(shards, ShardedRows(output / "data/cxr/shards", shards).base.tolist(), strict=False))
-    first = found["shard"].replace_strict(base, default=None, return_dtype=pl.Int64)
+    rows = ShardedRows(output / "data/cxr/shards", shards, IMAGES)
+    first, length = _shard_spans(found["shard"], rows)
+    _check_spans(output / "data/cxr/index.parquet", found["row"], length - 1)
     return (first + found["row"]).fill_null(-1).to_numpy().astype(np.int64), shards
 
 
@@ -138,8 +164,10 @@ def locate_notes(output: Path, task: Task, frame: pl.DataFrame) -> tuple[np.ndar
     ids = frame.select("note_id", pl.lit(task.section).alias("section"))
     found = _index(path, ids, ["note_id", "section"])
     shards = [f"{stem}.npy" for stem in read_table(path)["shard"].unique().sort()]
-    base = dict(zip(shards, ShardedRows(output / "data/notes/shards", shards).base.tolist(), strict=False))
-    first = (found["shard"] + ".npy").replace_strict(base, default=None, return_dtype=pl.Int64)
+    rows = ShardedRows(output / "data/notes/shards", shards, NOTES)
+    first, length = _shard_spans(found["shard"] + ".npy", rows)
+    _check_spans(path, found["n_tokens"], length)
+    _check_spans(path, found["offset"], length - found["n_tokens"])
     offset = (first + found["offset"]).fill_null(0).to_numpy().astype(np.int64)
     return offset, found["n_tokens"].fill_null(0).to_numpy().astype(np.int64), shards
 

@@ -25,15 +25,6 @@ PATCHES = {"flexcare_data.images.PART_SIZE": 16, "flexcare_model.embed.PART_TOKE
 """Several parts in a pool as small as ours."""
 
 
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """The exhaustive drills run where they are asked for (`-m drill`)."""
-    if "drill" in config.option.markexpr:
-        return
-    left = [item for item in items if item.get_closest_marker("drill")]
-    config.hook.pytest_deselected(items=left)
-    items[:] = [item for item in items if item not in left]
-
-
 @dataclass(frozen=True)
 class Base:
     """Where the undisturbed build lies."""
