@@ -112,6 +112,13 @@ rule cohorts:
         published("stays", "splits", "events", "hourly", "sections", "audit", *COHORTS),
 
 
+rule samples:
+    """All that a model of one's own needs: cohorts, series, radiographs, note vectors."""
+    input:
+        rules.cohorts.input,
+        published("cxr", "notes"),
+
+
 # A target for each task by its name.
 for task in TASKS.values():
 

@@ -1,4 +1,4 @@
-"""The documents as tests read them: their code blocks, the files that these make, and their commands."""
+"""The documents as tests read and follow them: their code blocks, the files that these make, their commands."""
 
 from __future__ import annotations
 
@@ -7,19 +7,25 @@ import re
 import shutil
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-LEFT_BEHIND = shutil.ignore_patterns(
+_LEFT_BEHIND = shutil.ignore_patterns(
     ".venv", ".git", ".snakemake", "results", "__pycache__", ".*_cache", ".hypothesis", "*.egg-info"
 )
+_SMALL_DEMO = """\
+synthetic: {patients: 50, seed: 3}
+notes: {encoder: tiny, max_tokens: 16}
+train:
+  {seeds: [42], hidden_dim: 16, layers: 1, epochs: 1, baseline_epochs: 1, max_hours: 24, device: cpu, baselines: []}
+"""
 
 
 @dataclass(frozen=True)
 class Block:
-    """A fenced block: its language, what is said after it (`file=NAME` or `append=NAME`), its text."""
+    """A fenced block: its language, the file that it is or is appended to (if it says so), its text."""
 
     language: str
     file: str
@@ -40,39 +46,45 @@ def blocks(page: Path) -> list[Block]:
 def commands(page: Path) -> list[str]:
     """The indented lines of ``page``, which are shell commands; without their comments."""
     text = re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
-    lines = re.findall(r"^ {4}(\S.*)$", re.sub(r"\\\n +", "", text), flags=re.MULTILINE)
-    return [line.partition("  #")[0].strip() for line in lines if not line.startswith("#")]
+    lines = re.findall(r"^ {4}(\S.*)$", re.sub(r" \\\n +", " ", text), flags=re.MULTILINE)
+    return [line.partition("  #")[0].strip() for line in lines]
 
 
-def write_files(page: Path, tree: Path) -> list[str]:
-    """Write the files that the blocks of ``page`` name into ``tree``; returns their names."""
-    named = [block for block in blocks(page) if block.file or block.append]
-    for block in named:
-        path = tree / (block.file or block.append)
-        path.write_text((path.read_text() if block.append else "") + block.text)
-    return [block.file or block.append for block in named]
+@dataclass
+class Place:
+    """A copy of the tree, where pages are followed. ``names``: what stands in the pages and what it is here."""
 
+    tree: Path
+    names: dict[str, str] = field(default_factory=dict)
 
-def copy_of_the_tree(folder: Path) -> Path:
-    """The repository as somebody would have it who cloned it, with a demo that is as small as it can be."""
-    tree = folder / "tree"
-    shutil.copytree(ROOT, tree, ignore=LEFT_BEHIND, symlinks=True)
-    (tree / "workflow/config/demo.yaml").write_text(
-        "synthetic: {patients: 50, seed: 3}\n"
-        "notes: {encoder: tiny, max_tokens: 16}\n"
-        "train: {seeds: [42], hidden_dim: 16, layers: 1, epochs: 1, baseline_epochs: 1, max_hours: 24, device: cpu,"
-        " baselines: []}\n"
-    )
-    return tree
+    @classmethod
+    def make(cls, folder: Path) -> Place:
+        """The repository as it is after a clone and `make setup`, with a demo that is as small as it can be."""
+        tree = folder / "tree"
+        shutil.copytree(ROOT, tree, ignore=_LEFT_BEHIND, symlinks=True)
+        (tree / ".venv").symlink_to(sys.prefix)
+        (tree / "workflow/config/demo.yaml").write_text(_SMALL_DEMO)
+        return cls(tree)
 
+    def write_files(self, page: Path) -> None:
+        """Write the files that blocks of ``page`` name."""
+        for block in blocks(page):
+            if block.file or block.append:
+                path = self.tree / (block.file or block.append)
+                path.write_text((path.read_text() if block.append else "") + self._here(block.text))
 
-def run(command: str, tree: Path, *, expect: int = 0) -> str:
-    """What ``command`` prints, run by a shell in ``tree`` with this environment activated."""
-    place = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-    environment = {**os.environ, "PATH": place, "PYTHONPATH": str(tree), "MPLBACKEND": "agg"}
-    done = subprocess.run(
-        ["bash", "-euo", "pipefail", "-c", command], cwd=tree, env=environment, text=True, check=False,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-    )  # fmt: skip
-    assert done.returncode == expect, f"{command}\n{done.stdout[-6000:]}"
-    return done.stdout
+    def run(self, command: str) -> str:
+        """What ``command`` prints, run in the tree with the environment activated; it must succeed."""
+        path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+        done = subprocess.run(
+            ["bash", "-euo", "pipefail", "-c", self._here(command)], cwd=self.tree, text=True, check=False,
+            env={**os.environ, "PATH": path, "PYTHONPATH": str(self.tree), "MPLBACKEND": "agg"},
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        )  # fmt: skip
+        assert done.returncode == 0, f"{command}\n{done.stdout[-6000:]}"
+        return done.stdout
+
+    def _here(self, text: str) -> str:
+        for name, here in self.names.items():
+            text = text.replace(name, here)
+        return text

@@ -17,8 +17,8 @@ import numpy as np
 import torch
 
 from flexcare_model import embed
-from flexcare_model.embed import dequantize, quantize
 from flexcare_model.encoder import WIDTH, Encoder
+from flexcare_model.note_vectors import dequantize, quantize
 
 
 def encoder_of(layers: int) -> Encoder:

@@ -15,8 +15,9 @@ from safetensors.torch import load_file
 from flexcare_data.schema import NOTES_INDEX, check
 from flexcare_data.shares import Share
 from flexcare_model import embed
-from flexcare_model.embed import NoteVectors, build, dequantize, quantize, wanted_notes
+from flexcare_model.embed import build, wanted_notes
 from flexcare_model.encoder import EncoderError, convert, encoder_digest, load_encoder, make_tiny_encoder
+from flexcare_model.note_vectors import NoteVectors, dequantize, quantize
 
 PMH, BHC = "past_medical_history", "brief_hospital_course"
 SECTION = NOTES_INDEX.columns[1].dtype
