@@ -114,6 +114,8 @@ def links(stage):
 GROUPS = {"data": ["stays", "splits", "events", "hourly", "sections"]}
 GROUPS |= {stage: [stage] for stage in PLAN.stages if stage not in GROUPS["data"]}
 GROUP_OF = {stage: group for group, stages in GROUPS.items() for stage in stages}
+# What the configured tasks are made of and lead to; the plan knows the other tasks too, as they are targets by name.
+CONFIGURED = [*GROUPS["data"], *COHORTS, "audit", "cxr", "notes"]
 
 
 def choice(group):

@@ -35,7 +35,7 @@ rule report:
     """One page with cohorts, missing data, metrics and how they came about; the paper's tables beside it."""
     localrule: True
     input:
-        data=published(*PLAN.stages),
+        data=published(*CONFIGURED),
         runs=[*rules.flexcare.input, *rules.baselines.input],
         card=rules.card.output,
         table2=rules.table2.output,
@@ -65,7 +65,7 @@ rule so_far:
     """Tables and page of the runs that are finished, naming those that are not (so_far.html)."""
     localrule: True
     input:
-        data=published(*PLAN.stages),
+        data=published(*CONFIGURED),
         runs=finished_runs(),
         card=rules.card.output,
         table2=rules.table2.output,
@@ -94,7 +94,7 @@ rule paper:
     """Everything of the paper and beyond it: all runs, tables, figures, and one page with all of them (paper.html)."""
     localrule: True
     input:
-        data=published(*PLAN.stages),
+        data=published(*CONFIGURED),
         card=rules.card.output,
         tables=table_files("table2", "table3", "table4", "table5", "table6"),
         figures=figure_files(*FIGURE_INPUTS),
