@@ -14,6 +14,9 @@ from pathlib import Path
 
 # Before torch makes its first CUDA handle: matrix products of the same inputs are then the same.
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+# Nothing is reported to anybody.
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+os.environ.setdefault("DO_NOT_TRACK", "1")
 # Threads that wait for one another sleep. Spinning, the default, is many times slower where cores are shared.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 

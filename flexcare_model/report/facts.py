@@ -23,6 +23,7 @@ from flexcare_model.report.suppression import (
     HIDDEN,
     count_text,
     funnel_texts,
+    is_near,
     is_small,
     partition_texts,
     share_text,
@@ -42,7 +43,12 @@ class FlowStep:
 
 
 def flow(results: Results, *, below: int) -> dict[str, list[FlowStep]]:
-    """Flow steps of `data/flow.json` by cohort (`stays` first); empty where the file is absent."""
+    """Flow steps of `data/flow.json` by cohort (`stays` first); empty where the file is absent.
+
+    Diagrams begin where others end, and end in cohorts that tables show: a count is left out where it lies so near to
+    one of these that subtraction would tell a small number.
+    """
+    shown = _sizes_elsewhere(results, below)
     written = results.json("data/flow.json") or {}
     order = ["stays", "chartevents", "labevents", "series", "discharge", *TASKS]
     diagrams = {}
@@ -53,12 +59,42 @@ def flow(results: Results, *, below: int) -> dict[str, list[FlowStep]]:
         texts: dict[str, dict[int, str | None]] = {}
         for unit in units:
             has = [index for index, step in enumerate(steps) if unit in step]
-            texts[unit] = dict(zip(has, funnel_texts([int(steps[i][unit]) for i in has], below), strict=True))
+            counts, family = [int(steps[i][unit]) for i in has], _FAMILY.get(unit, unit)
+            texts[unit] = dict(zip(has, funnel_texts(counts, below, shown.get(family, ())), strict=True))
+            told = {count for count, text in zip(counts, texts[unit].values(), strict=True) if _is_count(text)}
+            shown.setdefault(family, set()).update(told)
         diagrams[name] = [
             FlowStep(str(step["step"]), tuple((unit, texts[unit][index]) for unit in units if unit in step))
             for index, step in enumerate(steps)
         ]
     return diagrams
+
+
+_FAMILY = {"samples": "stays"}
+"""Units of which one stands for one of another in most cohorts."""
+
+
+def _sizes_elsewhere(results: Results, below: int) -> dict[str, set[int]]:
+    """Counts that the tables of a page show: samples of each cohort, and patients where the splits tell them."""
+    samples: set[int] = set()
+    patients: set[int] = set()
+    splits = results.parquet("data/splits.parquet")
+    if splits is not None:
+        patients.add(splits.height)
+    for cohort in results.cohorts.values():
+        samples.add(cohort.height)
+        parts = [cohort.filter(pl.col("split") == split)["subject_id"].n_unique() for split in SPLITS]
+        if all(map(_is_count, partition_texts(parts, below))):
+            patients.add(sum(parts))
+    return {
+        "stays": {n for n in samples if not is_small(n, below)},
+        "patients": {n for n in patients if not is_small(n, below)},
+    }
+
+
+def _is_count(text: str | None) -> bool:
+    """Whether ``text`` tells a count."""
+    return text is not None and text.replace(",", "").isdigit()
 
 
 def cohort_sizes(results: Results, *, below: int) -> Layout | None:
@@ -107,11 +143,13 @@ def _positives(name: str, title: str, labels: tuple[str, ...], parts: dict[str, 
         values = {split: part[label].to_numpy() for split, part in parts.items()}
         known = {split: int((found >= 0).sum()) for split, found in values.items()}
         sizes = dict(zip(parts, partition_texts(list(known.values()), below), strict=True))
+        # The samples of a split are shown elsewhere: few that were not assessed must not follow from it.
+        sizes = {s: HIDDEN if is_near(known[s], [parts[s].height], below) else text for s, text in sizes.items()}
         cells: list[Cell] = [words("positive" if label == "label" else label)]
         record: dict[str, Any] = {"label": label}
         for split, found in values.items():
             share = share_text(int((found == 1).sum()), known[split], below, decimals=1)
-            if not sizes[split].replace(",", "").isdigit():
+            if not _is_count(sizes[split]):
                 share = HIDDEN  # the bound of a small share would tell the size
             cells += [number(share), number(sizes[split])]
             record |= {f"positive_percent_{split}": share, f"assessed_{split}": sizes[split]}
@@ -204,14 +242,16 @@ def dropped(results: Results, *, below: int) -> Layout | None:
     if written is None:
         return None
     rows, records = [], []
+    read = results.json("data/flow.json") or {}
     for table in sorted(written):
-        for variable in sorted(written[table]):
-            reasons = written[table][variable]
-            for reason, count in sorted(reasons.items()):
-                text = count_text(int(count), below)
-                named = (words(table), words(variable or "–"), words(reason.replace("_", " ")), number(text))
-                rows.append(named)
-                records.append({"table": table, "what": variable, "reason": reason, "count": text.replace(",", "")})
+        cells = [(v, reason, int(n)) for v in sorted(written[table]) for reason, n in sorted(written[table][v].items())]
+        counts = [count for _, _, count in cells]
+        # Of a table whose rows read and used are shown, all that was dropped is known.
+        texts = partition_texts(counts, below) if table in read else [count_text(count, below) for count in counts]
+        for (variable, reason, _), text in zip(cells, texts, strict=True):
+            named = (words(table), words(variable or "–"), words(reason.replace("_", " ")), number(text))
+            rows.append(named)
+            records.append({"table": table, "what": variable, "reason": reason, "count": text.replace(",", "")})
     frame = pl.DataFrame(
         records, schema={"table": pl.String, "what": pl.String, "reason": pl.String, "count": pl.String}
     )
@@ -225,15 +265,16 @@ def certificate(results: Results, *, below: int) -> list[Layout]:
     if written is None:
         return []
     general = [
-        (words(part), words(name.replace("_", " ")), _certified(value))
+        (words(part), words(name.replace("_", " ")), _certified(value, below))
         for part, checks in written.items()
         if part != "tasks"
         for name, value in checks.items()
     ]
     by_task = {name: written["tasks"][name] for name in TASKS if name in written.get("tasks", {})}
     rows, records = [], []
+    shown: dict[str, list[int]] = {name: [] for name in by_task}
     for check in dict.fromkeys(check for found in by_task.values() for check in found):
-        texts = [_checked(found.get(check), int(found.get("samples", 0)), below) for found in by_task.values()]
+        texts = [_checked(found.get(check), shown[name], below) for name, found in by_task.items()]
         rows.append((words(check.replace("_", " ")), *map(number, texts)))
         records.append({"check": check} | {n: t.replace(",", "") for n, t in zip(by_task, texts, strict=True)})
     header = ("Check", *(TASKS[name].abbreviation for name in by_task))
@@ -246,17 +287,21 @@ def certificate(results: Results, *, below: int) -> list[Layout]:
     return layouts
 
 
-def _certified(value: Any) -> Cell:
+def _certified(value: Any, below: int) -> Cell:
     if isinstance(value, int) and not isinstance(value, bool):
-        return words(f"{value:,}")
+        return words(count_text(value, below))
     return words("–" if value is None else str(value))
 
 
-def _checked(value: int | None, samples: int, below: int) -> str:
-    """A count out of ``samples``; hidden where it or the rest is small, as the number of samples is shown elsewhere."""
+def _checked(value: int | None, shown: list[int], below: int) -> str:
+    """A count of some of the samples; hidden where it is small, or near to one ``shown`` before (all come first)."""
     if value is None:
         return "–"
-    return HIDDEN if value and is_small(samples - value, below) else count_text(value, below)
+    if value and is_near(value, shown, below):
+        return HIDDEN
+    if value and not is_small(value, below):
+        shown.append(value)
+    return count_text(value, below)
 
 
 @dataclass(frozen=True)

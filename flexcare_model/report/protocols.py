@@ -12,7 +12,7 @@ from flexcare_data.protocol import PROTOCOLS, Options
 from flexcare_data.tasks import TASKS
 from flexcare_model.report.layout import Cell, Layout, absent, number, words
 from flexcare_model.report.results import METRIC_TITLES, Results
-from flexcare_model.report.suppression import count_text, is_small
+from flexcare_model.report.suppression import HIDDEN, count_text, is_near, is_small
 from flexcare_model.report.tables import METHODS, mean_text, summarise
 
 SIDES = ("flexcare", "corrected")
@@ -64,7 +64,10 @@ def _sizes(published: Results, corrected: Results, below: int) -> Layout:
         counts = [sides[0].height, sides[1].height, both, sides[0].height - both, sides[1].height - both]
         texts = [count_text(count, below) for count in counts]
         if is_small(counts[3], below) or is_small(counts[4], below):
-            texts[2] = "n.s."
+            # Both sides are known: what is common, and what the other has alone, would tell the small one.
+            texts[2:] = [text if is_small(count, below) else HIDDEN for text, count in zip(texts, counts, strict=True)][
+                2:
+            ]
         rows.append((*cells, *map(number, texts)))
         records.append({"task": name} | dict(zip(_SIZES, (text.replace(",", "") for text in texts), strict=True)))
     frame = pl.DataFrame(records, schema={"task": pl.String} | dict.fromkeys(_SIZES, pl.String))
@@ -89,8 +92,12 @@ def _labels(published: Results, corrected: Results, below: int) -> Layout:
             **{column: pl.col(column).ne_missing(pl.col(f"{column}_other")) for column in columns[1:]},
         }
         counts = joined.select(expression.sum().alias(column) for column, expression in changed.items()).row(0)
-        texts = [count_text(int(count or 0), below) for count in counts]
-        rows.append((words(task.abbreviation), number(count_text(joined.height, below)), *map(number, texts)))
+        both = count_text(joined.height, below)
+        if is_near(joined.height, [side.height for side in sides], below):
+            both = HIDDEN
+        changes = [int(count or 0) for count in counts]
+        texts = [HIDDEN if is_near(count, [joined.height], below) else count_text(count, below) for count in changes]
+        rows.append((words(task.abbreviation), number(both), *map(number, texts)))
         records.append({"task": name} | {c: t.replace(",", "") for c, t in zip(columns, texts, strict=True)})
     frame = pl.DataFrame(records, schema={"task": pl.String} | dict.fromkeys(columns, pl.String))
     header = (

@@ -5,7 +5,7 @@ In: counts. Out: texts. A zero is shown, as it says nothing about a person that 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 HIDDEN = "n.s."
 """Shown for a cell that is not small itself but would reveal a small one."""
@@ -24,24 +24,42 @@ def count_text(count: int, below: int) -> str:
     return f"<{below}" if is_small(count, below) else f"{count:,}"
 
 
+def is_near(count: int, shown: Iterable[int], below: int) -> bool:
+    """Whether subtraction from one of ``shown`` would give a small number: what one step, or one table, left out."""
+    return any(is_small(abs(count - other), below) for other in shown)
+
+
 def partition_texts(counts: Sequence[int], below: int) -> list[str]:
     """Texts of cells whose sum is shown elsewhere.
 
-    If exactly one cell is small, subtraction would recover it: the smallest other cell above zero is hidden as well.
-    Where the two hidden cells could still be told apart by their bound there is nothing else to hide.
+    As long as subtraction and the bounds of the hidden cells would tell a small one, the smallest shown cell above zero
+    is hidden as well. Where all are hidden, or zero, there is nothing else to hide.
 
     >>> partition_texts([700, 4, 120], 10)
     ['700', '<10', 'n.s.']
     >>> partition_texts([700, 0, 120], 10)
     ['700', '0', '120']
+    >>> partition_texts([700, 1, 1, 120], 10)
+    ['700', '<10', '<10', 'n.s.']
     """
     texts = [count_text(count, below) for count in counts]
-    small = [index for index, count in enumerate(counts) if is_small(count, below)]
-    if len(small) == 1:
-        others = [index for index, count in enumerate(counts) if count > 0 and index != small[0]]
-        if others:
-            texts[min(others, key=lambda index: (counts[index], index))] = HIDDEN
+    hidden = [index for index, count in enumerate(counts) if is_small(count, below)]
+    while _tells([counts[index] for index in hidden], below):
+        others = [index for index, count in enumerate(counts) if count > 0 and index not in hidden]
+        if not others:
+            break
+        hidden.append(min(others, key=lambda index: (counts[index], index)))
+        texts[hidden[-1]] = HIDDEN
     return texts
+
+
+def _tells(hidden: Sequence[int], below: int) -> bool:
+    """Whether the sum of ``hidden`` cells, each known to be small or not to be, leaves one value for a small one."""
+    total = sum(hidden)
+    bounds = [(1, below - 1) if is_small(count, below) else (below, total) for count in hidden]
+    lowest, highest = sum(low for low, _ in bounds), sum(high for _, high in bounds)
+    feasible = [(max(low, total - (highest - high)), min(high, total - (lowest - low))) for low, high in bounds]
+    return any(low == high and is_small(low, below) for low, high in feasible)
 
 
 def share_text(part: int, whole: int, below: int, *, decimals: int = 2) -> str:
@@ -61,25 +79,27 @@ def share_text(part: int, whole: int, below: int, *, decimals: int = 2) -> str:
     return f"{100 * part / whole:.{decimals}f}"
 
 
-def funnel_texts(counts: Sequence[int], below: int) -> list[str | None]:
+def funnel_texts(counts: Sequence[int], below: int, shown: Iterable[int] = ()) -> list[str | None]:
     """Texts of falling counts; None where a count would show that a step took away 1 to ``below`` - 1.
 
     The last count is the cohort's size, which is shown elsewhere: counts are kept from the end backwards as long as
-    their difference to the nearest shown count after them is not small.
+    their difference to no count shown (here, or in ``shown``: counts of the same unit elsewhere) is small.
 
     >>> funnel_texts([140, 129, 126, 126], 10)
     ['140', None, '126', '126']
     >>> funnel_texts([500, 300, 4], 10)
     ['500', '300', '<10']
+    >>> funnel_texts([500, 300], 10, shown=[297])
+    ['500', None]
     """
     texts: list[str | None] = []
-    shown: int | None = None
+    known = set(shown)
     for count in reversed(counts):
         if is_small(count, below):
             texts.append(f"<{below}")
-        elif shown is not None and is_small(abs(count - shown), below):
+        elif is_near(count, known, below):
             texts.append(None)
         else:
             texts.append(f"{count:,}")
-            shown = count
+            known.add(count)
     return texts[::-1]

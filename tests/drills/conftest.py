@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
+import canaries
 import pytest
 from struck import run
 
@@ -30,6 +31,8 @@ class Base:
     """Where the undisturbed build lies."""
 
     folder: Path
+    said: list[str] = field(default_factory=list)
+    """What its commands printed."""
 
     @property
     def raw(self) -> Path:
@@ -78,10 +81,12 @@ def base(tmp_path_factory) -> Base:
 
     base = Base(tmp_path_factory.mktemp("base"))
     synthetic.write(base.raw, patients=40, seed=3, edition="2.2")
+    canaries.plant(base.raw)
     build(base.raw, base.store)
     for stage in ("cxr", "notes"):
         done = run(base.command(stage, base.store / stage), watched=base.store, patches=PATCHES)
         assert done.status == 0, done.said
+        base.said.append(done.said)
     for name, stage in Plan(load_config({})).stages.items():
         for file, link in stage.outputs.items():
             place = base.output / link
@@ -89,4 +94,5 @@ def base(tmp_path_factory) -> Base:
             place.symlink_to(base.store / name / file)
     done = run(base.command("train", base.output / "runs/flexcare/six_tasks/seed40"), watched=base.output)
     assert done.status == 0, done.said
+    base.said.append(done.said)
     return base
