@@ -1,11 +1,13 @@
-"""Parts of a table worked on side by side, and handed on in their order."""
+"""Parts of a table worked on side by side or ahead of their reader, and handed on in their order."""
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TypeVar
+from queue import Queue
+from threading import Event, Thread
+from typing import Any, TypeVar
 
 Part = TypeVar("Part")
 Result = TypeVar("Result")
@@ -26,3 +28,39 @@ def ahead(work: Callable[[Part], Result], parts: Iterable[Part], threads: int) -
                 yield running.popleft().result()
         while running:
             yield running.popleft().result()
+
+
+def in_thread(parts: Generator[Part, Any, Any], n_ahead: int) -> Iterator[Part]:
+    """``parts``, made by a thread of its own that is at most ``n_ahead`` before its reader.
+
+    What is raised there is raised here. A reader that stops early ends the thread.
+    """
+    queue: Queue[tuple[Part | None, BaseException | None]] = Queue(maxsize=n_ahead)
+    stop = Event()
+
+    def make() -> None:
+        try:
+            for part in parts:
+                queue.put((part, None))
+                if stop.is_set():
+                    parts.close()
+            queue.put((None, None))
+        except BaseException as error:
+            queue.put((None, error))
+
+    thread = Thread(target=make, daemon=True)
+    thread.start()
+    try:
+        while True:
+            part, error = queue.get()
+            if error is not None:
+                raise error
+            if part is None:
+                return
+            yield part
+    finally:
+        stop.set()
+        while thread.is_alive():
+            while not queue.empty():
+                queue.get_nowait()
+            thread.join(0.01)

@@ -22,9 +22,11 @@ import pyarrow.parquet as pq
 
 from flexcare_data.ahead import ahead
 from flexcare_data.cleaning import CleanPairs, clean_pairs
+from flexcare_data.pairs import PairTable
 from flexcare_data.protocol import Options
 from flexcare_data.raw import Dropped, count
-from flexcare_data.scan import LINKED, REASONS, KeptStays, PairTable, ScanCounts, scan_events, size_of
+from flexcare_data.scan import KeptStays, ScanCounts, scan_events, size_of
+from flexcare_data.scan_loop import LINKED, REASONS
 from flexcare_data.settle import NO_TEXT, ORDER, SETTLED, Settler
 from flexcare_data.variables import ITEMS, VARIABLES
 
@@ -98,7 +100,7 @@ def build_events(
         options,
     )
     result = EventCounts({}, {})
-    _report(counts, first_pair, clean, result)
+    _report(counts, pairs, clean, result)
     runs = scratch / "settled.bin"
     slices = np.zeros((len(kept.stay_id), 2), np.int64)
     with runs.open("wb") as file:
@@ -165,18 +167,19 @@ class _Buckets:
             path.unlink()
 
 
-def _report(counts: dict[str, ScanCounts], first_pair: np.ndarray, clean: CleanPairs, result: EventCounts) -> None:
+def _report(counts: dict[str, ScanCounts], pairs: dict[str, PairTable], clean: CleanPairs, result: EventCounts) -> None:
     """Fill in rows read and used by table; read = used + dropped, per table."""
-    for number, (name, scanned) in enumerate(counts.items()):
+    first = 0
+    for name, scanned in counts.items():
         for reason, n in zip(REASONS, scanned.dropped, strict=True):
             count(result.dropped, name, "", reason, n)
         unusable = 0
-        own = range(first_pair[number], first_pair[number + 1])
-        for pair, n in zip(own, scanned.pair_rows.tolist(), strict=False):
+        for pair, n in enumerate(pairs[name].rows().tolist(), start=first):
             why = clean.reason[pair]
             if why:
                 unusable += n
                 count(result.dropped, name, VARIABLES[clean.variable[pair]], why, n)
+        first += len(pairs[name])
         result.flow[name] = [
             {"step": "rows read", "rows": scanned.rows},
             {"step": "rows used", "rows": scanned.used - unusable},

@@ -24,7 +24,7 @@ from flexcare_data.series import TOLERANCE, n_bins
 from flexcare_data.variables import CATEGORIES, CONTINUOUS, DEFAULTS, MERGED_SPELLINGS, VARIABLE, VARIABLES
 
 _N = len(VARIABLES)
-_HOURS_PER_PIECE = 1 << 15
+_HOURS_PER_PIECE = 1 << 12
 
 
 @dataclass(frozen=True)

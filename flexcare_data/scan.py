@@ -10,20 +10,21 @@ that values are cleaned once per distinct pair (cleaning.py) and no text column 
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
-from queue import Queue
 
 import numpy as np
 
+from flexcare_data.ahead import in_thread
+from flexcare_data.pairs import PairTable
 from flexcare_data.raw import RawDataError, open_bytes
-from flexcare_data.scan_loop import LINKED, NEEDED, REASONS, rehash, scan_block
+from flexcare_data.scan_loop import LINKED, NEEDED, REASONS, TEXT, scan_block
 
 BLOCK = 4 << 20
 _SEAM = 1 << 12
+_BLOCKS_AHEAD = 4
 _ROWS = 1 << 17
 _LONGEST_RECORD = 64 << 20
 _ITEM_SPACE = 1 << 18
@@ -51,41 +52,6 @@ class KeptStays:
         object.__setattr__(self, "sorted_subject", self.subject_id[order])
 
 
-class PairTable:
-    """The distinct (item, text) pairs met so far, numbered in order of appearance."""
-
-    def __init__(self) -> None:
-        self.slots = np.full(1 << 14, -1, np.int32)
-        self.item = np.zeros(1 << 12, np.int32)
-        self.start = np.zeros((1 << 12) + 1, np.int64)
-        self.hash = np.zeros(1 << 12, np.uint64)
-        self.text = np.zeros(1 << 16, np.uint8)
-        self.size = np.zeros(1, np.int64)
-
-    def __len__(self) -> int:
-        return int(self.size[0])
-
-    def make_room(self, n_bytes: int) -> None:
-        """Grow so that at least one more pair with a text of ``n_bytes`` fits."""
-        n = len(self)
-        if n + 1 >= len(self.item):
-            self.item, self.hash = _grown(self.item), _grown(self.hash)
-            self.start = np.concatenate([self.start, np.zeros(len(self.start) - 1, np.int64)])
-            self.slots = np.full(4 * len(self.item), -1, np.int32)
-            rehash(self.slots, self.hash, n)
-        while self.start[n] + n_bytes > len(self.text):
-            self.text = _grown(self.text)
-
-    def items(self) -> np.ndarray:
-        """Item code (row of the item list) of each pair."""
-        return self.item[: len(self)]
-
-    def texts(self) -> list[str]:
-        """Text of each pair, as charted."""
-        raw, start = self.text.tobytes(), self.start
-        return [raw[start[i] : start[i + 1]].decode("utf-8", "replace") for i in range(len(self))]
-
-
 @dataclass
 class ScanCounts:
     """What became of the rows of one table: ``rows`` = ``used`` + all of ``dropped``."""
@@ -93,7 +59,6 @@ class ScanCounts:
     rows: int = 0
     used: int = 0
     dropped: np.ndarray = field(default_factory=lambda: np.zeros(len(REASONS), np.int64))
-    pair_rows: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
 
 
 def scan_events(
@@ -118,33 +83,27 @@ def scan_events(
     """
     lookup = np.full(_ITEM_SPACE, -1, np.int16)
     lookup[itemids] = np.arange(len(itemids), dtype=np.int16)
-    out = np.empty(_ROWS, LINKED)
-    state = np.zeros(4, np.int64)  # where it stopped, rows out, rows seen, bytes wanted for the next text
+    out, texts = np.empty(_ROWS, LINKED), np.empty(_ROWS, TEXT)
+    state = np.zeros(3, np.int64)  # where it stopped, rows out, rows seen
     links = (stays.hadm_id, stays.stay_id, stays.subject_id, stays.intime, stays.outtime)
-    blocks = _blocks(path, progress)
+    blocks = in_thread(_blocks(path, progress), _BLOCKS_AHEAD)
     columns, n_columns, rest = _header(path, table, blocks)
 
     def scan(block: bytes, start: int = 0, *, final: bool = False) -> Generator[np.ndarray, None, int]:
         """Yield the rows of ``block`` from ``start`` on; return where its whole records end."""
         buffer = np.frombuffer(block, np.uint8)
         while start < len(buffer):
-            if len(counts.pair_rows) < len(pairs.item):
-                counts.pair_rows = np.concatenate(
-                    [counts.pair_rows, np.zeros(len(pairs.item) - len(counts.pair_rows), np.int64)]
-                )
             scan_block(
                 buffer, start, final, columns, n_columns, lookup, links, stays.by_subject, stays.sorted_subject,
-                link_by_time, pairs.slots, pairs.item, pairs.start, pairs.hash, pairs.text, pairs.size,
-                counts.pair_rows, counts.dropped, out, state,
+                link_by_time, counts.dropped, out, texts, state,
             )  # fmt: skip
-            start, n_out, n_rows, wanted = (int(value) for value in state)
+            start, n_out, n_rows = (int(value) for value in state)
             counts.rows += n_rows
             counts.used += n_out
             if n_out:
+                pairs.number(out[:n_out], texts[:n_out], buffer)
                 yield out[:n_out]
-            if wanted:
-                pairs.make_room(wanted)
-            elif n_out < _ROWS:
+            if n_out < _ROWS:
                 break
         return start
 
@@ -168,38 +127,13 @@ def scan_events(
         raise RawDataError(f"{path}: the file ends inside a quoted field after row {counts.rows}; download it again.")
 
 
-def _blocks(path: Path, progress: Callable[[int], None] | None) -> Iterator[bytes]:
-    """Inflated blocks of the file, read ahead by a second thread."""
-    queue: Queue = Queue(maxsize=4)
-    stop = threading.Event()
-
-    def read() -> None:
-        try:
-            with open_bytes(path) as stream:
-                while not stop.is_set() and (block := stream.read(BLOCK)):
-                    queue.put((block, stream.raw_position()))
-            queue.put((b"", 0))
-        except BaseException as error:  # handed to the reading thread, which raises it
-            queue.put((error, 0))
-
-    thread = threading.Thread(target=read, daemon=True)
-    thread.start()
-    try:
-        while True:
-            block, position = queue.get()
-            if isinstance(block, BaseException):
-                raise block
-            if not block:
-                return
+def _blocks(path: Path, progress: Callable[[int], None] | None) -> Generator[bytes, None, None]:
+    """Inflated blocks of the file; ``progress`` is told bytes on disk."""
+    with open_bytes(path) as stream:
+        while block := stream.read(BLOCK):
             if progress:
-                progress(position)
+                progress(stream.raw_position())
             yield block
-    finally:
-        stop.set()
-        while thread.is_alive():
-            while not queue.empty():
-                queue.get_nowait()
-            thread.join(0.01)
 
 
 def _header(path: Path, table: str, blocks: Iterator[bytes]) -> tuple[tuple[int, ...], int, bytes]:
@@ -222,10 +156,6 @@ def _header(path: Path, table: str, blocks: Iterator[bytes]) -> tuple[tuple[int,
     if repeated:
         raise RawDataError(f"{path}: column {', '.join(repeated)} stands more than once in the header")
     return tuple(names.index(name) if name in needed else -1 for name in NEEDED), len(names), rest
-
-
-def _grown(array: np.ndarray) -> np.ndarray:
-    return np.concatenate([array, np.zeros_like(array)])
 
 
 def size_of(path: Path) -> int:

@@ -1,4 +1,4 @@
-"""The compiled loop of a scan: records, fields, numbers, times and the numbering of texts, straight from the bytes.
+"""The compiled loop of a scan: records, fields, numbers, times and stays, straight from the bytes.
 
 In: a block of CSV bytes and lookup tables. Out: the rows that can be used, and counts by reason. Commas and line ends
 are found 64 bytes at a time, as bits of a word; what has quotes goes byte by byte, and so does the end of a block, as
@@ -13,7 +13,7 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from flexcare_data.compiled import compiled
+from flexcare_data.compiled import compiled, load, word
 
 REASONS = (
     "malformed_row",
@@ -38,7 +38,11 @@ NEEDED = ("subject_id", "hadm_id", "stay_id", "charttime", "itemid", "value")
 """The columns that the loop reads; it is told their places in this order, -1 for one that the table does not have."""
 
 LINKED = np.dtype([("stay", "<i4"), ("pair", "<i4"), ("time", "<i8")])
-"""A row that can be used: row of its stay in `scan.KeptStays`, number of its (item, text), charttime in seconds."""
+"""A row that can be used: row of its stay in `scan.KeptStays`, its item and then (item, text), charttime in seconds."""
+
+TEXT = np.dtype([("start", "<i8"), ("end", "<i8"), ("head", "<u8"), ("doubled", "?")])
+"""Where in a block the text of a row lies, the eight bytes from its start on (0 at the end of the block), and whether
+there are doubled quotes in it."""
 
 SPARE_FIELDS = 8
 """Room that the arrays of field bounds need beyond the columns, as eight bounds are written at once."""
@@ -51,22 +55,6 @@ _ONE, _WORD_BITS = np.uint64(1), np.int64(64)
 
 
 # --- bytes ------------------------------------------------------------------------------------------------------
-# Numba has no big-endian platform: the first byte in memory is the lowest of a word.
-
-
-def _place(context, builder, signature, arguments, kind):
-    array = context.make_array(signature.args[0])(context, builder, arguments[0])
-    return builder.load(builder.bitcast(builder.gep(array.data, [arguments[1]]), kind.as_pointer()), align=1)
-
-
-@intrinsic
-def _word(typing, buffer, i):
-    """The eight bytes buffer[i : i + 8] as one number."""
-
-    def generate(context, builder, signature, arguments):
-        return _place(context, builder, signature, arguments, ir.IntType(64))
-
-    return types.uint64(buffer, i), generate
 
 
 @intrinsic
@@ -75,7 +63,7 @@ def _marks(typing, buffer, i):
 
     def generate(context, builder, signature, arguments):
         lanes = ir.VectorType(ir.IntType(8), 64)
-        these = _place(context, builder, signature, arguments, lanes)
+        these = load(context, builder, signature, arguments, lanes)
         equal = (builder.icmp_unsigned("==", these, ir.Constant(lanes, [byte] * 64)) for byte in b',\n"')
         words = [builder.bitcast(mask, ir.IntType(64)) for mask in equal]
         return context.make_tuple(builder, signature.return_type, words)
@@ -204,14 +192,14 @@ def _integer(buffer, start, end):
         return _BAD
     if length <= 8 and start + 8 <= len(buffer):
         # Digits to the high bytes, zeros before them; then pairs, fours and eights of digits at once.
-        word = _word(buffer, start) << np.uint64(64 - 8 * length)
-        word |= (_ZEROS >> np.uint64(4 * length)) >> np.uint64(4 * length)
-        if (word & _HIGH_HALVES) != _ZEROS or ((word + _SIXES) & _HIGH_HALVES) != _ZEROS:
+        digits = word(buffer, start) << np.uint64(64 - 8 * length)
+        digits |= (_ZEROS >> np.uint64(4 * length)) >> np.uint64(4 * length)
+        if (digits & _HIGH_HALVES) != _ZEROS or ((digits + _SIXES) & _HIGH_HALVES) != _ZEROS:
             return _BAD
-        word -= _ZEROS
-        word = word * np.uint64(10) + (word >> np.uint64(8))
-        low = (word & np.uint64(0x000000FF000000FF)) * np.uint64(0x000F424000000064)
-        high = ((word >> np.uint64(16)) & np.uint64(0x000000FF000000FF)) * np.uint64(0x0000271000000001)
+        digits -= _ZEROS
+        digits = digits * np.uint64(10) + (digits >> np.uint64(8))
+        low = (digits & np.uint64(0x000000FF000000FF)) * np.uint64(0x000F424000000064)
+        high = ((digits >> np.uint64(16)) & np.uint64(0x000000FF000000FF)) * np.uint64(0x0000271000000001)
         return np.int64((low + high) >> np.uint64(32))
     value = np.int64(0)
     for i in range(start, end):
@@ -220,14 +208,6 @@ def _integer(buffer, start, end):
             return _BAD
         value = value * 10 + digit
     return value
-
-
-@compiled
-def _two(buffer, i):
-    a, b = np.int64(buffer[i]) - 48, np.int64(buffer[i + 1]) - 48
-    if a < 0 or a > 9 or b < 0 or b > 9:
-        return np.int64(-1)
-    return a * 10 + b
 
 
 @compiled
@@ -240,11 +220,10 @@ def _seconds(buffer, start, end):
         return _BAD
     if buffer[start + 4] != 45 or buffer[start + 7] != 45:
         return _BAD
-    century, year = _two(buffer, start), _two(buffer, start + 2)
-    month, day = _two(buffer, start + 5), _two(buffer, start + 8)
-    if century < 0 or year < 0 or month < 1 or month > 12 or day < 1 or day > 31:
+    year = _integer(buffer, start, start + 4)
+    month, day = _integer(buffer, start + 5, start + 7), _integer(buffer, start + 8, start + 10)
+    if year < 0 or month < 1 or month > 12 or day < 1 or day > 31:
         return _BAD
-    year += century * 100
     leap = year % 4 == 0 and (year % 100 != 0 or year % 400 == 0)
     if (month == 2 and day > 28 + leap) or (day == 31 and (month == 4 or month == 6 or month == 9 or month == 11)):
         return _BAD
@@ -254,7 +233,8 @@ def _seconds(buffer, start, end):
             return _BAD
         if buffer[start + 10] != 32 and buffer[start + 10] != 84:
             return _BAD
-        hour, minute, second = _two(buffer, start + 11), _two(buffer, start + 14), _two(buffer, start + 17)
+        hour, minute = _integer(buffer, start + 11, start + 13), _integer(buffer, start + 14, start + 16)
+        second = _integer(buffer, start + 17, start + 19)
         if hour < 0 or hour > 23 or minute < 0 or minute > 59 or second < 0 or second > 59:
             return _BAD
     # Days since 1970 of a civil date, counted from March so that the leap day ends the year.
@@ -277,90 +257,19 @@ def _find(sorted_values, value):
     return low
 
 
-# --- texts ------------------------------------------------------------------------------------------------------
-
-
-@compiled
-def rehash(slots, hashes, n):
-    """Fill the empty ``slots`` with the numbers of the first ``n`` pairs."""
-    mask = len(slots) - 1
-    for i in range(n):
-        slot = np.int64(hashes[i] & np.uint64(mask))
-        while slots[slot] >= 0:
-            slot = (slot + 1) & mask
-        slots[slot] = i
-
-
-@compiled
-def _piece(buffer, start, end):
-    """Up to eight bytes from ``start`` on, those from ``end`` on as zeros."""
-    if start + 8 <= len(buffer):
-        word = _word(buffer, start)
-        left = end - start
-        return word if left >= 8 else word & ((_ONE << np.uint64(8 * left)) - _ONE)
-    word = np.uint64(0)
-    for i in range(start, min(end, start + 8)):
-        word |= np.uint64(_at(buffer, i)) << np.uint64(8 * (i - start))
-    return word
-
-
-@compiled
-def _number_of_text(item, text, start, end, slots, pair_item, pair_start, pair_hash, pair_text, pair_size):
-    """Number of the pair (item, text[start:end]), a new one if need be; -1 where there is no room for it."""
-    length = end - start
-    code = (np.uint64(item) << np.uint64(32)) ^ np.uint64(length)
-    for i in range(start, end, 8):
-        code = (code ^ _piece(text, i, end)) * np.uint64(0x9E3779B97F4A7C15)
-        code ^= code >> np.uint64(32)
-    mask = len(slots) - 1
-    slot = np.int64(code & np.uint64(mask))
-    while slots[slot] >= 0:
-        pair = np.int64(slots[slot])
-        first = pair_start[pair]
-        if pair_hash[pair] == code and pair_item[pair] == item and pair_start[pair + 1] - first == length:
-            same = True
-            for i in range(0, length, 8):
-                same = same and _piece(pair_text, first + i, first + length) == _piece(text, start + i, end)
-            if same:
-                return pair
-        slot = (slot + 1) & mask
-    pair = pair_size[0]
-    first = pair_start[pair]
-    if pair + 1 >= len(pair_item) or first + length > len(pair_text):
-        return np.int64(-1)
-    for i in range(length):
-        pair_text[first + i] = _at(text, start + i)
-    pair_start[pair + 1] = first + length
-    pair_item[pair], pair_hash[pair] = item, code
-    slots[slot] = pair
-    pair_size[0] = pair + 1
-    return pair
-
-
-@compiled
-def _without_doubled_quotes(buffer, start, end):
-    text = np.empty(end - start, np.uint8)
-    length, i = 0, start
-    while i < end:
-        text[length] = _at(buffer, i)
-        i += 2 if text[length] == 34 else 1
-        length += 1
-    return text[:length]
-
-
 # --- rows -------------------------------------------------------------------------------------------------------
 
 
 @compiled
 def scan_block(
     buffer, position, final, columns, n_columns, lookup, links, by_subject, sorted_subject, link_by_time,
-    slots, pair_item, pair_start, pair_hash, pair_text, pair_size, pair_rows, dropped, out, state,
+    dropped, out, texts, state,
 ):  # fmt: skip
-    """Read whole records from ``position`` on until the block, the output or the room for pairs ends."""
+    """Read whole records from ``position`` on until the block or the room for output ends."""
     hadm_ids, stay_ids, subject_ids, intimes, outtimes = links
     subject_column, hadm_column, stay_column, time_column, item_column, value_column = columns
     n, p = len(buffer), position
-    n_out = n_rows = wanted = np.int64(0)
+    n_out = n_rows = np.int64(0)
     last_hadm, last_row = _EMPTY, np.int64(-1)
     time_words, last_seconds = (np.uint64(0), np.uint64(0), np.uint64(0)), _BAD
     starts = np.zeros(n_columns + 1 + SPARE_FIELDS, np.int64)
@@ -400,7 +309,7 @@ def scan_block(
         start, end = starts[time_column], ends[time_column]
         if end - start == 19:
             # The rows of a panel or a round stand together: most times are those of the row before.
-            words = (_word(buffer, start), _word(buffer, start + 8), _word(buffer, start + 11))
+            words = (word(buffer, start), word(buffer, start + 8), word(buffer, start + 11))
             if words != time_words:
                 time_words, last_seconds = words, _seconds(buffer, start, end)
             seconds = last_seconds
@@ -439,22 +348,9 @@ def scan_block(
         if stay != _EMPTY and stay != stay_ids[row]:
             dropped[_BAD_STAY if stay == _BAD else _OTHER_STAY] += 1
             continue
-        start, end = starts[value_column], ends[value_column]
-        if escaped:
-            text = _without_doubled_quotes(buffer, start, end)
-            pair = _number_of_text(
-                item, text, 0, len(text), slots, pair_item, pair_start, pair_hash, pair_text, pair_size
-            )
-        else:
-            pair = _number_of_text(
-                item, buffer, start, end, slots, pair_item, pair_start, pair_hash, pair_text, pair_size
-            )
-        if pair < 0:
-            wanted = end - start + 1  # stop before this record; the caller makes room and comes back
-            n_rows -= 1
-            p = record
-            break
-        pair_rows[pair] += 1
-        out[n_out].stay, out[n_out].pair, out[n_out].time = row, pair, seconds
+        out[n_out].stay, out[n_out].pair, out[n_out].time = row, item, seconds
+        start = starts[value_column]
+        texts[n_out].start, texts[n_out].end, texts[n_out].doubled = start, ends[value_column], escaped
+        texts[n_out].head = word(buffer, start) if start + 8 <= n else np.uint64(0)
         n_out += 1
-    state[0], state[1], state[2], state[3] = p, n_out, n_rows, wanted
+    state[0], state[1], state[2] = p, n_out, n_rows

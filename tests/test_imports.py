@@ -16,7 +16,7 @@ STAGES = {"stays", "splits", "events", "hourly", "notes", "phenotypes", "images"
 CONTRACTS = {"schema", "protocol", "variables", "tasks"}
 TOOLS = {
     "raw", "records", "scan", "scan_loop", "cleaning", "series", "draws", "store", "pool", "progress", "source",
-    "faults", "shares", "decoding", "compiled", "settle", "ahead", "radiograph_files",
+    "faults", "shares", "decoding", "compiled", "settle", "ahead", "pairs", "radiograph_files",
 }  # fmt: skip
 ALLOWED = {
     "schema": set(),

@@ -15,8 +15,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from flexcare_data import scan
+from flexcare_data.pairs import PairTable
 from flexcare_data.raw import RawDataError
-from flexcare_data.scan import REASONS, KeptStays, PairTable, ScanCounts, scan_events
+from flexcare_data.scan import KeptStays, ScanCounts, scan_events
+from flexcare_data.scan_loop import REASONS
 
 COLUMNS = ("subject_id", "hadm_id", "stay_id", "caregiver_id", "charttime", "storetime", "itemid", "value", "warning")
 HEADER = ",".join(COLUMNS) + "\n"
@@ -58,7 +60,7 @@ def scanned(text: str | bytes, tmp_path: Path, *, name: str = "chartevents.csv",
     ]
     dropped = {reason: int(n) for reason, n in zip(REASONS, counts.dropped, strict=True) if n}
     assert counts.rows == counts.used + sum(dropped.values()), "rows in = rows used + rows counted"
-    assert counts.used == len(rows) == counts.pair_rows.sum()
+    assert counts.used == len(rows) == pairs.rows().sum()
     return rows, dropped, counts.rows
 
 
@@ -294,7 +296,11 @@ def expected_rows(text: str) -> tuple[list[tuple[int, int, int, str]], int]:
 
 
 @settings(deadline=None, max_examples=400, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(records=st.lists(RECORD, max_size=8), end=st.sampled_from(["\n", "", "\r\n"]), block=st.integers(1, 60))
+@given(
+    records=st.lists(RECORD, max_size=8),
+    end=st.sampled_from(["\n", "", "\r\n"]),
+    block=st.one_of(st.integers(1, 60), st.integers(100, 2000)),
+)
 def test_fuzz_equals_a_reader_that_goes_by_characters(monkeypatch, records, end, block):
     """Whatever the text and wherever blocks end: the same rows, each other row counted once."""
     monkeypatch.setattr(scan, "BLOCK", block)
