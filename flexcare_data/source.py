@@ -59,6 +59,22 @@ def code_digest(*modules: str) -> str:
     return total.hexdigest()
 
 
+@cache
+def function_code(module: str, name: str) -> str:
+    """Code of a function and of what it uses of its own module, without comments and docstrings."""
+    defined: dict[str, ast.stmt] = {}
+    for node in _bare_tree(module).body:
+        for target in getattr(node, "targets", [getattr(node, "target", node)]):
+            defined[getattr(target, "name", getattr(target, "id", ""))] = node
+    used: set[str] = set()
+    todo = [name]
+    while todo:
+        if (current := todo.pop()) in defined and current not in used:
+            used.add(current)
+            todo += [part.id for part in ast.walk(defined[current]) if isinstance(part, ast.Name)]
+    return "\n".join(ast.unparse(defined[known]) for known in sorted(used))
+
+
 def _closure(modules: tuple[str, ...]) -> set[str]:
     known: set[str] = set()
     todo = list(modules)
@@ -102,11 +118,15 @@ def _imports(module: str) -> list[str]:
 
 def _code(module: str) -> str:
     """Source without comments and docstrings."""
+    return ast.unparse(_bare_tree(module))
+
+
+def _bare_tree(module: str) -> ast.Module:
     tree = _tree(module)
     for node in ast.walk(tree):
         if isinstance(body := getattr(node, "body", None), list):
             node.body = [part for part in body if not _is_text(part)] or [ast.Pass()]  # type: ignore[attr-defined]
-    return ast.unparse(tree)
+    return tree
 
 
 def _is_text(node: ast.AST) -> bool:

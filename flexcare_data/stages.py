@@ -18,7 +18,7 @@ from flexcare_data.config import Config
 from flexcare_data.protocol import Options
 from flexcare_data.radiograph_files import files_digest
 from flexcare_data.schema import OUTPUT_FORMAT, RAW
-from flexcare_data.source import code_digest
+from flexcare_data.source import code_digest, function_code
 from flexcare_data.store import canonical, spec_key
 from flexcare_data.tasks import TASKS, Task
 
@@ -122,6 +122,10 @@ _CXR_OUTPUTS = {"index.parquet": "data/cxr/index.parquet", "shards": "data/cxr/s
 _NOTES_OUTPUTS = {"index.parquet": "data/notes/index.parquet", "shards": "data/notes/shards"}
 
 
+_COMMANDS = {"cxr": "run_images"}
+"""Functions of `commands` that make a stage, where they are called otherwise. That of the notes is in its module."""
+
+
 class Plan:
     """Keys, folders and command-line arguments of all stages of one configuration."""
 
@@ -157,10 +161,16 @@ class Plan:
                 "settings": self._settings(stage),
                 "raw": {name: self._raw_digest(name)[:16] for name in part.raw},
                 "upstream": {name: self.key(name) for name in part.upstream},
-                "code": code_digest(part.module)[:16],
+                "code": self._code(part),
                 "format": OUTPUT_FORMAT,
             }
         return self._specs[stage]
+
+    def _code(self, part: Stage) -> str:
+        """Digest of the stage's code, of the readers of raw tables, and of the command that puts them together."""
+        modules = [part.module, "flexcare_data.raw"] if part.raw else [part.module]
+        command = function_code("flexcare_data.commands", _COMMANDS.get(part.name, f"run_{part.name.split('-')[0]}"))
+        return hashlib.sha256((code_digest(*modules) + command).encode()).hexdigest()[:16]
 
     def _settings(self, stage: str) -> dict[str, Any]:
         if stage == "cxr":
