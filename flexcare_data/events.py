@@ -186,11 +186,6 @@ def _report(counts: dict[str, ScanCounts], pairs: dict[str, PairTable], clean: C
         ]
 
 
-def _within(sizes: np.ndarray) -> np.ndarray:
-    """0 .. size-1 for each size, one after another."""
-    return np.arange(sizes.sum()) - np.repeat(np.cumsum(sizes) - sizes, sizes)
-
-
 def _words_by_rank(clean: CleanPairs) -> tuple[np.ndarray, list[str]]:
     """Position of the text of each rank among the distinct texts, and these."""
     words: dict[str, int] = {}
@@ -217,7 +212,7 @@ def _write(
     def group(part: slice) -> pa.Table:
         chosen = order[part]
         n = slices[chosen, 1]
-        rows = settled[np.repeat(slices[chosen, 0], n) + _within(n)]
+        rows = np.concatenate([settled[start : start + size] for start, size in slices[chosen].tolist()])
         columns = [
             _number_array(np.repeat(stay_ids[chosen], n), pa.int64()),
             _number_array(rows["hours"], pa.float64()),

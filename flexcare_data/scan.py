@@ -4,7 +4,7 @@ In: a `.csv` or `.csv.gz` as published, the wanted items, the kept stays. Out: b
 a pair is a distinct (item, text), and a count for every row that is not in a batch.
 
 Why not a general CSV reader: these two tables are most of MIMIC, three rows of four are not wanted, and the wanted
-texts repeat. One compiled loop splits the fields, looks the ids up and gives equal (item, text) pairs one number, so
+texts repeat. One compiled loop finds the fields and looks the ids up, and equal (item, text) pairs get one number, so
 that values are cleaned once per distinct pair (cleaning.py) and no text column is ever held. A second thread inflates.
 """
 
