@@ -12,9 +12,6 @@ from itertools import combinations
 
 import numpy as np
 import polars as pl
-from sklearn.manifold import TSNE
-from sklearn.metrics import silhouette_score
-from sklearn.neighbors import NearestNeighbors
 from threadpoolctl import threadpool_limits
 
 from flexcare_model.evaluate import score
@@ -78,6 +75,9 @@ def embed_2d(vectors: np.ndarray, *, seed: int = 0) -> np.ndarray:
     if n < 5 or vectors.shape[1] < 2:
         return np.zeros((n, 2))
     perplexity = min(30.0, (n - 1) / 3)
+    # Imported here, as the many jobs that only score pay for every import.
+    from sklearn.manifold import TSNE
+
     # One thread: the loop over points is short, and threads that wait for one another cost more than they give.
     with threadpool_limits(limits=1):
         points = TSNE(perplexity=perplexity, init="pca", random_state=seed, n_jobs=1).fit_transform(vectors)
@@ -89,6 +89,9 @@ def separation(vectors: np.ndarray, groups: Sequence[str], *, neighbours: int = 
     names, codes = np.unique(np.asarray(groups), return_inverse=True)
     if len(names) < 2 or len(vectors) <= neighbours + 1:
         return {"silhouette": float("nan"), "knn_accuracy": float("nan")}
+    from sklearn.metrics import silhouette_score
+    from sklearn.neighbors import NearestNeighbors
+
     places = NearestNeighbors(n_neighbors=neighbours + 1).fit(vectors).kneighbors(return_distance=False)
     # Without a query, kneighbors leaves the point itself out.
     votes = np.apply_along_axis(np.bincount, 1, codes[places[:, :neighbours]], minlength=len(names))

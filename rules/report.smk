@@ -66,12 +66,12 @@ rule so_far:
     localrule: True
     input:
         data=published(*CONFIGURED),
-        runs=finished_runs(),
         card=rules.card.output,
         table2=rules.table2.output,
     output:
         page=f"{OUT}/so_far.html",
     params:
+        runs=finished_runs(),
         page=PAGE_ARGUMENTS,
         output=subpath(output.page, parent=True),
         seeds=CONFIG.train.seeds,
@@ -128,7 +128,6 @@ rule other_protocol:
         config=other_config(),
         snakefile=workflow.main_snakefile,
         place=subpath(output.config, parent=True),
-        targets=["cohorts", *(f"{OTHER_OUTPUT}/{link}" for stage in ("cxr", "notes") for link in links(stage))],
         code=code_digest("flexcare_data.stages"),
     log:
         f"{OUT}/logs/other_protocol.log",
@@ -141,7 +140,7 @@ rule other_protocol:
     shell:
         "printf '%s' {params.config:q} > {output.config:q} && "
         "python -m snakemake --snakefile {params.snakefile:q} --configfile {output.config:q}"
-        " --directory {params.place:q} --cores {threads} {params.targets:q} > {log:q} 2>&1"
+        " --directory {params.place:q} --cores {threads} samples > {log:q} 2>&1"
 
 
 use rule train as train_other_protocol with:
@@ -165,10 +164,10 @@ rule compare_protocols:
         rules.other_protocol.output,
         ours=rules.flexcare.input,
         theirs=expand(other_file("metrics.json"), model="flexcare", experiment="six_tasks", seed=CONFIG.train.seeds),
-        others=finished_runs(),
     output:
         page=f"{OUT}/protocols/comparison.html",
     params:
+        others=finished_runs(),
         below=CONFIG.report.suppress_below,
         synthetic=SYNTHETIC_MARK,
         sides=protocol_arguments(),

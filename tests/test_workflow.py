@@ -201,6 +201,8 @@ def test_a_missing_seed_is_filled_in_and_a_failing_one_stops_no_other(build, tmp
     expected = "FlexCare (six tasks): 2 of 3 seeds, without 44."
     assert expected in (folder / "results/tables/table3.md").read_text()
     assert expected in (folder / "results/so_far.html").read_text()
+    changed = {**config, "train": config["train"] | {"lr": 0.01}}
+    assert "train" not in jobs(snakemake(folder, "-n", "so_far", config=changed))
     (runs / "seed44/state.safetensors").unlink()
     text = snakemake(folder, "-n", "flexcare", config=config)
     assert jobs(text) == {"flexcare": 1, "train": 1}
