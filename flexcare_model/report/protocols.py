@@ -138,9 +138,13 @@ def _metrics(published: Results, corrected: Results) -> Layout:
                     {"task": name, "metric": metric, "method": method.title} | dict(zip(SIDES, means, strict=True))
                 )
     schema = {"task": pl.String, "metric": pl.String, "method": pl.String} | dict.fromkeys(SIDES, pl.Float64)
-    notes = ("Each side is tested on its own test split, whose samples and labels differ.",)
+    notes = (
+        "Each side is tested on its own test split, whose samples and labels differ. Further methods appear once they "
+        "are trained under both protocols: `snakemake baselines --configfile protocols/<protocol>.json` trains those "
+        "of the other one.",
+    )
     if not rows:
-        notes = ("No method was trained under both protocols: run `flexcare` for each of them.",)
+        notes = ("No method was trained under both protocols: run the target `compare_protocols`.",)
     header = ("Task, metric", "Method", *SIDES, "corrected − flexcare")
     return Layout(
         "protocols_metrics", "Metrics", header, tuple(rows), pl.DataFrame(records, schema=schema), notes, grouped=1

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+import shutil
 
 import polars as pl
 import pytest
@@ -45,6 +47,24 @@ def test_every_option_that_differs_is_explained(layouts):
     first, second = (PROTOCOLS[name].model_dump() for name in ("flexcare", "corrected"))
     assert set(layouts[0].frame["option"]) == {name for name in first if first[name] != second[name]}
     assert (layouts[0].frame["meaning"].str.len_chars() > 20).all()
+
+
+def test_metrics_of_methods_trained_under_both_protocols(output, tmp_path):
+    """FlexCare was trained under both, with another number for one task; everything else under one only."""
+    shutil.copytree(output / "runs/flexcare/six_tasks", tmp_path / "runs/flexcare/six_tasks")
+    means = []
+    for path in (tmp_path / "runs").rglob("metrics.json"):
+        content = json.loads(path.read_text())
+        means.append(content["metrics"]["readmission"]["auroc"])
+        content["metrics"]["readmission"]["auroc"] = 0.25
+        path.write_text(json.dumps(content))
+    layout = build_comparison(Results(output), Results(tmp_path), below=10)[3]
+    assert set(layout.frame["method"]) == {"FlexCare"}
+    assert layout.frame.height == 12
+    row = layout.frame.row(by_predicate=(pl.col("task") == "readmission") & (pl.col("metric") == "auroc"), named=True)
+    assert row["flexcare"] == pytest.approx(sum(means) / len(means))
+    assert row["corrected"] == pytest.approx(0.25)
+    assert f"{0.25 - row['flexcare']:+.4f}".replace("-", "−") in layout.to_markdown()
 
 
 def test_the_page_stands_alone_and_says_what_is_missing(layouts):
