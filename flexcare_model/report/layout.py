@@ -146,7 +146,7 @@ class Layout:
                 span = spans[index][number] if index < self.grouped else 1
                 if span == 0:
                     continue
-                text = html.escape(cell.text)
+                text = inline(cell.text)
                 if cell.best:
                     text = f"<strong>{text}</strong>"
                 marks = (
@@ -161,9 +161,7 @@ class Layout:
             lines.append("</tr>")
         lines.append("</tbody></table></div>")
         if self.notes:
-            lines.append(
-                '<ul class="notes">' + "".join(f"<li>{html.escape(note)}</li>" for note in self.notes) + "</ul>"
-            )
+            lines.append('<ul class="notes">' + "".join(f"<li>{inline(note)}</li>" for note in self.notes) + "</ul>")
         return "\n".join(lines)
 
     def _spans(self, index: int) -> list[int]:
@@ -254,6 +252,15 @@ def _stacked(text: str) -> str:
     first, _, rest = text.partition(" ")
     two = rest and (rest.startswith("(") or first.isupper())
     return f"\\shortstack{{{_latex(first)}\\\\{_latex(rest)}}}" if two else _latex(text)
+
+
+def inline(text: str) -> str:
+    """Text as HTML; names between backticks are set as code.
+
+    >>> inline("below 5 %: `table3` & more")
+    'below 5 %: <code>table3</code> &amp; more'
+    """
+    return re.sub(r"`([^`]+)`", r"<code>\1</code>", html.escape(text))
 
 
 def words(text: str) -> Cell:

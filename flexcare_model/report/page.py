@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import html
 import json
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,7 +20,7 @@ from matplotlib.figure import Figure
 from flexcare_data.tasks import TASKS
 from flexcare_model.report import beyond, facts, figures, tables
 from flexcare_model.report.drawings import draw
-from flexcare_model.report.layout import Layout
+from flexcare_model.report.layout import Layout, inline
 from flexcare_model.report.results import Results
 from flexcare_model.report.style import data_uri, svg_bytes
 
@@ -82,7 +81,7 @@ def build_page(results: Results, about: About) -> str:
         lstrip_blocks=True,
     )
     return environment.get_template("report.html.j2").render(
-        prose=prose,
+        prose=inline,
         title=about.title,
         synthetic=synthetic,
         below=about.below,
@@ -99,7 +98,7 @@ def picture(figure: Figure, name: str, alt: str, *, anchor: str | None = None) -
     anchor = anchor or name
     size = "wide" if figure.get_figwidth() > 5 else "narrow"
     image = f'<img src="{data_uri(svg_bytes(figure))}" alt="{html.escape(alt)}">'
-    text = f"<figcaption>{prose(caption)}</figcaption>"
+    text = f"<figcaption>{inline(caption)}</figcaption>"
     return f'<figure class="{size}" id="figure-{anchor}">{image}{text}</figure>'
 
 
@@ -111,13 +110,8 @@ def table(layout: Layout, *, heading: bool = True) -> str:
     return f'<div class="table" id="table-{layout.name}">{head}{text}{layout.to_html()}</div>'
 
 
-def prose(text: str) -> str:
-    """Text as HTML; names between backticks are set as code."""
-    return re.sub(r"`([^`]+)`", r"<code>\1</code>", html.escape(text))
-
-
 def paragraph(text: str) -> str:
-    return f"<p>{prose(text)}</p>"
+    return f"<p>{inline(text)}</p>"
 
 
 def details(title: str, body: str, *, is_open: bool = False, is_printed: bool = True) -> str:

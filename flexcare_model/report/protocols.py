@@ -10,7 +10,7 @@ import polars as pl
 
 from flexcare_data.protocol import PROTOCOLS, Options
 from flexcare_data.tasks import TASKS
-from flexcare_model.report.layout import Cell, Layout, absent, number, words
+from flexcare_model.report.layout import Cell, Layout, absent, inline, number, words
 from flexcare_model.report.results import METRIC_TITLES, Results
 from flexcare_model.report.suppression import HIDDEN, count_text, is_near, is_small
 from flexcare_model.report.tables import METHODS, mean_text, summarise
@@ -153,7 +153,7 @@ def _metrics(published: Results, corrected: Results) -> Layout:
 
 def comparison_page(layouts: list[Layout], about, *, synthetic: bool) -> str:
     """The page, in the look of the report."""
-    from flexcare_model.report.page import TEMPLATES, Section, prose, table
+    from flexcare_model.report.page import TEMPLATES, Section, table
 
     sections = [Section(layout.name, layout.title, table(layout, heading=False)) for layout in layouts]
     environment = jinja2.Environment(
@@ -161,7 +161,7 @@ def comparison_page(layouts: list[Layout], about, *, synthetic: bool) -> str:
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
     return environment.get_template("report.html.j2").render(
-        prose=prose,
+        prose=inline,
         title="FlexCare-benchmark: two protocols",
         synthetic=synthetic if about.is_synthetic is None else about.is_synthetic,
         below=about.below,

@@ -49,6 +49,17 @@ def test_every_option_that_differs_is_explained(layouts):
     assert (layouts[0].frame["meaning"].str.len_chars() > 20).all()
 
 
+def test_samples_of_both_are_hidden_where_they_tell_a_small_rest(output, tmp_path):
+    """Three samples less: neither table may show how many are in both, as the sizes stand beside."""
+    (tmp_path / "cohorts").mkdir()
+    cohort = pl.read_parquet(output / "cohorts/readmission.parquet")
+    cohort.slice(3).write_parquet(tmp_path / "cohorts/readmission.parquet")
+    _, sizes, labels, _ = build_comparison(Results(output), Results(tmp_path), below=10)
+    shown = row_of(sizes, "readmission")
+    assert [shown[name] for name in ("in_both", "only_flexcare", "only_corrected")] == ["n.s.", "<10", "n.s."]
+    assert labels.rows[0][1].text == "n.s."
+
+
 def test_metrics_of_methods_trained_under_both_protocols(output, tmp_path):
     """FlexCare was trained under both, with another number for one task; everything else under one only."""
     shutil.copytree(output / "runs/flexcare/six_tasks", tmp_path / "runs/flexcare/six_tasks")
