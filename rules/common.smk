@@ -193,6 +193,8 @@ def run_tasks(experiment):
 
 def run_inputs(wildcards):
     """Cohorts of a run, what their samples point into, and the weights that it starts from."""
+    if wildcards.model not in model_classes():
+        raise WorkflowError(f"model: expected one of {', '.join(model_classes())}; got {wildcards.model}")
     tasks = run_tasks(wildcards.experiment)
     if missing := [task for task in tasks if task not in CONFIG.tasks]:
         # Radiographs and notes are prepared for the configured cohorts; without them a model would learn from less.
@@ -206,8 +208,8 @@ def run_inputs(wildcards):
 
 def training_code(wildcards):
     """Digest of the code that trains a model: another model's file, or a new one, trains nothing again."""
-    known = model_classes().get(wildcards.model)  # the job tells which names there are
-    return code_digest("flexcare_model.train", *known[:1]) if known else ""
+    where, _ = model_classes()[wildcards.model]
+    return code_digest("flexcare_model.train", where)
 
 
 def pretrained_run(wildcards):

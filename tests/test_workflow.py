@@ -276,6 +276,15 @@ def test_wrong_key_is_told_before_anything_runs(tmp_path):
     assert "Traceback" not in text
 
 
+def test_a_training_that_cannot_be_is_told_before_anything_runs(tmp_path):
+    """A misspelled model, and a task whose radiographs and notes would not be prepared."""
+    run = "results/runs/{}/readmission/seed42/metrics.json"
+    text = snakemake(tmp_path, "-n", run.format("mtt"), config={}, expect=1)
+    assert "model: expected one of flexcare, " in text and "got mtt" in text
+    text = snakemake(tmp_path, "-n", run.format("mt"), config={"tasks": ["drg"]}, expect=1)
+    assert "readmission: not among the configured cohorts; add it to tasks" in text
+
+
 def test_settings_of_the_command_line(tmp_path):
     arguments = ("-n", "cohorts", "--config", "protocol=corrected", "output=there", "synthetic={patients: 5}")
     text = snakemake(tmp_path, *arguments, config={})
