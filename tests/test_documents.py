@@ -80,7 +80,7 @@ def test_commands_within_the_text_exist(page):
         if program == "python":
             assert words[2] in known, inline
         else:
-            values = {"--cores", "--configfile", "--config", "--workflow-profile", "--profile"}
+            values = {"--cores", "--configfile", "--config", "--workflow-profile", "--profile", "--quiet"}
             named = [word for before, word in itertools.pairwise([program, *words]) if before not in values]
             assert {word for word in named if not word.startswith("-")} <= targets, inline
 
