@@ -116,7 +116,9 @@ def test_two_builds_in_one_output_folder(killed):
     assert "Finished job" not in told
 
 
-@pytest.mark.parametrize("how", ["a read-only disk", "the group of another user"])
+@pytest.mark.parametrize(
+    "how", ["the group of another user", pytest.param("a read-only disk", marks=pytest.mark.drill)]
+)
 def test_a_finished_store_of_somebody_else_is_used_and_nothing_computed(killed, tmp_path, how):
     store = killed / "store"
     if how == "a read-only disk":
@@ -136,6 +138,7 @@ def test_a_finished_store_of_somebody_else_is_used_and_nothing_computed(killed, 
     assert ours.read_bytes() == theirs.read_bytes()
 
 
+@pytest.mark.drill
 def test_links_follow_the_configuration_after_a_kill_and_a_clock_set_back(killed):
     """The choice of another configuration is made, dated before the links, and the build is killed before them."""
     folder = killed.parent

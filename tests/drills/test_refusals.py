@@ -16,7 +16,8 @@ from conftest import PATCHES, Base
 from struck import CONTEXT, call, digests, hidden, run, run_command, run_on_a_small_disk
 from test_kills import expected
 
-STAGES = ("events", "hourly", "sections", "cohort-diagnosis", "cxr", "notes")
+more = pytest.mark.drill
+STAGES = ("events", "sections", "cxr", *(pytest.param(s, marks=more) for s in ("hourly", "cohort-diagnosis", "notes")))
 needs_mounts = pytest.mark.skipif(
     not conditions.possible(conditions.small_disk, Path("/tmp"), 1 << 20), reason="mounting is not permitted here"
 )
@@ -154,7 +155,7 @@ def test_a_store_of_a_second_user_is_read_and_nothing_is_computed(base, tmp_path
     ("stage", "name"),
     [("events", "mimiciv/icu/chartevents.csv.gz"), ("sections", "mimic_iv_note/note/discharge.csv.gz")],
 )
-@pytest.mark.parametrize("how", ["removed", "replaced by half of itself", "closed"])
+@pytest.mark.parametrize("how", ["removed", "replaced by half of itself", pytest.param("closed", marks=more)])
 def test_a_raw_file_that_goes_away(base, tmp_path, stage, name, how):
     """Between the look at it and its reading: the command fails, says which file, and goes on when it is back."""
     raw, store = tmp_path / "raw", tmp_path / "store"
@@ -217,7 +218,7 @@ def test_dates_in_the_past_or_future_change_nothing(base, tmp_path, when):
 # --- two at once ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("stage", ["events", "cxr", "notes", "train"])
+@pytest.mark.parametrize("stage", ["cxr", "train", *(pytest.param(s, marks=more) for s in ("events", "notes"))])
 def test_two_at_once_on_one_store(base, tmp_path, stage):
     """Double work and no damage, whoever is first at each step; the same for two trainings of one run."""
     store = tmp_path / "store"
