@@ -41,7 +41,7 @@ def explain(error: BaseException, where: Path | None = None) -> str | None:
 
     Example:
         >>> explain(OSError(28, "No space left on device", "/disk/events.parquet")).split(";")[0]
-        '/disk/events.parquet: no space left on device'
+        '/disk/events.parquet: No space left on device'
         >>> explain(KeyError("stay_id")) is None
         True
     """
@@ -56,7 +56,7 @@ def explain(error: BaseException, where: Path | None = None) -> str | None:
     number = _number(error)
     if number not in _ADVICE:
         return None
-    return f"{place}: {os.strerror(number).lower()}; {_ADVICE[number]}"
+    return f"{place}: {os.strerror(number)}; {_ADVICE[number]}"
 
 
 def _number(error: BaseException) -> int | None:

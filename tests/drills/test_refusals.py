@@ -42,7 +42,7 @@ def test_files_that_may_not_grow(base, tmp_path, stage):
     done = run(command, watched=store, patches=PATCHES, before=(limit,))
     assert done.status == 1, done.said
     assert (
-        "file too large; the file sys" in one_message(done.said) or "written to its end: is the disk full" in done.said
+        "File too large; the file sys" in one_message(done.said) or "written to its end: is the disk full" in done.said
     )
     assert hidden(store) == [] and not (store / stage).exists()
     assert run(command, watched=store, patches=PATCHES).status == 0
@@ -56,7 +56,7 @@ def test_a_full_disk(base, tmp_path, stage, size):
     arguments = (base.command(stage, tmp_path / stage), PATCHES, str(tmp_path), size)
     done = call(run_on_a_small_disk, *arguments, watched=tmp_path)
     assert done.status == 10, done.said
-    assert "no space left on device; free some space, or set store.path" in one_message(done.said)
+    assert "No space left on device; free some space, or set store.path" in one_message(done.said)
     assert "left: [] False" in done.said
     assert f"digests: {sorted(expected(base, stage).items())}" in done.said
 
@@ -66,7 +66,7 @@ def test_a_training_on_a_full_disk_goes_on(base, tmp_path):
     size = (base.output / "runs/flexcare/six_tasks/seed40/model.safetensors").stat().st_size
     done = run(base.command("train", folder), watched=folder, before=(partial(conditions.short_files, 2 * size),))
     assert done.status == 1, done.said
-    assert "file too large" in one_message(done.said)
+    assert "File too large" in one_message(done.said)
     assert hidden(folder) == []
     assert run(base.command("train", folder), watched=folder).status == 0
     assert digests(folder) == digests(base.output / "runs/flexcare/six_tasks/seed40")
