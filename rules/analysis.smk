@@ -83,12 +83,15 @@ rule interaction:
         mem_mb=growing(16000),
         runtime=growing(2880),
         gpu=gpus(CONFIG.train.device),
+        workers=CONFIG.train.workers,
+        data_device=CONFIG.train.data_device,
     conda:
         ENVIRONMENT
     shell:
         "python -m flexcare_model train --output {params.output:q} --model {wildcards.model}"
         " --experiment {wildcards.experiment} --seed {wildcards.seed} --settings {params.settings:q} --interaction"
-        " {params.encoder} {FEEDING} --threads {threads} --code {params.code} --out {params.out:q} > {log:q} 2>&1"
+        " {params.encoder} --workers {resources.workers} --data-device {resources.data_device}"
+        " --threads {threads} --code {params.code} --out {params.out:q} > {log:q} 2>&1"
 
 
 rule bootstrap:

@@ -34,12 +34,11 @@ OUT = str(CONFIG.output)
 STORE = str(CONFIG.store_path)
 ABLATIONS = ["flexcare_base", "flexcare_no_ct", "flexcare_no_decorr", "flexcare_no_moe", "flexcare_no_task_token"]
 DRG_EXPERIMENTS = ["drg_1pct", "drg_100pct", "drg_1pct_pretrained", "drg_100pct_pretrained"]
-# What a run is made of, and what only decides how fast: a command names that by {FEEDING}, which Snakemake does not
-# compare with the command of an earlier run.
+# What a run is made of. What only decides how fast it is made (threads, workers, data_device) reaches the commands as
+# resources, which Snakemake does not compare with those of an earlier run.
 TRAIN_SETTINGS = json.dumps(
     CONFIG.train.model_dump(exclude={"seeds", "baselines", "threads", "workers", "data_device"}), sort_keys=True
 )
-FEEDING = f"--workers {CONFIG.train.workers} --data-device {CONFIG.train.data_device}"
 # Only where the notes are stored as word-piece ids, which are embedded while training.
 ENCODER_FOR_TOKENS = f"--encoder {shlex.quote(CONFIG.notes.encoder)}" if CONFIG.notes.storage == "tokens" else ""
 SYNTHETIC = CONFIG.synthetic.model_dump()

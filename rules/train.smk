@@ -24,12 +24,15 @@ rule train:
         mem_mb=growing(16000),
         runtime=growing(1440),
         gpu=gpus(CONFIG.train.device),
+        workers=CONFIG.train.workers,
+        data_device=CONFIG.train.data_device,
     conda:
         ENVIRONMENT
     shell:
         "python -m flexcare_model train --output {params.output:q} --model {wildcards.model}"
         " --experiment {wildcards.experiment} --seed {wildcards.seed} --settings {params.settings:q}"
-        " {params.pretrained} {params.encoder} {FEEDING} --threads {threads} --code {params.code} > {log:q} 2>&1"
+        " {params.pretrained} {params.encoder} --workers {resources.workers} --data-device {resources.data_device}"
+        " --threads {threads} --code {params.code} > {log:q} 2>&1"
 
 
 rule flexcare:
