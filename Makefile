@@ -6,7 +6,7 @@ CORES ?= 2
 BIN := .venv/bin
 DATA := flexcare_data flexcare_model tests
 
-.PHONY: help setup demo test test-slurm drill lint bench lock clean
+.PHONY: help setup demo test test-pages test-slurm drill lint bench lock clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -19,8 +19,11 @@ demo: setup ## build everything on embedded synthetic data and say where the rep
 	@$(BIN)/snakemake --cores $(CORES) all
 	@echo "report: $(CURDIR)/results/report.html"
 
-test: setup ## all tests
+test: setup ## the tests
 	@$(BIN)/python -m pytest -n 2 --dist loadfile
+
+test-pages: setup ## every command of the documents (five minutes)
+	@$(BIN)/python -m pytest -m pages tests/test_documents.py
 
 test-slurm: setup ## the workflow on a SLURM of one node that the tests start (needs munge and slurm-wlm installed)
 	@$(BIN)/python -m pytest -m slurm tests/slurm

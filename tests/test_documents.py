@@ -176,7 +176,7 @@ def follow(name: str, place: Place) -> list[str]:
 GENERAL = [str(page.relative_to(ROOT)) for page in PAGES if not page.name.startswith("add_a_")]
 
 
-@pytest.mark.slow
+@pytest.mark.pages
 @pytest.mark.parametrize("name", GENERAL)
 def test_commands(name, place):
     """Every command of the page ends without an error. What some print is looked at in the tests below."""

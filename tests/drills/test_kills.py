@@ -6,7 +6,7 @@ import shutil
 import signal
 
 import pytest
-from conftest import PATCHES, Base
+from prepared import PATCHES, Base
 from struck import digests, hidden, run
 
 STAGES = ("stays", "events", "hourly", "sections", "cohort-diagnosis", "audit", "cxr", "notes")

@@ -20,7 +20,7 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
-from conftest import PATCHES
+from prepared import PATCHES
 from safetensors.torch import load_file, save_file
 from struck import digests, run
 from test_builds import CONFIG, ROOT, end, start

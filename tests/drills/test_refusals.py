@@ -12,7 +12,7 @@ from pathlib import Path
 
 import conditions
 import pytest
-from conftest import PATCHES, Base
+from prepared import PATCHES, Base
 from struck import CONTEXT, call, digests, hidden, run, run_command, run_on_a_small_disk
 from test_kills import expected
 
