@@ -100,6 +100,16 @@ def test_absent_parts_name_the_target_that_makes_them(tmp_path):
         assert f"run the target <code>{target}</code>" in page
 
 
+def test_variants_are_compared_only_where_there_is_a_second_one(output, page, tmp_path):
+    """FlexCare alone stands in table 3 already; here it would be a table of `not run` and a figure of one bar."""
+    assert "Table 4: ablations" in page and "run the target <code>table4</code>" not in page
+    shutil.copytree(output, tmp_path / "alone", symlinks=True)
+    shutil.rmtree(tmp_path / "alone/runs/flexcare_base")
+    alone = build_page(Results(tmp_path / "alone"), About(config={}, code_version="1"))
+    assert "Table 4: ablations" not in alone and "run the target <code>table4</code>" in alone
+    assert "Table 3: methods" in alone
+
+
 def test_time_and_memory_by_rule(tmp_path):
     for name, line in {
         "train/mt/drg": "40.0\t900.5",
