@@ -23,13 +23,13 @@ test: setup ## the tests
 	@$(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-pages: setup ## every command of the documents (five minutes)
-	@$(BIN)/python -m pytest -m pages tests/test_documents.py
+	@$(BIN)/python -m pytest -m pages tests/workflow/test_documents.py
 
 test-slurm: setup ## the workflow on a SLURM of one node that the tests start (needs munge and slurm-wlm installed)
 	@$(BIN)/python -m pytest -m slurm tests/slurm
 
 drill: setup ## strike at every moment of every stage and build (half an hour)
-	@$(BIN)/python -m pytest -m drill -n 2 tests/drills
+	@$(BIN)/python -m pytest -m drill -n 2 tests/faults
 
 lint: setup ## ruff, mypy, snakefmt, snakemake --lint
 	@$(BIN)/ruff check .

@@ -9,7 +9,7 @@ import numpy as np
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
-from flexcare_model.samples import load_task
+from flexcare_model.data.dataset import load_task
 
 
 def table(output, split):

@@ -9,9 +9,9 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
-from flexcare_model.losses import prediction_loss
-from flexcare_model.metrics import compute
-from flexcare_model.samples import load_task
+from flexcare_model.data.dataset import load_task
+from flexcare_model.models.losses import prediction_loss
+from flexcare_model.training.metrics import compute
 
 
 class MeanOfModalities(nn.Module):

@@ -15,7 +15,7 @@ __all__ = ["COLUMNS", "load_matrix"]
 def __getattr__(name: str) -> Any:
     # Loaded on demand: the workflow imports this package to plan, and need not read series.
     if name == "load_matrix":
-        from flexcare_data.explain import load_matrix
+        from flexcare_data.export.explain_sample import load_matrix
 
         return load_matrix
     raise AttributeError(name)

@@ -15,8 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from flexcare_data import progress, raw, schema, store, tools
-from flexcare_data.protocol import Options
+from flexcare_data import progress, schema, tools
+from flexcare_data.options import Options
+from flexcare_data.raw import tables as raw
+from flexcare_data.store import folders as store
 
 if TYPE_CHECKING:
     from flexcare_data.tasks.base import Sources
@@ -26,7 +28,7 @@ if TYPE_CHECKING:
 
 def run_stays(args: argparse.Namespace) -> None:
     """stays.parquet, phenotypes.parquet."""
-    from flexcare_data import phenotypes, stays
+    from flexcare_data.stages import phenotypes, stays
 
     options, dropped = _options(args), raw.empty_counts()
     tables = {
@@ -52,7 +54,7 @@ def _counts(frame: pl.DataFrame) -> dict[str, int]:
 
 def run_splits(args: argparse.Namespace) -> None:
     """splits.parquet."""
-    from flexcare_data import splits
+    from flexcare_data.stages import splits
 
     dropped = raw.empty_counts()
     frame = splits.build_splits(raw.read_table(args.mimiciv, "admissions", dropped), _options(args))
@@ -63,7 +65,7 @@ def run_splits(args: argparse.Namespace) -> None:
 
 def run_events(args: argparse.Namespace) -> None:
     """events.parquet."""
-    from flexcare_data import events
+    from flexcare_data.stages.events import build as events
 
     tables = {name: raw.locate(args.mimiciv, name) for name in ("chartevents", "labevents")}
     frame = pl.read_parquet(args.stays / "stays.parquet")
@@ -90,7 +92,7 @@ def run_events(args: argparse.Namespace) -> None:
 
 def run_hourly(args: argparse.Namespace) -> None:
     """values.npy, observed.npy, index.parquet, scaler.json."""
-    from flexcare_data import hourly
+    from flexcare_data.stages import hourly
 
     frame = pl.read_parquet(args.stays / "stays.parquet", columns=["stay_id", "subject_id", "los_hours"])
     diagnosed = pl.read_parquet(args.stays / "phenotypes.parquet", columns=["stay_id"])
@@ -116,7 +118,7 @@ def run_hourly(args: argparse.Namespace) -> None:
 
 def run_sections(args: argparse.Namespace) -> None:
     """sections.parquet; without notes an empty one."""
-    from flexcare_data import notes
+    from flexcare_data.stages import sections as notes
 
     dropped = raw.empty_counts()
     meter = progress.meter("bytes")
@@ -131,7 +133,7 @@ def run_sections(args: argparse.Namespace) -> None:
 
 def run_cohort(args: argparse.Namespace) -> None:
     """<task>.parquet; for tasks whose input may end inside an hour also tails/."""
-    from flexcare_data import hourly
+    from flexcare_data.stages import hourly
     from flexcare_data.tasks import TASKS
 
     if args.task not in TASKS:
@@ -187,7 +189,7 @@ def _raw(root: Path | None, name: str, dropped: raw.Dropped) -> pl.DataFrame:
 
 
 def _radiographs(root: Path | None, dropped: raw.Dropped) -> pl.DataFrame:
-    from flexcare_data import images
+    from flexcare_data.stages.images import build as images
 
     radiographs, counts = images.ap_radiographs(_raw(root, "metadata", dropped))
     for reason, n in counts.items():
@@ -197,7 +199,7 @@ def _radiographs(root: Path | None, dropped: raw.Dropped) -> pl.DataFrame:
 
 def run_audit(args: argparse.Namespace) -> None:
     """flow.json, dropped.json, leakage.json of the whole build."""
-    from flexcare_data import leakage
+    from flexcare_data.stages import audit as leakage
 
     parts = [args.stays, args.splits, args.events, args.hourly, args.sections, *args.cohorts]
     dropped = raw.empty_counts()
@@ -241,7 +243,7 @@ def _cohort_files(folders: list[Path]) -> list[Path]:
 
 def run_images(args: argparse.Namespace) -> None:
     """index.parquet, problems.parquet and the shards of the radiographs."""
-    from flexcare_data import images
+    from flexcare_data.stages.images import build as images
 
     cohorts = _read_cohorts(args.cohorts)
     columns = ["dicom_id", "subject_id", "study_id"]
@@ -277,7 +279,7 @@ def run_images(args: argparse.Namespace) -> None:
 
 def run_image_list(args: argparse.Namespace) -> None:
     """The list of radiographs; count and size on standard output."""
-    from flexcare_data import image_list
+    from flexcare_data.export import download_list as image_list
 
     base = image_list.BASE if args.base is None else args.base
     found = image_list.list_images(
@@ -293,7 +295,7 @@ def run_image_list(args: argparse.Namespace) -> None:
 
 def run_meds_labels(args: argparse.Namespace) -> None:
     """<task>/<label>.parquet in MEDS' label schema."""
-    from flexcare_data import meds_labels
+    from flexcare_data.export import meds_labels
     from flexcare_data.tasks import TASKS
 
     windows = _read_windows(args.cohorts)

@@ -24,8 +24,8 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from flexcare_data.protocol import PAPER_TASKS, PROTOCOLS, Options, resolve
-from flexcare_data.source import model_classes
+from flexcare_data.code_digest import model_classes
+from flexcare_data.options import PAPER_TASKS, PROTOCOLS, Options, resolve
 
 CONFIG_DIR = Path(__file__).resolve().parent.parent / "workflow" / "config"
 

@@ -7,13 +7,13 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from flexcare_data.config import ConfigError
-from flexcare_data.decoding import ImageError
-from flexcare_data.explain import UnknownSampleError
+from flexcare_data.export.explain_sample import UnknownSampleError
 from flexcare_data.faults import explain
-from flexcare_data.leakage import LeakageError
-from flexcare_data.raw import RawDataError
+from flexcare_data.raw.tables import RawDataError
 from flexcare_data.schema import SchemaError
-from flexcare_data.store import StoreError
+from flexcare_data.stages.audit import LeakageError
+from flexcare_data.stages.images.decoding import ImageError
+from flexcare_data.store.folders import StoreError
 
 KNOWN = (
     ConfigError,

@@ -8,15 +8,16 @@ from __future__ import annotations
 import argparse
 import json
 
-from flexcare_data import progress, store
+from flexcare_data import progress
+from flexcare_data.store import folders as store
 
 # What a command uses is imported in it, as in `commands`.
 
 
 def run_doctor(args: argparse.Namespace) -> int:
     """Findings on standard output; 1 if there is an error."""
-    from flexcare_data import doctor
     from flexcare_data.config import load_config
+    from flexcare_data.doctor import examine as doctor
 
     user = dict(args.config_json)
     roots = {name: str(path) for name in ("mimiciv", "mimic_cxr_jpg", "mimic_iv_note") if (path := getattr(args, name))}
@@ -46,7 +47,7 @@ def run_synthesize(args: argparse.Namespace) -> None:
 
 def run_explain(args: argparse.Namespace) -> None:
     """One sample on standard output."""
-    from flexcare_data import explain
+    from flexcare_data.export import explain_sample as explain
 
     text, matrix = explain.explain(args.output, args.task, args.sample)
     if args.out:
@@ -56,16 +57,16 @@ def run_explain(args: argparse.Namespace) -> None:
 
 def run_store(args: argparse.Namespace) -> int:
     """What the store holds, its problems (exit status 1), what may go, or what made a folder, on standard output."""
-    from flexcare_data import upkeep
+    from flexcare_data.store import listing, origins, prune, verify
 
     if args.action == "ls":
-        print(upkeep.table(upkeep.ls(args.store)))
+        print(listing.table(listing.ls(args.store)))
     elif args.action == "verify":
-        problems = upkeep.verify(args.store, args.what)
+        problems = verify.verify(args.store, args.what)
         print("\n".join(problems) or "no problems")
         return 1 if problems else 0
     elif args.action == "prune":
-        removals = upkeep.prune(args.store, keep=[*args.what, *args.keep], keep_days=args.days, dry_run=not args.yes)
+        removals = prune.prune(args.store, keep=[*args.what, *args.keep], keep_days=args.days, dry_run=not args.yes)
         for removal in removals:
             verb = ("removed" if removal.done else "could not remove") if args.yes else "would remove"
             print(f"{verb} {removal.path}, {removal.bytes / 1e6:,.1f} MB: {removal.reason}")
@@ -74,20 +75,20 @@ def run_store(args: argparse.Namespace) -> int:
     else:
         if len(args.what) not in (1, 2):
             raise store.StoreError(f"store explain: expected one folder or two to compare, got {len(args.what)}")
-        print(upkeep.explain(args.store, *args.what))
+        print(origins.explain(args.store, *args.what))
     return 0
 
 
 def run_config_schema(args: argparse.Namespace) -> None:
     """workflow/config/default.yaml and config.schema.json anew, from the configuration model."""
-    from flexcare_data.config_files import write_config_files
+    from flexcare_data.generate.config_files import write_config_files
 
     write_config_files()
 
 
 def run_docs(args: argparse.Namespace) -> None:
     """The generated parts of docs/benchmark.md and docs/data_dictionary.md."""
-    from flexcare_data import reference
+    from flexcare_data.generate import documents as reference
 
     reference.write_pages()
 

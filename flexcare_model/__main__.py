@@ -47,13 +47,13 @@ def _known_errors() -> tuple[type[Exception], ...]:
     from pydantic import ValidationError
 
     from flexcare_data.schema import SchemaError
-    from flexcare_data.store import StoreError
-    from flexcare_model.arrays import ShardError
-    from flexcare_model.checkpoint import CheckpointError
-    from flexcare_model.config import RunConfigError
-    from flexcare_model.encoder import EncoderError
-    from flexcare_model.locate import SampleError
-    from flexcare_model.train import TrainError
+    from flexcare_data.store.folders import StoreError
+    from flexcare_model.data.index import SampleError
+    from flexcare_model.data.shards import ShardError
+    from flexcare_model.notes.encoder import EncoderError
+    from flexcare_model.training.checkpoint import CheckpointError
+    from flexcare_model.training.run_config import RunConfigError
+    from flexcare_model.training.train import TrainError
 
     return (
         ValidationError, SchemaError, StoreError, ShardError, CheckpointError, RunConfigError, EncoderError,
@@ -101,7 +101,7 @@ def _embed(args: argparse.Namespace) -> None:
     import polars as pl
 
     from flexcare_data.progress import meter
-    from flexcare_model import embed
+    from flexcare_model.notes import embed
 
     files = [path for folder in args.cohorts for path in sorted(folder.glob("*.parquet"))]
     cohorts = {path.stem: pl.read_parquet(path) for path in files if path.stem in embed.TASKS}
@@ -132,7 +132,7 @@ def _add_tiny_encoder(commands: argparse._SubParsersAction) -> None:
 def _tiny_encoder(args: argparse.Namespace) -> None:
     import polars as pl
 
-    from flexcare_model.encoder import make_tiny_encoder
+    from flexcare_model.notes.encoder import make_tiny_encoder
 
     frame = pl.read_parquet(args.sections)
     texts = [text for name in ("past_medical_history", "brief_hospital_course") for text in frame[name].drop_nulls()]
@@ -147,7 +147,7 @@ def _add_convert_encoder(commands: argparse._SubParsersAction) -> None:
 
 
 def _convert_encoder(args: argparse.Namespace) -> None:
-    from flexcare_model.encoder import convert
+    from flexcare_model.notes.encoder import convert
 
     convert(args.source, args.out)
 
@@ -178,11 +178,11 @@ def _add_train(commands: argparse._SubParsersAction) -> None:
 
 
 def _train(args: argparse.Namespace) -> None:
-    from flexcare_model.checkpoint import forget_state
-    from flexcare_model.config import resolve_run
-    from flexcare_model.evaluate import evaluate_run
-    from flexcare_model.predict import find_embedder
-    from flexcare_model.train import choose_device, train
+    from flexcare_model.training.checkpoint import forget_state
+    from flexcare_model.training.evaluate import evaluate_run
+    from flexcare_model.training.predict import find_embedder
+    from flexcare_model.training.run_config import resolve_run
+    from flexcare_model.training.train import choose_device, train
 
     settings = args.settings | {name: getattr(args, name) for name in _FASTER if getattr(args, name) is not None}
     run, execution = resolve_run(args.model, args.experiment, args.seed, settings)
@@ -210,10 +210,10 @@ def _add_evaluate(commands: argparse._SubParsersAction) -> None:
 
 
 def _evaluate(args: argparse.Namespace) -> None:
-    from flexcare_model.evaluate import evaluate_run
-    from flexcare_model.feed import Feed
-    from flexcare_model.predict import find_embedder
-    from flexcare_model.train import choose_device
+    from flexcare_model.data.loader import Feed
+    from flexcare_model.training.evaluate import evaluate_run
+    from flexcare_model.training.predict import find_embedder
+    from flexcare_model.training.train import choose_device
 
     device = choose_device(args.device)
     output = args.output or args.folder.resolve().parents[3]
@@ -235,9 +235,9 @@ def _add_predict(commands: argparse._SubParsersAction) -> None:
 
 
 def _predict(args: argparse.Namespace) -> None:
-    from flexcare_data.store import atomic_write
-    from flexcare_model.predict import predict
-    from flexcare_model.train import choose_device
+    from flexcare_data.store.folders import atomic_write
+    from flexcare_model.training.predict import predict
+    from flexcare_model.training.train import choose_device
 
     frame = predict(
         args.folder,

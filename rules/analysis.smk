@@ -16,7 +16,7 @@ rule analyse:
         output=subpath(output.experts, ancestor=5),
         device=CONFIG.train.device,
         encoder=ENCODER_FOR_TOKENS,
-        code=code_digest("flexcare_model.analysis"),
+        code=code_digest("flexcare_model.analysis.inside"),
     log:
         f"{OUT}/logs/analyse/{{model}}/{{experiment}}/seed{{seed}}.log",
     benchmark:
@@ -46,7 +46,7 @@ rule fewer_modalities:
         output=subpath(output.scores, ancestor=5),
         device=CONFIG.train.device,
         encoder=ENCODER_FOR_TOKENS,
-        code=code_digest("flexcare_model.analysis"),
+        code=code_digest("flexcare_model.analysis.inside"),
     log:
         f"{OUT}/logs/fewer_modalities/{{model}}/{{experiment}}/seed{{seed}}.log",
     benchmark:

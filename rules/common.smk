@@ -1,7 +1,7 @@
 # Configuration, plan, and every function of the rules.
 #
 # The store. A data stage writes {store}/{stage}-{key}/ and its manifest.json last; the key is a digest of everything
-# that decides the content (flexcare_data/stages.py). So "it exists" means "it is right", whoever built it: inputs from
+# that decides the content (flexcare_data/plan.py). So "it exists" means "it is right", whoever built it: inputs from
 # the store are ancient(), and a changed option or changed code asks for another folder. Links below the output folder
 # point at the folders of this configuration (rules choose_* and publish_*).
 
@@ -13,11 +13,11 @@ import shlex
 import sys
 from pathlib import Path
 
-from flexcare_data import radiograph_files
+from flexcare_data.raw import radiographs as radiograph_files
 from flexcare_data.config import ConfigError, Train, load_config
-from flexcare_data.source import code_digest, model_classes
-from flexcare_data.stages import Plan, cohort_stage
-from flexcare_data.store import spec_key
+from flexcare_data.code_digest import code_digest, model_classes
+from flexcare_data.plan import Plan, cohort_stage
+from flexcare_data.store.folders import spec_key
 from flexcare_data.tasks import TASKS
 from snakemake.exceptions import WorkflowError
 
@@ -208,7 +208,7 @@ def run_inputs(wildcards):
 def training_code(wildcards):
     """Digest of the code that trains a model: another model's file, or a new one, trains nothing again."""
     where, _ = model_classes()[wildcards.model]
-    return code_digest("flexcare_model.train", where)
+    return code_digest("flexcare_model.training.train", where)
 
 
 def pretrained_run(wildcards):

@@ -128,7 +128,7 @@ rule other_protocol:
         config=other_config(),
         snakefile=workflow.main_snakefile,
         place=subpath(output.config, parent=True),
-        code=code_digest("flexcare_data.stages"),
+        code=code_digest("flexcare_data.plan"),
     log:
         f"{OUT}/logs/other_protocol.log",
     threads: workflow.resource_settings.cores or 1

@@ -6,8 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
-
-ROOT = Path(__file__).resolve().parent.parent
+from support.paths import ROOT
 
 # Nothing here may ask a hub for a model or a data set.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")

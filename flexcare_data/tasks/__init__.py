@@ -9,7 +9,7 @@ from __future__ import annotations
 import pkgutil
 from importlib import import_module
 
-from flexcare_data.protocol import PAPER_TASKS, Options
+from flexcare_data.options import PAPER_TASKS, Options
 from flexcare_data.schema import RAW
 from flexcare_data.tasks.base import METRICS, Task
 

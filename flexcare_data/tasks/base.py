@@ -11,8 +11,8 @@ from typing import Any, Literal
 
 import polars as pl
 
-from flexcare_data.protocol import Options
-from flexcare_data.raw import Dropped
+from flexcare_data.options import Options
+from flexcare_data.raw.tables import Dropped
 from flexcare_data.schema import COHORT, WINDOWS, check
 
 Kind = Literal["binary", "multilabel", "multiclass"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import polars as pl
 
-from flexcare_data.raw import Dropped, count
+from flexcare_data.raw.tables import Dropped, count
 from flexcare_data.schema import CHEXPERT
 from flexcare_data.series import TOLERANCE, n_bins
 from flexcare_data.tasks.base import (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import polars as pl
 
-from flexcare_data.raw import Dropped, count
+from flexcare_data.raw.tables import Dropped, count
 from flexcare_data.tasks.base import (
     Cohort,
     Sources,

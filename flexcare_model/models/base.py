@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from flexcare_data.tasks import TASKS
-from flexcare_model.batch import MAX_LENGTH, Batch
-from flexcare_model.layers import Embedding, EncoderLayer
-from flexcare_model.losses import prediction_loss
+from flexcare_model.data.batch import MAX_LENGTH, Batch
+from flexcare_model.models.layers import Embedding, EncoderLayer
+from flexcare_model.models.losses import prediction_loss
 
 
 @dataclass(frozen=True)

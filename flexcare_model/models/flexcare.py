@@ -8,7 +8,7 @@ Parameters against the equations (d = width, E = experts):
     embedding.*                     eq 1: W_T, image convolution, W_N, Pos^m; class_tokens are c_T, c_I, c_N
     task_tokens (7 or 1, d)         h_task by task id
     combination_tokens (4, d)       TIN, TI, TN, IN
-    encoder.l.*                     eq 2-3, layer l; names in `flexcare_model.layers.EncoderLayer`
+    encoder.l.*                     eq 2-3, layer l; names in `flexcare_model.models.layers.EncoderLayer`
     experts.router, .task_router, .noise_router (d, E)      eq 10: Wg, Wt, Wn
     experts.expand, .expand_bias, .contract, .contract_bias eq 8: W1, b1, W2, b2; (E, d, d) as x @ W, and (E, d)
     fusion.project (d, 2d), .score (1, d), .norm            eq 11-12: U, v, LN
@@ -28,11 +28,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from flexcare_data.tasks import TASKS
-from flexcare_model.batch import MODALITIES, Batch
-from flexcare_model.layers import EncoderLayer
-from flexcare_model.losses import decorrelation, expected_load, prediction_loss, squared_variation
+from flexcare_model.data.batch import MODALITIES, Batch
 from flexcare_model.models.base import Model, ModelConfig, Output, full_precision
-from flexcare_model.packing import SampleSequences
+from flexcare_model.models.layers import EncoderLayer
+from flexcare_model.models.losses import decorrelation, expected_load, prediction_loss, squared_variation
+from flexcare_model.models.packing import SampleSequences
 
 COMBINATIONS = ("TIN", "TI", "TN", "IN", "T", "I", "N")
 TASK_ROWS = 7

@@ -23,11 +23,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from flexcare_model.batch import MODALITIES, Batch
-from flexcare_model.layers import EncoderLayer, UnimodalEncoders, class_output, normal_parameter
-from flexcare_model.losses import prediction_loss
+from flexcare_model.data.batch import MODALITIES, Batch
 from flexcare_model.models.base import Model, ModelConfig, Output, full_precision
-from flexcare_model.packing import SampleSequences
+from flexcare_model.models.layers import EncoderLayer, UnimodalEncoders, class_output, normal_parameter
+from flexcare_model.models.losses import prediction_loss
+from flexcare_model.models.packing import SampleSequences
 
 HEAD_DROPOUT = 0.5
 BANDWIDTHS = (0.5, 1.0, 2.0)

@@ -16,9 +16,9 @@ from torch import nn
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pack_padded_sequence
 
-from flexcare_model.batch import MODALITIES, Batch
-from flexcare_model.layers import UnimodalEncoders
+from flexcare_model.data.batch import MODALITIES, Batch
 from flexcare_model.models.base import Model, ModelConfig, Output
+from flexcare_model.models.layers import UnimodalEncoders
 
 HEAD_DROPOUT = 0.3
 

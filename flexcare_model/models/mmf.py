@@ -16,9 +16,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from flexcare_model.batch import MODALITIES, Batch
-from flexcare_model.layers import EncoderLayer, class_output, normal_parameter
+from flexcare_model.data.batch import MODALITIES, Batch
 from flexcare_model.models.base import Model, ModelConfig, Output
+from flexcare_model.models.layers import EncoderLayer, class_output, normal_parameter
 
 
 class MMF(Model):

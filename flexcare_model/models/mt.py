@@ -15,11 +15,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from flexcare_model.batch import MODALITIES, Batch
-from flexcare_model.layers import EncoderLayer, class_output, normal_parameter
-from flexcare_model.losses import prediction_loss
+from flexcare_model.data.batch import MODALITIES, Batch
 from flexcare_model.models.base import Model, ModelConfig, Output, Readout, readout_loss
-from flexcare_model.packing import SampleSequences
+from flexcare_model.models.layers import EncoderLayer, class_output, normal_parameter
+from flexcare_model.models.losses import prediction_loss
+from flexcare_model.models.packing import SampleSequences
 
 LEAD = 1 + len(MODALITIES)
 

@@ -17,9 +17,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from flexcare_model.batch import MODALITIES, Batch
-from flexcare_model.layers import UnimodalEncoders, normal_parameter
+from flexcare_model.data.batch import MODALITIES, Batch
 from flexcare_model.models.base import Model, ModelConfig, Output, Readout, readout_loss
+from flexcare_model.models.layers import UnimodalEncoders, normal_parameter
 
 MODULE_DROPOUT = 0.2
 CHANGE_WEIGHT = 0.01

@@ -12,7 +12,7 @@ import importlib.metadata
 import json
 from pathlib import Path
 
-from flexcare_data.store import atomic_write
+from flexcare_data.store.folders import atomic_write
 
 FIGURES = ("1b", "1c", "4", "5", "6", "7", "missing", "calibration")
 TABLES = ("2", "3", "4", "5", "6", "statistics")
@@ -84,12 +84,12 @@ def _add_analyse(commands: argparse._SubParsersAction) -> None:
 
 
 def _analyse(arguments: argparse.Namespace) -> None:
-    from flexcare_model import analysis
-    from flexcare_model.checkpoint import load_model
-    from flexcare_model.feed import Feed
-    from flexcare_model.predict import find_embedder
-    from flexcare_model.samples import load_task
-    from flexcare_model.train import choose_device
+    from flexcare_model.analysis import inside as analysis
+    from flexcare_model.data.dataset import load_task
+    from flexcare_model.data.loader import Feed
+    from flexcare_model.training.checkpoint import load_model
+    from flexcare_model.training.predict import find_embedder
+    from flexcare_model.training.train import choose_device
 
     device = choose_device(arguments.device)
     output = arguments.output or arguments.folder.resolve().parents[3]
@@ -107,8 +107,8 @@ def _analyse(arguments: argparse.Namespace) -> None:
 
 
 def _statistics(arguments: argparse.Namespace) -> None:
-    from flexcare_model.report import groups, uncertainty
-    from flexcare_model.report.results import Results
+    from flexcare_model.report.numbers import groups, uncertainty
+    from flexcare_model.report.numbers.results import Results
 
     results, folder = Results(arguments.output), arguments.output / "analysis" / "statistics"
     estimates, compared = uncertainty.bootstrap(results, replicates=arguments.replicates, seed=arguments.seed)
@@ -125,8 +125,8 @@ def _statistics(arguments: argparse.Namespace) -> None:
 
 
 def _tables(arguments: argparse.Namespace) -> None:
-    from flexcare_model.report import beyond, tables
-    from flexcare_model.report.results import Results
+    from flexcare_model.report.numbers import beyond, tables
+    from flexcare_model.report.numbers.results import Results
 
     results = Results(arguments.output)
     for which in arguments.which:
@@ -141,9 +141,9 @@ def _tables(arguments: argparse.Namespace) -> None:
 
 
 def _figures(arguments: argparse.Namespace) -> None:
-    from flexcare_model.report.drawings import draw
-    from flexcare_model.report.results import Results
-    from flexcare_model.report.style import explain_absence, mark_synthetic, save
+    from flexcare_model.report.figures.drawings import draw
+    from flexcare_model.report.figures.style import explain_absence, mark_synthetic, save
+    from flexcare_model.report.numbers.results import Results
 
     results, below = Results(arguments.output), arguments.suppress_below
     for which in arguments.which:
@@ -155,15 +155,15 @@ def _figures(arguments: argparse.Namespace) -> None:
 
 
 def _report(arguments: argparse.Namespace) -> None:
-    from flexcare_model.report.page import build_page
-    from flexcare_model.report.results import Results
+    from flexcare_model.report.numbers.results import Results
+    from flexcare_model.report.pages.page import build_page
 
     atomic_write(arguments.out, build_page(Results(arguments.output), _told(arguments)))
 
 
 def _card(arguments: argparse.Namespace) -> None:
-    from flexcare_model.report.card import croissant, dataset_card
-    from flexcare_model.report.results import Results
+    from flexcare_model.report.numbers.results import Results
+    from flexcare_model.report.pages.card import croissant, dataset_card
 
     results, about = Results(arguments.output), _told(arguments)
     atomic_write(arguments.out / "DATASET_CARD.md", dataset_card(results, about))
@@ -172,8 +172,8 @@ def _card(arguments: argparse.Namespace) -> None:
 
 
 def _compare_protocols(arguments: argparse.Namespace) -> None:
-    from flexcare_model.report.protocols import build_comparison, comparison_page
-    from flexcare_model.report.results import Results
+    from flexcare_model.report.numbers.protocols import build_comparison, comparison_page
+    from flexcare_model.report.numbers.results import Results
 
     layouts = build_comparison(
         Results(arguments.flexcare), Results(arguments.corrected), below=arguments.suppress_below
@@ -185,7 +185,7 @@ def _compare_protocols(arguments: argparse.Namespace) -> None:
 
 
 def _told(arguments: argparse.Namespace):
-    from flexcare_model.report.page import About
+    from flexcare_model.report.pages.page import About
 
     seeds = getattr(arguments, "seeds", None)
     return About(

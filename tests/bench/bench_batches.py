@@ -7,20 +7,16 @@ ways interleaved in one process; printed are medians and their ratio. Goal: at m
 from __future__ import annotations
 
 import argparse
-import sys
 import tempfile
 import time
 from pathlib import Path
 
 import numpy as np
 import torch
+from support.fabricated_samples import write_output
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "model"))
-
-from fabricated import write_output
-
-from flexcare_model.samples import load_task
-from flexcare_model.transforms import draw_affine, model_images, normalise, warp
+from flexcare_model.data.dataset import load_task
+from flexcare_model.data.image_transforms import draw_affine, model_images, normalise, warp
 
 BATCH = 32
 

@@ -16,9 +16,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from flexcare_model import embed
-from flexcare_model.encoder import WIDTH, Encoder
-from flexcare_model.note_vectors import dequantize, quantize
+from flexcare_model.notes import embed
+from flexcare_model.notes.encoder import WIDTH, Encoder
+from flexcare_model.notes.vectors import dequantize, quantize
 
 
 def encoder_of(layers: int) -> Encoder:

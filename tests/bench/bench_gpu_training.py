@@ -23,9 +23,9 @@ import numpy as np
 import polars as pl
 import torch
 
-from flexcare_data.hourly import mimic3_scaler
-from flexcare_data.pool import POOL
-from flexcare_data.store import STORE_FORMAT
+from flexcare_data.stages.hourly import mimic3_scaler
+from flexcare_data.store.folders import STORE_FORMAT
+from flexcare_data.store.pools import POOL
 from flexcare_data.tasks import TASKS
 from flexcare_data.variables import CATEGORIES, VARIABLES
 
@@ -149,8 +149,8 @@ def _cohort(output: Path, name: str, n: int, missing, hours, images: int, notes:
 
 def run(output: Path, folder: Path, epochs: int, **execution) -> dict[str, float | str]:
     """Train ``epochs`` epochs in this process and say how fast the last one was."""
-    from flexcare_model.config import resolve_run
-    from flexcare_model.train import train
+    from flexcare_model.training.run_config import resolve_run
+    from flexcare_model.training.train import train
 
     settings = {"epochs": epochs, "device": "cuda", "data_device": "cuda"} | execution
     config, how = resolve_run("flexcare", "six_tasks", 40, settings)

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from flexcare_data.decoding import SIDE, decode
+from flexcare_data.stages.images.decoding import SIDE, decode
 
 OPEN_DATA = Path(os.environ.get("FLEXCARE_OPEN_DATA") or Path(__file__).resolve().parents[3] / "shared")
 

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 
 from flexcare_data.tasks import TASKS
-from flexcare_model.batch import IMAGE_SIZE, MAX_LENGTH, Batch
+from flexcare_model.data.batch import IMAGE_SIZE, MAX_LENGTH, Batch
 from flexcare_model.models import MODELS, Model, ModelConfig
 
 SAMPLES = 32

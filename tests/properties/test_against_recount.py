@@ -12,10 +12,10 @@ import random
 from pathlib import Path
 
 import pytest
-from build_and_compare import Roots, build, differences, recount
-from recount.cohorts import TASKS
+from oracle.cohorts import TASKS
+from support.build_and_compare import Roots, build, differences, recount
 
-from flexcare_data.protocol import PROTOCOLS
+from flexcare_data.options import PROTOCOLS
 from flexcare_data.synthetic import write
 
 PUBLISHED = PROTOCOLS["flexcare"].model_dump()

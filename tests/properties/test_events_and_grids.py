@@ -12,12 +12,12 @@ import numpy as np
 import polars as pl
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from recount import events as recounted
+from oracle import events as recounted
 
-from flexcare_data.events import build_events
-from flexcare_data.hourly import StayEvents, grids
-from flexcare_data.protocol import Options
+from flexcare_data.options import Options
 from flexcare_data.series import expand
+from flexcare_data.stages.events.build import build_events
+from flexcare_data.stages.hourly import StayEvents, grids
 from flexcare_data.variables import CATEGORIES, VARIABLES
 
 START = datetime(2180, 2, 28, 22)

@@ -17,12 +17,12 @@ from pathlib import Path
 
 import pytest
 import yaml
-from node import ACCOUNTING, PROGRAMS, missing, slurm_node
+from support.paths import ROOT
+from support.slurm_node import ACCOUNTING, PROGRAMS, missing, slurm_node
 
 from flexcare_data.config import load_config
-from flexcare_data.stages import Plan
+from flexcare_data.plan import Plan
 
-ROOT = Path(__file__).resolve().parents[2]
 CONFIG = {
     "synthetic": {"patients": 60, "seed": 3},
     "tasks": ["in_hospital_mortality", "diagnosis", "drg"],

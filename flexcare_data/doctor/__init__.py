@@ -1,0 +1,1 @@
+"""What will go wrong, reported before anything runs."""

@@ -1,0 +1,1 @@
+"""What leaves the benchmark for other tools and for people."""

@@ -1,0 +1,69 @@
+"""The radiographs that the cohorts need, as a list for `wget -i`: few of the 377,110, so few of the 557 GB.
+
+In: cohorts, and the folder of MIMIC-CXR-JPG where some of them may lie already. Out: paths and counts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import polars as pl
+
+from flexcare_data.raw.editions import CXR_BYTES, CXR_ROWS
+from flexcare_data.raw.radiographs import radiograph_path
+
+BASE = "https://physionet.org/files/mimic-cxr-jpg/2.0.0/"
+"""Where the release lies; `files/` is below. 2.1.0 holds the same radiographs."""
+
+MEAN_BYTES = CXR_BYTES / CXR_ROWS["metadata"]
+"""Of a radiograph: the whole release by its number of images."""
+
+
+@dataclass(frozen=True)
+class ImageList:
+    """Paths below the root, sorted, and how many of them are there already (None if nobody looked)."""
+
+    paths: list[str]
+    n_there: int | None
+
+    @property
+    def estimated_bytes(self) -> int:
+        """Of all paths, at the mean size of the release."""
+        return round(len(self.paths) * MEAN_BYTES)
+
+    def text(self, base: str) -> str:
+        """One per line: URLs below ``base``, or paths if it is empty (for ``wget --base``)."""
+        prefix = base if not base or base.endswith("/") else f"{base}/"
+        return "".join(f"{prefix}{path}\n" for path in self.paths)
+
+    def summary(self) -> str:
+        """Count and size against the whole release."""
+        share = len(self.paths) / CXR_ROWS["metadata"]
+        there = "" if self.n_there is None else f"; {self.n_there:,} of them are there already"
+        return (
+            f"{len(self.paths):,} radiographs, about {self.estimated_bytes / 1e9:,.1f} GB of {CXR_BYTES / 1e9:,.0f} GB "
+            f"({share:.1%}, at the mean size of {MEAN_BYTES / 1e6:.2f} MB){there}"
+        )
+
+
+def list_images(cohorts: Iterable[pl.DataFrame], *, root: Path | None = None, absent_only: bool = False) -> ImageList:
+    """The radiographs of ``cohorts`` (COHORT tables), each once.
+
+    Args:
+        root: folder of MIMIC-CXR-JPG; None: not looked at.
+        absent_only: leave out what lies below ``root`` already.
+
+    Raises:
+        ValueError: ``absent_only`` without ``root``.
+    """
+    if absent_only and root is None:
+        raise ValueError("image list: absent_only needs the folder of MIMIC-CXR-JPG, got none")
+    columns = ["subject_id", "study_id", "dicom_id"]
+    needed = pl.concat([cohort.drop_nulls("dicom_id").select(columns) for cohort in cohorts]).unique()
+    paths = sorted(radiograph_path(Path(), *row).as_posix() for row in needed.iter_rows())
+    if root is None:
+        return ImageList(paths, None)
+    there = {path for path in paths if (root / path).is_file()}
+    return ImageList([path for path in paths if not (absent_only and path in there)], len(there))

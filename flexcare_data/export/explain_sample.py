@@ -1,0 +1,104 @@
+"""One sample told in full: its stay and times, its matrix, the image and note chosen and why they are in the window.
+
+In: an output folder, a task, a sample_id. Out: text for a person with data access, and the matrix as a table.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from flexcare_data.schema import KNOWN_ONLY_LATER
+from flexcare_data.series import SeriesReader, expand
+from flexcare_data.store import folders as store
+from flexcare_data.tasks import TASKS
+from flexcare_data.variables import COLUMNS
+
+
+class UnknownSampleError(KeyError):
+    """There is no such task or sample in the output folder."""
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+def load_matrix(output: Path | str, task: str, sample_id: str) -> np.ndarray:
+    """The unnormalised input matrix of one sample: float64 (n_hours, 76), columns `flexcare_data.COLUMNS`.
+
+    A sample without series has no rows. The last 512 rows are what a model sees.
+
+    Raises:
+        UnknownSampleError: no such task or sample.
+    """
+    sample = _sample(Path(output), task, sample_id)
+    if sample["stay_id"] is None:
+        return np.zeros((0, len(COLUMNS)))
+    return expand(*SeriesReader(Path(output), task).rows(sample["sample_id"], sample["stay_id"], sample["n_hours"]))
+
+
+def _sample(output: Path, task: str, sample_id: str) -> dict:
+    path = output / "cohorts" / f"{task}.parquet"
+    if task not in TASKS or not path.exists():
+        raise UnknownSampleError(f"{output}: expected a cohort named {task}; build it with `snakemake {task}`")
+    rows = pl.scan_parquet(store.check_format(path)).filter(pl.col("sample_id") == str(sample_id)).collect().to_dicts()
+    if not rows:
+        raise UnknownSampleError(f"{path}: no sample of that id; sample ids are in its first column")
+    return rows[0]
+
+
+def explain(output: Path, task: str, sample_id: str) -> tuple[str, pl.DataFrame]:
+    """The story of a sample, and its matrix with the hour and the 76 column names."""
+    sample = _sample(output, task, sample_id)
+    matrix = load_matrix(output, task, sample_id)
+    windows = pl.scan_parquet(output / "data" / "windows" / f"{task}.parquet")
+    window = windows.filter(pl.col("sample_id") == sample["sample_id"]).collect().to_dicts()[0]
+    table = pl.DataFrame(matrix, schema=list(COLUMNS)).insert_column(0, pl.Series("hour", np.arange(len(matrix))))
+    lines = [
+        f"{TASKS[task].abbreviation} sample {sample['sample_id']}: {TASKS[task].description}",
+        f"  patient {sample['subject_id']}, admission {sample['hadm_id']}, split {sample['split']}",
+        f"  asked at {window['prediction_time']}",
+        *_series_lines(output, sample),
+        *_image_lines(window, sample),
+        *_note_lines(output, window, sample, task),
+        "  label: " + ", ".join(f"{name} {sample[name]}" for name in TASKS[task].labels),
+    ]
+    with pl.Config(tbl_rows=12, tbl_cols=10, tbl_hide_dataframe_shape=True, float_precision=4):
+        lines.append(f"  matrix ({len(matrix)} hours, {len(COLUMNS)} columns), unnormalised:\n{table}")
+    return "\n".join(lines), table
+
+
+def _series_lines(output: Path, sample: dict) -> list[str]:
+    if sample["stay_id"] is None:
+        return ["  series: none"]
+    path = output / "data" / "stays.parquet"
+    stay = pl.scan_parquet(path).filter(pl.col("stay_id") == sample["stay_id"]).collect().to_dicts()[0]
+    return [
+        f"  stay {stay['stay_id']}: {stay['intime']} to {stay['outtime']} ({stay['los_hours']:.2f} hours), "
+        f"{stay['first_careunit']}, age {stay['age']}",
+        f"  series: {sample['n_hours']} hourly rows, [intime, intime + {sample['period_length']:g} h]",
+    ]
+
+
+def _image_lines(window: dict, sample: dict) -> list[str]:
+    rule = f"last AP image in [{window['window_start']}, {window['window_end']}]"
+    if sample["dicom_id"] is None:
+        return [f"  image: none ({rule})"]
+    return [f"  image: {sample['dicom_id']} of study {sample['study_id']}, taken {window['image_time']} ({rule})"]
+
+
+def _note_lines(output: Path, window: dict, sample: dict, task: str) -> list[str]:
+    section = TASKS[task].section
+    if sample["note_id"] is None:
+        return [f"  note: none ({section})"]
+    notes = pl.scan_parquet(output / "data" / "notes" / "sections.parquet")
+    note = notes.filter(pl.col("note_id") == sample["note_id"]).collect().to_dicts()[0]
+    same = note["hadm_id"] == sample["hadm_id"]
+    why = KNOWN_ONLY_LATER[section] if same else "summary of an earlier admission, filed before the prediction time"
+    filed = f"filed {window['note_time']}; {why}"
+    return [
+        f"  note: {sample['note_id']}, {section} ({filed}):",
+        f"    {json.dumps(note[section], ensure_ascii=False)}",
+    ]

@@ -1,0 +1,111 @@
+"""The parts of docs/ that say what the code says: options, tables, variables.
+
+In: `Options`, `TABLES`, `RAW`, `VARIABLE`. Out: Markdown, which `python -m flexcare_data docs` writes between the marks
+of the pages; a test compares it with what lies there.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import get_args
+
+import polars as pl
+
+from flexcare_data.config import CONFIG_DIR
+from flexcare_data.options import PROTOCOLS, Options
+from flexcare_data.schema import RAW, TABLES, Column, Table
+from flexcare_data.variables import COLUMNS, VARIABLE, Variable
+
+DOCS = CONFIG_DIR.parent.parent / "docs"
+
+
+def options() -> str:
+    """Every option of the protocol: its values, what the two protocols choose, what it does."""
+    rows = [("option", "`flexcare`", "`corrected`", "further values", "what it decides")]
+    for name, field in Options.model_fields.items():
+        published, corrected = (getattr(PROTOCOLS[protocol], name) for protocol in ("flexcare", "corrected"))
+        others = [value for value in get_args(field.annotation) if value not in (published, corrected)]
+        same = "the same" if corrected == published else f"`{corrected}`"
+        meaning = (field.description or "").replace("|", "\\|")
+        rows.append((f"`{name}`", f"`{published}`", same, ", ".join(f"`{value}`" for value in others), meaning))
+    return _table(rows)
+
+
+def tables() -> str:
+    """Every table that the build writes."""
+    return "\n\n".join(_written(table) for table in TABLES.values())
+
+
+def _written(table: Table) -> str:
+    rows = [("column", "type", "meaning")]
+    rows += [(f"`{column.name}`", _type(column), column.meaning) for column in table.columns]
+    if table.extra_dtype is not None:
+        rows.append(("the labels of the task", str(table.extra_dtype), "see the task's file in `flexcare_data/tasks/`"))
+    key = ", ".join(f"`{name}`" for name in table.key)
+    return f"### {table.name}\n\n`{table.path}`, one row per {key}, sorted by it.\n\n{_table(rows)}"
+
+
+def _type(column: Column) -> str:
+    if isinstance(column.dtype, pl.Enum):
+        return " or ".join(column.dtype.categories)
+    return f"{column.dtype.base_type()}" + (", may be null" if column.nullable else "")
+
+
+def raw_tables() -> str:
+    """The columns that are read of each raw table."""
+    rows = [("data set", "table", "columns read")]
+    for table in RAW.values():
+        names = [f"`{name}`" for name in table.columns]
+        read = ", ".join(names) if len(names) < 12 else f"{', '.join(names[:2])} and {len(names) - 2} labels"
+        rows.append((table.root, f"`{table.filename}`", read))
+    return _table(rows)
+
+
+def variables() -> str:
+    """Every clinical variable with its unit, its default and its items."""
+    rows = [("variable", "unit", "columns", "before the first value", "items")]
+    for name, variable in VARIABLE.items():
+        n = len(variable.categories) or 1
+        items = ", ".join(str(item.itemid) for item in variable.items) or "none: derived, or never filled"
+        rows.append((f"`{name}`", _unit(variable), str(n), str(variable.default), items))
+    values = sum(len(variable.categories) or 1 for variable in VARIABLE.values())
+    return f"{_table(rows)}\n\n{values} columns of values and {len(COLUMNS) - values} of observation masks."
+
+
+def _unit(variable: Variable) -> str:
+    if variable.categories:
+        return "one-hot"
+    return variable.unit or "none"
+
+
+PARTS: dict[str, dict[str, Callable[[], str]]] = {
+    "benchmark.md": {"options": options},
+    "data_dictionary.md": {"tables": tables, "variables": variables, "raw tables": raw_tables},
+}
+"""The generated parts by page."""
+
+
+def renewed(page: str) -> str:
+    """The text of a page of docs/ with its generated parts made anew."""
+    text = (DOCS / page).read_text()
+    for part, made in PARTS[page].items():
+        mark = f"<!-- {part}: made by `python -m flexcare_data docs` -->"
+        pattern = re.escape(mark) + r"\n.*?<!-- end -->"
+        content = f"{mark}\n\n{made()}\n\n<!-- end -->"
+        text, found = re.subn(pattern, content.replace("\\", r"\\"), text, flags=re.DOTALL)
+        if found != 1:
+            raise ValueError(f"docs/{page}: expected the mark {mark} and an end once, got {found} of them")
+    return text
+
+
+def write_pages(folder: Path = DOCS) -> None:
+    """Renew the generated parts of all pages."""
+    for page in PARTS:
+        (folder / page).write_text(renewed(page))
+
+
+def _table(rows: Sequence[tuple[str, ...]]) -> str:
+    head, *body = ["| " + " | ".join(row) + " |" for row in rows]
+    return "\n".join([head, "|" + "---|" * len(rows[0]), *body])

@@ -1,0 +1,356 @@
+"""The compiled loop of a scan: records, fields, numbers, times and stays, straight from the bytes.
+
+In: a block of CSV bytes and lookup tables. Out: the rows that can be used, and counts by reason. Commas and line ends
+are found 64 bytes at a time, as bits of a word; what has quotes goes byte by byte, and so does the end of a block, as
+nothing beyond it is read. All compiled functions are in this file, as numba keeps their machine code as long as the
+file is the same.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
+
+from flexcare_data.raw.compiled import compiled, load, word
+
+REASONS = (
+    "malformed_row",
+    "item_not_used",
+    "value_missing",
+    "itemid_not_a_number",
+    "hadm_id_missing",
+    "hadm_id_not_a_number",
+    "admission_without_kept_stay",
+    "subject_id_differs",
+    "stay_id_not_a_number",
+    "stay_id_differs",
+    "charttime_missing",
+    "charttime_not_a_time",
+)
+"""Why a row is not used; the position is the number that the loop counts under."""
+
+_MALFORMED, _NOT_USED, _NO_VALUE, _BAD_ITEM, _NO_HADM, _BAD_HADM = range(6)
+_NO_STAY, _OTHER_SUBJECT, _BAD_STAY, _OTHER_STAY, _NO_TIME, _BAD_TIME = range(6, 12)
+
+NEEDED = ("subject_id", "hadm_id", "stay_id", "charttime", "itemid", "value")
+"""The columns that the loop reads; it is told their places in this order, -1 for one that the table does not have."""
+
+LINKED = np.dtype([("stay", "<i4"), ("pair", "<i4"), ("time", "<i8")])
+"""A row that can be used: row of its stay in `scan.KeptStays`, its item and then (item, text), charttime in seconds."""
+
+TEXT = np.dtype([("start", "<i8"), ("end", "<i8"), ("head", "<u8"), ("doubled", "?")])
+"""Where in a block the text of a row lies, the eight bytes from its start on (0 at the end of the block), and whether
+there are doubled quotes in it."""
+
+SPARE_FIELDS = 8
+"""Room that the arrays of field bounds need beyond the columns, as eight bounds are written at once."""
+
+_EMPTY = np.int64(-(1 << 62))
+_BAD = np.int64(-(1 << 62) + 1)
+_EACH = 0x0101010101010101
+_ZEROS, _SIXES, _HIGH_HALVES = (np.uint64(byte * _EACH) for byte in (0x30, 0x06, 0xF0))
+_ONE, _WORD_BITS = np.uint64(1), np.int64(64)
+
+
+# --- bytes ------------------------------------------------------------------------------------------------------
+
+
+@intrinsic
+def _marks(typing, buffer, i):
+    """The commas, the line ends and the quotes among buffer[i : i + 64], as bits of three words."""
+
+    def generate(context, builder, signature, arguments):
+        lanes = ir.VectorType(ir.IntType(8), 64)
+        these = load(context, builder, signature, arguments, lanes)
+        equal = (builder.icmp_unsigned("==", these, ir.Constant(lanes, [byte] * 64)) for byte in b',\n"')
+        words = [builder.bitcast(mask, ir.IntType(64)) for mask in equal]
+        return context.make_tuple(builder, signature.return_type, words)
+
+    return types.UniTuple(types.uint64, 3)(buffer, i), generate
+
+
+@intrinsic
+def _lowest(typing, word):
+    """Position of the lowest bit of ``word`` that is set, 64 if none is."""
+
+    def generate(context, builder, signature, arguments):
+        return builder.cttz(arguments[0], ir.Constant(ir.IntType(1), 0))
+
+    return types.int64(types.uint64), generate
+
+
+@intrinsic
+def _ones(typing, word):
+    """Number of bits set in ``word``."""
+
+    def generate(context, builder, signature, arguments):
+        return builder.ctpop(arguments[0])
+
+    return types.int64(types.uint64), generate
+
+
+@compiled
+def _at(buffer, i):
+    """buffer[i] for i >= 0: an unsigned index spares the test for a negative one."""
+    return buffer[np.uintp(i)]
+
+
+# --- fields -----------------------------------------------------------------------------------------------------
+
+
+@compiled
+def _split(buffer, p, n, n_columns, ends):
+    """Write the ends of the fields of the record at ``p`` and return where its line ends.
+
+    -1 (and the ends mean nothing) where there is a quote, another number of fields than columns, or no line end in
+    the 64-byte pieces that lie before ``n``.
+    """
+    k = np.int64(0)
+    while p + _WORD_BITS <= n:
+        comma, line, quote = _marks(buffer, p)
+        before = (line - _ONE) & ~line  # the bits below the first line end; all where there is none
+        if quote & before:
+            return np.int64(-1)
+        comma &= before
+        here = _ones(comma)
+        if k + here >= n_columns:
+            return np.int64(-1)
+        at = k
+        k += here
+        while at < k:
+            for j in range(SPARE_FIELDS):
+                ends[at + j] = p + _lowest(comma)
+                comma &= comma - _ONE
+            at += SPARE_FIELDS
+        if line:
+            end = p + _lowest(line)
+            ends[k] = end - 1 if _at(buffer, end - 1) == 13 else end
+            return end if k == n_columns - 1 else np.int64(-1)
+        p += _WORD_BITS
+    return np.int64(-1)
+
+
+@compiled
+def _split_by_bytes(buffer, p, n, final, n_columns, value_column, starts, ends):
+    """Bounds of the fields of any record, byte by byte.
+
+    Returns:
+        where the next record begins (-1: this one goes on in the next block), whether it is as wide as the header
+        and its quotes are right, and whether the value has doubled quotes.
+    """
+    column, broken, escaped = 0, False, False
+    while True:
+        start = p
+        quoted = p < n and _at(buffer, p) == 34
+        if quoted:
+            start = p + 1
+            p = start
+            while True:
+                while p < n and _at(buffer, p) != 34:
+                    p += 1
+                if p + 1 < n and _at(buffer, p + 1) == 34:
+                    escaped = escaped or column == value_column
+                    p += 2
+                    continue
+                break
+            if p >= n or (p + 1 >= n and not final):
+                return np.int64(-1), False, False
+            end = p
+            p += 1
+            while p < n and _at(buffer, p) != 44 and _at(buffer, p) != 10:
+                broken = broken or _at(buffer, p) != 13  # text after a closing quote
+                p += 1
+        else:
+            while p < n and _at(buffer, p) != 44 and _at(buffer, p) != 10:
+                p += 1
+            end = p
+        if p >= n and not final:
+            return np.int64(-1), False, False
+        is_last = p >= n or _at(buffer, p) == 10
+        if is_last and not quoted and end > start and _at(buffer, end - 1) == 13:
+            end -= 1
+        if column < n_columns:
+            starts[column], ends[column] = start, end
+        column += 1
+        p += 1
+        if is_last:
+            return p, column == n_columns and not broken, escaped
+
+
+# --- numbers and times ------------------------------------------------------------------------------------------
+
+
+@compiled
+def _integer(buffer, start, end):
+    """The integer in buffer[start:end]; _EMPTY for no text, _BAD for other text."""
+    length = end - start
+    if length <= 0:
+        return _EMPTY
+    if length > 18:
+        return _BAD
+    if length <= 8 and start + 8 <= len(buffer):
+        # Digits to the high bytes, zeros before them; then pairs, fours and eights of digits at once.
+        digits = word(buffer, start) << np.uint64(64 - 8 * length)
+        digits |= (_ZEROS >> np.uint64(4 * length)) >> np.uint64(4 * length)
+        if (digits & _HIGH_HALVES) != _ZEROS or ((digits + _SIXES) & _HIGH_HALVES) != _ZEROS:
+            return _BAD
+        digits -= _ZEROS
+        digits = digits * np.uint64(10) + (digits >> np.uint64(8))
+        low = (digits & np.uint64(0x000000FF000000FF)) * np.uint64(0x000F424000000064)
+        high = ((digits >> np.uint64(16)) & np.uint64(0x000000FF000000FF)) * np.uint64(0x0000271000000001)
+        return np.int64((low + high) >> np.uint64(32))
+    value = np.int64(0)
+    for i in range(start, end):
+        digit = np.int64(_at(buffer, i)) - 48
+        if digit < 0 or digit > 9:
+            return _BAD
+        value = value * 10 + digit
+    return value
+
+
+@compiled
+def _seconds(buffer, start, end):
+    """Seconds since 1970 of `YYYY-MM-DD HH:MM:SS` (or a date alone, midnight); _EMPTY, _BAD as above."""
+    if start >= end:
+        return _EMPTY
+    length = end - start
+    if length != 19 and length != 10:
+        return _BAD
+    if buffer[start + 4] != 45 or buffer[start + 7] != 45:
+        return _BAD
+    year = _integer(buffer, start, start + 4)
+    month, day = _integer(buffer, start + 5, start + 7), _integer(buffer, start + 8, start + 10)
+    if year < 0 or month < 1 or month > 12 or day < 1 or day > 31:
+        return _BAD
+    leap = year % 4 == 0 and (year % 100 != 0 or year % 400 == 0)
+    if (month == 2 and day > 28 + leap) or (day == 31 and (month == 4 or month == 6 or month == 9 or month == 11)):
+        return _BAD
+    hour = minute = second = np.int64(0)
+    if length == 19:
+        if buffer[start + 13] != 58 or buffer[start + 16] != 58:
+            return _BAD
+        if buffer[start + 10] != 32 and buffer[start + 10] != 84:
+            return _BAD
+        hour, minute = _integer(buffer, start + 11, start + 13), _integer(buffer, start + 14, start + 16)
+        second = _integer(buffer, start + 17, start + 19)
+        if hour < 0 or hour > 23 or minute < 0 or minute > 59 or second < 0 or second > 59:
+            return _BAD
+    # Days since 1970 of a civil date, counted from March so that the leap day ends the year.
+    if month <= 2:
+        year -= 1
+        month += 12
+    days = 365 * year + year // 4 - year // 100 + year // 400 + (153 * (month - 3) + 2) // 5 + day - 1 - 719468
+    return ((days * 24 + hour) * 60 + minute) * 60 + second
+
+
+@compiled
+def _find(sorted_values, value):
+    low, high = 0, len(sorted_values)
+    while low < high:
+        middle = (low + high) >> 1
+        if sorted_values[middle] < value:
+            low = middle + 1
+        else:
+            high = middle
+    return low
+
+
+# --- rows -------------------------------------------------------------------------------------------------------
+
+
+@compiled
+def scan_block(
+    buffer, position, final, columns, n_columns, lookup, links, by_subject, sorted_subject, link_by_time,
+    dropped, out, texts, state,
+):  # fmt: skip
+    """Read whole records from ``position`` on until the block or the room for output ends."""
+    hadm_ids, stay_ids, subject_ids, intimes, outtimes = links
+    subject_column, hadm_column, stay_column, time_column, item_column, value_column = columns
+    n, p = len(buffer), position
+    n_out = n_rows = np.int64(0)
+    last_hadm, last_row = _EMPTY, np.int64(-1)
+    time_words, last_seconds = (np.uint64(0), np.uint64(0), np.uint64(0)), _BAD
+    starts = np.zeros(n_columns + 1 + SPARE_FIELDS, np.int64)
+    ends = np.zeros(n_columns + 1 + SPARE_FIELDS, np.int64)
+    while p < n and n_out < len(out):
+        if _at(buffer, p) == 10:  # an empty line is no row
+            p += 1
+            continue
+        if _at(buffer, p) == 13 and p + 1 < n and _at(buffer, p + 1) == 10:
+            p += 2
+            continue
+        record, is_good, escaped = p, True, False
+        p = _split(buffer, p, n, n_columns, ends) + 1
+        is_plain = p > 0
+        if is_plain:
+            starts[item_column] = ends[item_column - 1] + 1 if item_column else record
+        else:
+            p, is_good, escaped = _split_by_bytes(buffer, record, n, final, n_columns, value_column, starts, ends)
+            if p < 0:
+                p = record
+                break
+        n_rows += 1
+        if not is_good:
+            dropped[_MALFORMED] += 1
+            continue
+        number = _integer(buffer, starts[item_column], ends[item_column])
+        item = np.int64(lookup[number]) if 0 <= number < len(lookup) else np.int64(-1)
+        if item < 0:
+            dropped[_NOT_USED if number >= 0 else _BAD_ITEM] += 1
+            continue
+        if is_plain:
+            for column in columns:
+                starts[column] = ends[column - 1] + 1 if column > 0 else record
+        if starts[value_column] >= ends[value_column]:
+            dropped[_NO_VALUE] += 1
+            continue
+        start, end = starts[time_column], ends[time_column]
+        if end - start == 19:
+            # The rows of a panel or a round stand together: most times are those of the row before.
+            words = (word(buffer, start), word(buffer, start + 8), word(buffer, start + 11))
+            if words != time_words:
+                time_words, last_seconds = words, _seconds(buffer, start, end)
+            seconds = last_seconds
+        else:
+            seconds = _seconds(buffer, start, end)
+        if seconds <= _BAD:
+            dropped[_NO_TIME if seconds == _EMPTY else _BAD_TIME] += 1
+            continue
+        hadm = _integer(buffer, starts[hadm_column], ends[hadm_column])
+        subject = _integer(buffer, starts[subject_column], ends[subject_column])
+        row = np.int64(-1)
+        if hadm == _EMPTY and link_by_time and subject >= 0:
+            i = _find(sorted_subject, subject)
+            while i < len(sorted_subject) and sorted_subject[i] == subject:
+                candidate = by_subject[i]
+                if intimes[candidate] <= seconds <= outtimes[candidate]:
+                    row = candidate
+                    break
+                i += 1
+        elif hadm >= 0:
+            if hadm != last_hadm:
+                last_hadm, last_row = hadm, np.int64(-1)
+                i = _find(hadm_ids, hadm)
+                if i < len(hadm_ids) and hadm_ids[i] == hadm:
+                    last_row = i
+            row = last_row
+        if row < 0:
+            dropped[_NO_HADM if hadm == _EMPTY else (_BAD_HADM if hadm == _BAD else _NO_STAY)] += 1
+            continue
+        if subject_ids[row] != subject:
+            dropped[_OTHER_SUBJECT] += 1
+            continue
+        stay = _EMPTY
+        if stay_column >= 0:
+            stay = _integer(buffer, starts[stay_column], ends[stay_column])
+        if stay != _EMPTY and stay != stay_ids[row]:
+            dropped[_BAD_STAY if stay == _BAD else _OTHER_STAY] += 1
+            continue
+        out[n_out].stay, out[n_out].pair, out[n_out].time = row, item, seconds
+        start = starts[value_column]
+        texts[n_out].start, texts[n_out].end, texts[n_out].doubled = start, ends[value_column], escaped
+        texts[n_out].head = word(buffer, start) if start + 8 <= n else np.uint64(0)
+        n_out += 1
+    state[0], state[1], state[2] = p, n_out, n_rows

@@ -1,0 +1,1 @@
+"""Stage `events`: charted values of the kept stays."""

@@ -1,0 +1,177 @@
+"""Linked rows of some subjects to the settled values of their stays: one per stay, time and variable.
+
+In: rows as `scan` links them, whole subjects at once, and what their pairs were cleaned to. Out: the values, each
+stay's together and sorted by time and variable; how many further values there were at one time.
+
+Events of a subject at one charttime form a row; a row belongs to every kept stay that one of its events is linked to
+and to every kept stay of the subject that contains the time, both ends in.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from flexcare_data.options import Options
+from flexcare_data.raw.compiled import compiled
+from flexcare_data.raw.event_scan import KeptStays
+from flexcare_data.stages.events.cleaning import CleanPairs
+from flexcare_data.variables import CATEGORIES, VARIABLES
+
+ORDER: tuple[str, ...] = tuple(sorted(VARIABLES))
+"""EVENTS is sorted by the variable's name; codes are positions in this order."""
+
+GCS = ("gcs_eye", "gcs_motor", "gcs_verbal")
+"""Variables whose grades add up to the total (option `gcs_total: derived`)."""
+
+SETTLED = np.dtype([("hours", "<f8"), ("number", "<f8"), ("text", "<i4"), ("variable", "i1")])
+"""A value of a stay: hours since intime, number, rank of its text (`NO_TEXT`: never charted), variable's code."""
+
+NO_TEXT = -1
+
+
+@dataclass(frozen=True)
+class Settler:
+    """What settling needs to know of all pairs and stays."""
+
+    kept: KeptStays
+    clean: CleanPairs
+    options: Options
+    code: np.ndarray
+    """Variable's code of each pair."""
+    number: np.ndarray
+    """Number of each rank."""
+
+    @classmethod
+    def of(cls, kept: KeptStays, clean: CleanPairs, options: Options) -> Settler:
+        code = np.array([ORDER.index(name) for name in VARIABLES], np.int8)[clean.variable]
+        number = np.full(int(clean.rank.max(initial=0)) + 1, np.nan)
+        number[clean.rank[clean.usable]] = clean.number[clean.usable]
+        return cls(kept, clean, options, code, number)
+
+    def settle(self, linked: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Settle ``linked`` (`scan_loop.LINKED`), which holds all rows of each of its subjects.
+
+        Returns:
+            the stay of each settled value (row in ``kept``), the values, and how many further values at one time each
+            variable had.
+        """
+        linked = linked[self.clean.usable[linked["pair"]]]
+        if not len(linked):
+            return np.zeros(0, np.int64), np.zeros(0, SETTLED), np.zeros(len(ORDER), np.int64)
+        code, rank = self.code[linked["pair"]], self.clean.rank[linked["pair"]]
+        subject, time = self.kept.subject_id[linked["stay"]], linked["time"]
+        order = _sorted_by(subject, time, code, rank if self.options.duplicates == "mean" else None)
+        subject, time, code, rank, stay = (column[order] for column in (subject, time, code, rank, linked["stay"]))
+        new_row = _changes(subject, time)
+        new_value = new_row | _changes(code)
+        first = np.flatnonzero(new_value)
+        repeats = np.bincount(code[~new_value], minlength=len(ORDER))
+        text = np.maximum.reduceat(rank, first)
+        number = self.number[text]
+        if self.options.duplicates == "mean":
+            number, text = self._means(rank, code, first, number, text)
+        row = np.cumsum(new_row) - 1
+        values = {"row": row[first], "variable": code[first], "number": number, "text": text}
+        if self.options.gcs_total == "derived":
+            values = _with_gcs_total(values)
+        start = np.flatnonzero(new_row)
+        rows = (subject[start], time[start], np.append(start, len(stay)), stay)
+        return *self._give_to_stays(values, rows), repeats
+
+    def _means(
+        self, rank: np.ndarray, code: np.ndarray, first: np.ndarray, number: np.ndarray, text: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Mean of the numbers of a group; of GCS and refill, which are categories, the worst: of largest rank."""
+        size = np.diff(first, append=len(rank))
+        mean = np.add.reduceat(self.number[rank], first) / size
+        categories = [ORDER.index(name) for name in CATEGORIES]
+        averaged = (size > 1) & ~np.isin(code[first], categories) & (mean != number)
+        return np.where(averaged, mean, number), np.where(averaged, NO_TEXT, text)
+
+    def _give_to_stays(
+        self, values: dict[str, np.ndarray], rows: tuple[np.ndarray, ...]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        kept = self.kept
+        dtypes = {"row": np.int64, "variable": np.int8, "number": np.float64, "text": np.int64}
+        columns = tuple(np.asarray(values[name], dtype) for name, dtype in dtypes.items())
+        arguments = (rows, columns, kept.by_subject, kept.sorted_subject, kept.intime, kept.outtime)
+        n = _give(*arguments, np.zeros(0, np.int64), np.zeros(0, SETTLED))
+        stay, settled = np.empty(n, np.int64), np.empty(n, SETTLED)
+        _give(*arguments, stay, settled)
+        return stay, settled
+
+
+@compiled
+def _give(rows, values, by_subject, sorted_subject, intime, outtime, stay, settled):
+    """Count the values that the stays get, and write them as far as there is room.
+
+    ``rows`` are subject, time, first event of each row (and the end of the last), and the stay of each event;
+    ``values`` are row, variable, number and text, sorted by row.
+    """
+    subject, time, events, stay_of_event = rows
+    row_of_value, variable, number, text = values
+    n = top = first = value = np.int64(0)
+    while top < len(subject):
+        end = top
+        while end < len(subject) and subject[end] == subject[top]:
+            end += 1
+        i = np.searchsorted(sorted_subject, subject[top])
+        while i < len(sorted_subject) and sorted_subject[i] == subject[top]:
+            candidate = by_subject[i]
+            value = first
+            for row in range(top, end):
+                member = intime[candidate] <= time[row] <= outtime[candidate]
+                event = events[row]
+                while not member and event < events[row + 1]:
+                    member = stay_of_event[event] == candidate
+                    event += 1
+                while value < len(row_of_value) and row_of_value[value] == row:
+                    if member:
+                        if n < len(settled):
+                            stay[n] = candidate
+                            settled[n].hours = (time[row] - intime[candidate]) / 3600.0
+                            settled[n].number, settled[n].text = number[value], text[value]
+                            settled[n].variable = variable[value]
+                        n += 1
+                    value += 1
+            i += 1
+        first, top = value, end
+    return n
+
+
+def _sorted_by(subject: np.ndarray, time: np.ndarray, code: np.ndarray, rank: np.ndarray | None) -> np.ndarray:
+    """Order by subject, time, variable (and rank). One integer key sorts faster than four columns."""
+    spans = [int(part.max() - part.min()) + 1 for part in (subject, time)]
+    if rank is None and spans[0] * spans[1] * len(ORDER) < 1 << 62:
+        key = ((subject - subject.min()) * spans[1] + (time - time.min())) * len(ORDER) + code
+        return np.argsort(key, kind="stable")
+    return np.lexsort((rank, code, time, subject) if rank is not None else (code, time, subject))
+
+
+def _changes(*columns: np.ndarray) -> np.ndarray:
+    """True at the first row and wherever a column differs from the row before."""
+    changed = np.zeros(len(columns[0]), bool)
+    changed[0] = True
+    for column in columns:
+        changed[1:] |= column[1:] != column[:-1]
+    return changed
+
+
+def _with_gcs_total(values: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Add the sum of the three grades where all three are charted at one time (Teasdale 1974)."""
+    graded = np.isin(values["variable"], [ORDER.index(name) for name in GCS])
+    n_rows = int(values["row"][-1]) + 1
+    n_grades = np.bincount(values["row"][graded], minlength=n_rows)
+    total = np.bincount(values["row"][graded], weights=values["number"][graded], minlength=n_rows)
+    rows = np.flatnonzero(n_grades == len(GCS))
+    added = {
+        "row": rows,
+        "variable": np.full(len(rows), ORDER.index("gcs_total")),
+        "number": total[rows],
+        "text": np.full(len(rows), NO_TEXT),
+    }
+    merged = {name: np.concatenate([values[name], added[name]]) for name in values}
+    order = np.lexsort((merged["variable"], merged["row"]))
+    return {name: column[order] for name, column in merged.items()}

@@ -1,0 +1,1 @@
+"""Stage `cxr`: tensors of the radiographs."""

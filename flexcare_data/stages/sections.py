@@ -1,0 +1,135 @@
+"""Discharge summaries to SECTIONS: past medical history and brief hospital course, cleaned.
+
+In: rows of discharge.csv in file order. Out: SECTIONS. Also which note of an admission is its input.
+"""
+
+from __future__ import annotations
+
+import re
+import string
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+import polars as pl
+
+from flexcare_data.options import Options
+from flexcare_data.raw.tables import Dropped, count, typed
+from flexcare_data.schema import SECTIONS, check
+
+HISTORY = ("past medical history:", ("social history",))
+COURSE = ("brief hospital course:", ("medications on admission",))
+FALLBACK = "discharge medications"
+"""Where the hospital course ends if no admission medications are listed (option `bhc_fallback`)."""
+
+NULL_WORDS = ("", "nan", "null")
+"""Cleaned sections that count as missing: the published files are read back with pandas. `none` is text."""
+
+_NEWLINES = re.compile(r"\r\n?")
+_PUNCTUATION = str.maketrans("", "", string.punctuation + "\n")
+_ROWS_PER_CHUNK = 4096
+
+
+def section(text: str, start: str, ends: tuple[str, ...], options: Options) -> str | None:
+    """The cleaned text from the first ``start`` to the next of ``ends``, or None where missing.
+
+    The headings are found in lower case. ``ends`` are tried in order.
+
+    Example:
+        >>> section("Past Medical History:\\nHTN, DM-2.\\n\\nSocial History: none", *HISTORY, Options())
+        'htn dm2'
+    """
+    lower = text.lower()
+    # Lower case of some letters is longer: then positions in the two texts differ and only `lower` can be cut.
+    source = text if options.note_cleaning == "keep" and len(lower) == len(text) else lower
+    first = lower.find(start)
+    if first < 0:
+        return None
+    first += len(start)
+    for end in ends:
+        last = lower.find(end, first)
+        if last >= 0:
+            return _clean(source[first:last], options)
+    return None
+
+
+def _clean(text: str, options: Options) -> str | None:
+    if options.note_cleaning == "keep":
+        kept = text.strip().replace("\n", " ")
+        return None if kept.lower() in NULL_WORDS else kept
+    # Newlines vanish without a space, so words join across lines (published); no second strip.
+    cleaned = text.strip().translate(_PUNCTUATION)
+    return None if cleaned in NULL_WORDS else cleaned
+
+
+def build_sections(
+    notes: Iterable[dict[str, str]],
+    options: Options,
+    *,
+    out: Path,
+    scratch: Path,
+    dropped: Dropped,
+    progress: Callable[[int], None] | None = None,
+) -> dict[str, int]:
+    """Write SECTIONS of ``notes`` (text columns as published, in file order) to ``out``; returns counts.
+
+    Of a repeated note_id the last row is kept. Rows without integer subject_id and hadm_id are counted in ``dropped``.
+    """
+    parts = []
+    n_rows = 0
+    for chunk in _chunks(notes):
+        part = scratch / f"sections{len(parts):05d}.parquet"
+        _sections_of(chunk, n_rows, options, dropped).write_parquet(part)
+        parts.append(part)
+        n_rows += len(chunk)
+        if progress:
+            progress(n_rows)
+    empty = pl.DataFrame(schema={column.name: column.dtype for column in SECTIONS.columns})
+    frame = pl.concat([pl.read_parquet(part) for part in parts]) if parts else empty
+    unique = frame.unique("note_id", keep="last", maintain_order=True)
+    count(dropped, "discharge", "", "repeated_key", frame.height - unique.height)
+    check(unique.sort("note_id"), SECTIONS).write_parquet(out)
+    for part in parts:
+        part.unlink()
+    return {
+        "notes": n_rows,
+        "notes used": unique.height,
+        "with past medical history": unique["past_medical_history"].count(),
+        "with brief hospital course": unique["brief_hospital_course"].count(),
+    }
+
+
+def _chunks(notes: Iterable[dict[str, str]]) -> Iterator[list[dict[str, str]]]:
+    chunk: list[dict[str, str]] = []
+    for note in notes:
+        chunk.append(note)
+        if len(chunk) == _ROWS_PER_CHUNK:
+            yield chunk
+            chunk = []
+    if chunk:
+        yield chunk
+
+
+def _sections_of(notes: list[dict[str, str]], first_row: int, options: Options, dropped: Dropped) -> pl.DataFrame:
+    course = (COURSE[0], (*COURSE[1], FALLBACK)) if options.bhc_fallback == "on" else COURSE
+    texts = [_NEWLINES.sub("\n", note["text"]) for note in notes]
+    words = ("note_id", "subject_id", "hadm_id", "charttime", "storetime")
+    frame = pl.DataFrame(
+        {name: [note[name] or None for note in notes] for name in words}, schema=dict.fromkeys(words, pl.String)
+    )
+    times = {name: typed(name, pl.Datetime("us")) for name in ("charttime", "storetime")}
+    result = frame.with_columns(
+        typed("subject_id", pl.Int64()),
+        typed("hadm_id", pl.Int64()),
+        **times,
+        file_order=pl.int_range(first_row, first_row + len(notes), dtype=pl.Int64),
+        past_medical_history=pl.Series([section(text, *HISTORY, options) for text in texts], dtype=pl.String),
+        brief_hospital_course=pl.Series([section(text, *course, options) for text in texts], dtype=pl.String),
+    )
+    for name in times:
+        count(dropped, "discharge", name, "not_a_time", result[name].null_count() - frame[name].null_count())
+    for name in ("note_id", "subject_id", "hadm_id"):
+        bad, empty = result[name].is_null(), frame[name].is_null()
+        count(dropped, "discharge", "", f"{name}_missing", int(empty.sum()))
+        count(dropped, "discharge", "", f"{name}_not_a_number", int((bad & ~empty).sum()))
+        frame, result = frame.filter(~bad), result.filter(~bad)
+    return result.select(SECTIONS.names)

@@ -1,0 +1,41 @@
+"""Patients to folds: SPLITS, one split for all tasks and modalities, 7:1:2 for train, val and test.
+
+In: admissions in file order. Out: SPLITS.
+"""
+
+from __future__ import annotations
+
+import random
+
+import polars as pl
+
+from flexcare_data.draws import keyed_share
+from flexcare_data.options import Options
+from flexcare_data.schema import SPLITS, check
+
+TEST_SHARE, VAL_SHARE = 0.2, 0.1
+FOLDS = pl.Enum(["train", "val", "test"])
+
+
+def build_splits(admissions: pl.DataFrame, options: Options) -> pl.DataFrame:
+    """A fold for every patient with an admission.
+
+    ``shuffle42`` (published): patients in order of first appearance meet a shuffled list of folds. ``hash``: the fold
+    follows from the subject_id alone, so that a patient keeps it in every edition.
+    """
+    subjects = admissions["subject_id"].unique(maintain_order=True).to_list()
+    folds = _shuffled(len(subjects)) if options.split == "shuffle42" else [_hashed(subject) for subject in subjects]
+    frame = pl.DataFrame({"subject_id": subjects, "split": folds}, schema={"subject_id": pl.Int64, "split": FOLDS})
+    return check(frame.sort("subject_id"), SPLITS)
+
+
+def _shuffled(n: int) -> list[str]:
+    n_test, n_val = int(TEST_SHARE * n), int(VAL_SHARE * n)
+    folds = ["test"] * n_test + ["val"] * n_val + ["train"] * (n - n_test - n_val)
+    random.Random(42).shuffle(folds)
+    return folds
+
+
+def _hashed(subject_id: int) -> str:
+    share = keyed_share("split", subject_id)
+    return "test" if share < TEST_SHARE else "val" if share < TEST_SHARE + VAL_SHARE else "train"

@@ -1,0 +1,160 @@
+"""What a trained model computes inside, and how it fares with less: tables that figures are drawn from.
+
+In: a model and the test samples of its tasks. Out: small frames (written by the command as parquet), so that a figure
+can be drawn again without the model. Nothing here selects anything; the test split is only looked at.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from itertools import combinations
+
+import numpy as np
+import polars as pl
+from threadpoolctl import threadpool_limits
+
+from flexcare_model.data.dataset import TaskDataset
+from flexcare_model.data.loader import Feed
+from flexcare_model.models import Model
+from flexcare_model.training.evaluate import score
+
+LETTERS = "TIN"
+"""Time series, image, note: the names of modality subsets, in the order of `batch.MODALITIES`."""
+SUBSETS = tuple("".join(chosen) for number in (3, 2, 1) for chosen in combinations(LETTERS, number))
+DROP_RATES = (0.0, 0.2, 0.4, 0.6, 0.8)
+SAMPLES_PER_TASK = 960
+"""Points of figure 5 per task: 30 random batches of 32."""
+
+
+def collect(
+    model: Model, datasets: Mapping[str, TaskDataset], feed: Feed, *, batch_size: int = 32, seed: int = 0
+) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """One pass over the test samples of all tasks.
+
+    Returns:
+        representations: task, sample_id, x, y (t-SNE of all rows together), rep (list of floats), a random subset of
+        at most `SAMPLES_PER_TASK` samples per task; experts: task, combination, expert, chosen (how often among the
+        chosen ones of an available pair), empty for a model without experts.
+    """
+    rng = np.random.default_rng(seed)
+    parts, counted = [], []
+    for name, dataset in datasets.items():
+        drawn = np.sort(rng.permutation(len(dataset))[:SAMPLES_PER_TASK])
+        details = score(model, dataset, feed, batch_size=batch_size, details=("rep", "expert_index")).details
+        rep = details["rep"][drawn] if "rep" in details else np.zeros((0, 1), np.float32)
+        ids = np.asarray(dataset.sample_ids, dtype=object)[drawn].tolist()
+        parts.append(pl.DataFrame({"task": [name] * len(ids), "sample_id": ids, "rep": rep.tolist()}))
+        if "expert_index" in details:
+            counted.append(count_experts(name, details["expert_index"].astype(np.int64), model))
+    frame = pl.concat(parts).with_columns(pl.col("rep").cast(pl.List(pl.Float32)))
+    points = embed_2d(np.array(frame["rep"].to_list(), dtype=np.float32), seed=seed)
+    frame = frame.with_columns(x=pl.Series(points[:, 0]), y=pl.Series(points[:, 1])).select(
+        "task", "sample_id", "x", "y", "rep"
+    )
+    schema = {"task": pl.String, "combination": pl.String, "expert": pl.Int64, "chosen": pl.Int64}
+    return frame, pl.concat(counted) if counted else pl.DataFrame(schema=schema)
+
+
+def count_experts(task: str, chosen: np.ndarray, model: Model) -> pl.DataFrame:
+    """How often each expert is among the chosen, per combination; ``chosen`` (n, K, k) is -1 where unavailable."""
+    names: Sequence[str] = model.combinations
+    experts = model.config.experts
+    rows = [
+        (task, name, expert, int(count))
+        for position, name in enumerate(names)
+        for expert, count in enumerate(np.bincount(chosen[:, position][chosen[:, position] >= 0], minlength=experts))
+    ]
+    schema = {"task": pl.String, "combination": pl.String, "expert": pl.Int64, "chosen": pl.Int64}
+    return pl.DataFrame(rows, schema=schema, orient="row")
+
+
+def embed_2d(vectors: np.ndarray, *, seed: int = 0) -> np.ndarray:
+    """t-SNE with perplexity 30 (less for few points) from the principal components; (n, 2) float64."""
+    n = len(vectors)
+    if n < 5 or vectors.shape[1] < 2:
+        return np.zeros((n, 2))
+    perplexity = min(30.0, (n - 1) / 3)
+    # Imported here, as the many jobs that only score pay for every import.
+    from sklearn.manifold import TSNE
+
+    # One thread: the loop over points is short, and threads that wait for one another cost more than they give.
+    with threadpool_limits(limits=1):
+        points = TSNE(perplexity=perplexity, init="pca", random_state=seed, n_jobs=1).fit_transform(vectors)
+    return points.astype(np.float64)
+
+
+def separation(vectors: np.ndarray, groups: Sequence[str], *, neighbours: int = 5) -> dict[str, float]:
+    """How far the groups lie apart: silhouette, and accuracy of the majority among the nearest others."""
+    names, codes = np.unique(np.asarray(groups), return_inverse=True)
+    if len(names) < 2 or len(vectors) <= neighbours + 1:
+        return {"silhouette": float("nan"), "knn_accuracy": float("nan")}
+    from sklearn.metrics import silhouette_score
+    from sklearn.neighbors import NearestNeighbors
+
+    places = NearestNeighbors(n_neighbors=neighbours + 1).fit(vectors).kneighbors(return_distance=False)
+    # Without a query, kneighbors leaves the point itself out.
+    votes = np.apply_along_axis(np.bincount, 1, codes[places[:, :neighbours]], minlength=len(names))
+    accuracy = float((votes.argmax(axis=1) == codes).mean())
+    return {"silhouette": float(silhouette_score(vectors, codes)), "knn_accuracy": accuracy}
+
+
+def with_present(dataset: TaskDataset, present: np.ndarray) -> TaskDataset:
+    """The same samples with ``present`` (n, 3) instead of their own; at least one modality each.
+
+    Raises:
+        ValueError: if a sample would have a modality that it lacks, or none at all.
+    """
+    if (present & ~dataset.present).any() or not present.any(axis=1).all():
+        raise ValueError("with_present: expected a non-empty subset of each sample's modalities")
+    other = copy.copy(dataset)
+    other.columns = dataset.columns | {"present": present}
+    return other
+
+
+def drop_modalities(present: np.ndarray, rate: float, *, seed: int) -> np.ndarray:
+    """Take each present modality away with probability ``rate``; a sample keeps one of its own at least.
+
+    The same seed takes away at a higher rate all that it takes at a lower one, so that curves over rates compare.
+    """
+    rng = np.random.default_rng(seed)
+    chance = rng.random(present.shape)
+    kept = present & (chance >= rate)
+    # A sample that would lose everything keeps the modality with the largest draw, which is lost last.
+    last = np.where(present, chance, -1.0).argmax(axis=1)
+    kept[np.arange(len(present)), last] = True
+    return kept
+
+
+def score_with_less(
+    model: Model, datasets: Mapping[str, TaskDataset], feed: Feed, *, batch_size: int = 32, seed: int = 0
+) -> pl.DataFrame:
+    """Test metrics under every modality subset and under random loss.
+
+    Subsets are scored on the samples that have all three modalities, drop rates on all samples: within either kind all
+    numbers of a task are from the same samples.
+
+    Returns:
+        task, kind (``subset`` or ``drop_rate``), kept (letters, for subsets), rate (for drop rates), n, metric, value.
+    """
+    rows = []
+    for name, dataset in datasets.items():
+        complete = dataset.subset(np.flatnonzero(dataset.present.all(axis=1)))
+        for letters in SUBSETS if len(complete) else ():
+            taken = np.array([letter in letters for letter in LETTERS])
+            reduced = with_present(complete, np.broadcast_to(taken, complete.present.shape).copy())
+            rows += [
+                (name, "subset", letters, None, len(complete), metric, value)
+                for metric, value in score(model, reduced, feed, batch_size=batch_size).metrics.items()
+            ]
+        for rate in DROP_RATES if len(dataset) else ():
+            reduced = with_present(dataset, drop_modalities(dataset.present, rate, seed=seed))
+            rows += [
+                (name, "drop_rate", None, rate, len(dataset), metric, value)
+                for metric, value in score(model, reduced, feed, batch_size=batch_size).metrics.items()
+            ]
+    schema = {
+        "task": pl.String, "kind": pl.String, "kept": pl.String, "rate": pl.Float64, "n": pl.Int64,
+        "metric": pl.String, "value": pl.Float64,
+    }  # fmt: skip
+    return pl.DataFrame(rows, schema=schema, orient="row")

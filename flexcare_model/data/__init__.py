@@ -1,0 +1,1 @@
+"""Samples of a task as PyTorch datasets and batches."""

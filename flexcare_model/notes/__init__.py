@@ -1,0 +1,1 @@
+"""Note encoder and token vectors."""

@@ -1,0 +1,370 @@
+"""What the data half built, as tables that may be shown: sizes, flow, missing values, prevalence, provenance.
+
+In: `Results`, the count below which a cell is suppressed. Out: `Layout`s and flow steps; None where an input is absent.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from flexcare_data.store.folders import MANIFEST
+from flexcare_data.tasks import TASKS
+from flexcare_data.variables import VARIABLES
+from flexcare_model.report.numbers.layout import Cell, Layout, number, words
+from flexcare_model.report.numbers.results import Results
+from flexcare_model.report.numbers.suppression import (
+    HIDDEN,
+    count_text,
+    funnel_texts,
+    is_near,
+    is_small,
+    partition_texts,
+    share_text,
+)
+
+SPLITS = ("train", "val", "test")
+MOST_CLASSES = 30
+"""A task with more classes is summarised instead of listed."""
+
+
+@dataclass(frozen=True)
+class FlowStep:
+    """One step of a flow diagram: its name and printed counts by unit; a text is None where it may not be shown."""
+
+    title: str
+    counts: tuple[tuple[str, str | None], ...]
+
+
+def flow(results: Results, *, below: int) -> dict[str, list[FlowStep]]:
+    """Flow steps of `data/flow.json` by cohort (`stays` first); empty where the file is absent.
+
+    Diagrams begin where others end, and end in cohorts that tables show: a count is left out where it lies so near to
+    one of these that subtraction would tell a small number.
+    """
+    shown = _sizes_elsewhere(results, below)
+    written = results.json("data/flow.json") or {}
+    order = ["stays", "chartevents", "labevents", "series", "discharge", *TASKS]
+    diagrams = {}
+    for name in sorted(written, key=lambda key: (order.index(key) if key in order else len(order), key)):
+        steps = [step for step in written[name] if isinstance(step, dict) and "step" in step]
+        units = list(dict.fromkeys(unit for step in steps for unit in step if unit != "step"))
+        # Steps of one diagram may count different units; each unit is a funnel of its own.
+        texts: dict[str, dict[int, str | None]] = {}
+        for unit in units:
+            has = [index for index, step in enumerate(steps) if unit in step]
+            counts, family = [int(steps[i][unit]) for i in has], _FAMILY.get(unit, unit)
+            texts[unit] = dict(zip(has, funnel_texts(counts, below, shown.get(family, ())), strict=True))
+            told = {count for count, text in zip(counts, texts[unit].values(), strict=True) if _is_count(text)}
+            shown.setdefault(family, set()).update(told)
+        diagrams[name] = [
+            FlowStep(str(step["step"]), tuple((unit, texts[unit][index]) for unit in units if unit in step))
+            for index, step in enumerate(steps)
+        ]
+    return diagrams
+
+
+_FAMILY = {"samples": "stays"}
+"""Units of which one stands for one of another in most cohorts."""
+
+
+def _sizes_elsewhere(results: Results, below: int) -> dict[str, set[int]]:
+    """Counts that the tables of a page show: samples of each cohort, and patients where the splits tell them."""
+    samples: set[int] = set()
+    patients: set[int] = set()
+    splits = results.parquet("data/splits.parquet")
+    if splits is not None:
+        patients.add(splits.height)
+    for cohort in results.cohorts.values():
+        samples.add(cohort.height)
+        parts = [cohort.filter(pl.col("split") == split)["subject_id"].n_unique() for split in SPLITS]
+        if all(map(_is_count, partition_texts(parts, below))):
+            patients.add(sum(parts))
+    return {
+        "stays": {n for n in samples if not is_small(n, below)},
+        "patients": {n for n in patients if not is_small(n, below)},
+    }
+
+
+def _is_count(text: str | None) -> bool:
+    """Whether ``text`` tells a count."""
+    return text is not None and text.replace(",", "").isdigit()
+
+
+def cohort_sizes(results: Results, *, below: int) -> Layout | None:
+    """Samples and patients per task and split."""
+    if not results.cohorts:
+        return None
+    rows, records = [], []
+    for name, cohort in results.cohorts.items():
+        samples = [cohort.filter(pl.col("split") == split).height for split in SPLITS]
+        patients = [cohort.filter(pl.col("split") == split)["subject_id"].n_unique() for split in SPLITS]
+        cells = [words(TASKS[name].abbreviation), words(TASKS[name].description)]
+        cells += [number(count_text(cohort.height, below)), *map(number, partition_texts(samples, below))]
+        cells += map(number, partition_texts(patients, below))
+        rows.append(tuple(cells))
+        record: dict[str, Any] = {"task": name}
+        for split, text in zip(SPLITS, partition_texts(samples, below), strict=True):
+            record[f"samples_{split}"] = text.replace(",", "")
+        for split, text in zip(SPLITS, partition_texts(patients, below), strict=True):
+            record[f"patients_{split}"] = text.replace(",", "")
+        records.append(record)
+    header = ("Task", "Question", "Samples", *SPLITS, "Patients train", "val", "test")
+    return Layout("cohorts", "Samples and patients by split", header, tuple(rows), pl.DataFrame(records))
+
+
+def prevalence(results: Results, *, below: int) -> list[Layout]:
+    """Share of each answer among the samples of a split, one table per task.
+
+    Entries that were not assessed (below 0: uncertain, blank) are outside the share and counted beside it.
+    """
+    layouts = []
+    for name, cohort in results.cohorts.items():
+        task = TASKS[name]
+        parts = {split: cohort.filter(pl.col("split") == split) for split in SPLITS}
+        title = f"{task.abbreviation}: {task.description}"
+        if task.kind == "multiclass":
+            layout = _classes(name, title, parts, below)
+        else:
+            layout = _positives(name, title, task.labels, parts, below)
+        layouts.append(layout)
+    return layouts
+
+
+def _positives(name: str, title: str, labels: tuple[str, ...], parts: dict[str, pl.DataFrame], below: int) -> Layout:
+    rows, records = [], []
+    for label in labels:
+        values = {split: part[label].to_numpy() for split, part in parts.items()}
+        known = {split: int((found >= 0).sum()) for split, found in values.items()}
+        sizes = dict(zip(parts, partition_texts(list(known.values()), below), strict=True))
+        # The samples of a split are shown elsewhere: few that were not assessed must not follow from it.
+        sizes = {s: HIDDEN if is_near(known[s], [parts[s].height], below) else text for s, text in sizes.items()}
+        cells: list[Cell] = [words("positive" if label == "label" else label)]
+        record: dict[str, Any] = {"label": label}
+        for split, found in values.items():
+            share = share_text(int((found == 1).sum()), known[split], below, decimals=1)
+            if not _is_count(sizes[split]):
+                share = HIDDEN  # the bound of a small share would tell the size
+            cells += [number(share), number(sizes[split])]
+            record |= {f"positive_percent_{split}": share, f"assessed_{split}": sizes[split]}
+        rows.append(tuple(cells))
+        records.append(record)
+    header = ["Label"]
+    for split in parts:
+        header += [f"{split} positive %", "assessed"]
+    return Layout(f"prevalence_{name}", title, tuple(header), tuple(rows), pl.DataFrame(records))
+
+
+def _classes(name: str, title: str, parts: dict[str, pl.DataFrame], below: int) -> Layout:
+    counts = {split: np.bincount(part["label"].to_numpy()) for split, part in parts.items()}
+    n_classes = max(len(found) for found in counts.values()) if counts else 0
+    counts = {split: np.pad(found, (0, n_classes - len(found))) for split, found in counts.items()}
+    header = ["Class", *(f"{split} %" for split in parts)]
+    if n_classes > MOST_CLASSES:
+        facts = (
+            ("classes", lambda found: str(int((found > 0).sum()))),
+            ("classes without a sample", lambda found: str(int((found == 0).sum()))),
+            (f"classes with 1 to {below - 1} samples", lambda found: str(int(((found > 0) & (found < below)).sum()))),
+            ("largest class, %", lambda found: share_text(int(found.max()), int(found.sum()), below, decimals=1)),
+        )
+        rows = tuple((words(fact), *(number(count(counts[split])) for split in parts)) for fact, count in facts)
+    else:
+        shown = {split: _partition_shares(found.tolist(), below) for split, found in counts.items()}
+        rows = tuple(
+            (words(_class_title(name, index)), *(number(shown[split][index]) for split in parts))
+            for index in range(n_classes)
+        )
+    frame = pl.DataFrame(
+        [{"class": row[0].text} | dict(zip(parts, (c.text for c in row[1:]), strict=True)) for row in rows]
+    )
+    return Layout(f"prevalence_{name}", title, tuple(header), rows, frame)
+
+
+def _partition_shares(counts: list[int], below: int) -> list[str]:
+    total = sum(counts)
+    texts = partition_texts(counts, below)
+    return [
+        HIDDEN if text == HIDDEN else share_text(count, total, below, decimals=1)
+        for text, count in zip(texts, counts, strict=True)
+    ]
+
+
+def _class_title(task: str, index: int) -> str:
+    classes = TASKS[task].classes
+    return classes[index] if classes else str(index)
+
+
+def missing_values(results: Results, *, below: int) -> Layout | None:
+    """Share of (stay, hour) cells without a charted value, per variable and split."""
+    index, splits, stays = (results.parquet(f"data/{name}.parquet") for name in ("hourly/index", "splits", "stays"))
+    path = results.root / "data/hourly/observed.npy"
+    if index is None or splits is None or stays is None or not path.is_file():
+        return None
+    observed = np.load(path, mmap_mode="r", allow_pickle=False)
+    named = (
+        index.join(stays.select("stay_id", "subject_id"), on="stay_id", how="left", validate="1:1")
+        .join(splits, on="subject_id", how="left", validate="m:1")
+        .sort("offset")
+    )
+    hours = dict.fromkeys(SPLITS, 0)
+    charted = {split: np.zeros(len(VARIABLES), dtype=np.int64) for split in SPLITS}
+    for split in SPLITS:
+        of_split = (named["split"] == split).fill_null(False).to_numpy()
+        offsets, lengths = named["offset"].to_numpy()[of_split], named["n_hours"].to_numpy()[of_split]
+        hours[split] = int(lengths.sum())
+        for offset, length in zip(offsets, lengths, strict=True):
+            charted[split] += observed[offset : offset + length].sum(axis=0, dtype=np.int64)
+    rows, records = [], []
+    for position, variable in enumerate(VARIABLES):
+        texts = [share_text(hours[split] - int(charted[split][position]), hours[split], below) for split in SPLITS]
+        rows.append((words(variable), *map(number, texts)))
+        records.append({"variable": variable} | {f"missing_percent_{s}": t for s, t in zip(SPLITS, texts, strict=True)})
+    total = ", ".join(f"{split} {count_text(hours[split], below)}" for split in SPLITS)
+    return Layout(
+        "missing_values",
+        "Hours without a charted value, percent of all (stay, hour) cells",
+        ("Variable", *SPLITS),
+        tuple(rows),
+        pl.DataFrame(records),
+        (f"Hours: {total}. Filled forward, then by default, for the models; the mask columns keep what was charted.",),
+    )
+
+
+def dropped(results: Results, *, below: int) -> Layout | None:
+    """Values that were dropped or nulled, by table, variable and reason."""
+    written = results.json("data/dropped.json")
+    if written is None:
+        return None
+    rows, records = [], []
+    read = results.json("data/flow.json") or {}
+    for table in sorted(written):
+        cells = [(v, reason, int(n)) for v in sorted(written[table]) for reason, n in sorted(written[table][v].items())]
+        counts = [count for _, _, count in cells]
+        # Of a table whose rows read and used are shown, all that was dropped is known.
+        texts = partition_texts(counts, below) if table in read else [count_text(count, below) for count in counts]
+        for (variable, reason, _), text in zip(cells, texts, strict=True):
+            named = (words(table), words(variable or "–"), words(reason.replace("_", " ")), number(text))
+            rows.append(named)
+            records.append({"table": table, "what": variable, "reason": reason, "count": text.replace(",", "")})
+    frame = pl.DataFrame(
+        records, schema={"table": pl.String, "what": pl.String, "reason": pl.String, "count": pl.String}
+    )
+    header = ("Table", "What", "Reason", "Count")
+    return Layout("dropped", "Dropped and nulled values by reason", header, tuple(rows), frame, grouped=2)
+
+
+def certificate(results: Results, *, below: int) -> list[Layout]:
+    """The leakage proof: what was checked for how many rows, and the violations (a build with any has failed)."""
+    written = results.json("data/leakage.json")
+    if written is None:
+        return []
+    general = [
+        (words(part), words(name.replace("_", " ")), _certified(value, below))
+        for part, checks in written.items()
+        if part != "tasks"
+        for name, value in checks.items()
+    ]
+    by_task = {name: written["tasks"][name] for name in TASKS if name in written.get("tasks", {})}
+    rows, records = [], []
+    shown: dict[str, list[int]] = {name: [] for name in by_task}
+    for check in dict.fromkeys(check for found in by_task.values() for check in found):
+        texts = [_checked(found.get(check), shown[name], below) for name, found in by_task.items()]
+        rows.append((words(check.replace("_", " ")), *map(number, texts)))
+        records.append({"check": check} | {n: t.replace(",", "") for n, t in zip(by_task, texts, strict=True)})
+    header = ("Check", *(TASKS[name].abbreviation for name in by_task))
+    layouts = [Layout("leakage", "Checks of every sample, by task", header, tuple(rows), pl.DataFrame(records))]
+    if general:
+        texts = [[cell.text for cell in row] for row in general]
+        frame = pl.DataFrame(texts, orient="row", schema=["of", "check", "found"])
+        title = "Splits and scaling"
+        layouts.append(Layout("leakage_general", title, ("Of", "Check", "Found"), tuple(general), frame, grouped=1))
+    return layouts
+
+
+def _certified(value: Any, below: int) -> Cell:
+    if isinstance(value, int) and not isinstance(value, bool):
+        return words(count_text(value, below))
+    return words("–" if value is None else str(value))
+
+
+def _checked(value: int | None, shown: list[int], below: int) -> str:
+    """A count of some of the samples; hidden where it is small, or near to one ``shown`` before (all come first)."""
+    if value is None:
+        return "–"
+    if value and is_near(value, shown, below):
+        return HIDDEN
+    if value and not is_small(value, below):
+        shown.append(value)
+    return count_text(value, below)
+
+
+@dataclass(frozen=True)
+class StageOrigin:
+    """Where a published part of the output comes from: its stage's key and what the key was made of."""
+
+    parts: tuple[str, ...]
+    stage: str
+    spec: dict[str, Any]
+    versions: dict[str, str]
+
+
+def origins(results: Results) -> list[StageOrigin]:
+    """The stored stages behind `data/` and `cohorts/`, found by following the links, sorted by name."""
+    behind: dict[Path, list[str]] = {}
+    for top in ("data", "cohorts"):
+        for path in sorted((results.root / top).rglob("*")):
+            if path.is_file():
+                stage = next((parent for parent in path.resolve().parents if (parent / MANIFEST).is_file()), None)
+                if stage is not None:
+                    behind.setdefault(stage, []).append(path.relative_to(results.root).as_posix())
+    found = []
+    for stage, parts in behind.items():
+        manifest = json.loads((stage / MANIFEST).read_text())
+        found.append(StageOrigin(tuple(parts), stage.name, manifest.get("spec", {}), manifest.get("versions", {})))
+    return sorted(found, key=lambda origin: origin.stage)
+
+
+def resources(results: Results) -> tuple[Layout, Layout] | None:
+    """Wall time and peak memory from the workflow's benchmark files: by rule, and of every job."""
+    jobs = []
+    newest: dict[str, Path] = {}
+    for path in sorted((results.root / "benchmarks").rglob("*.tsv"), key=lambda path: path.stat().st_mtime):
+        # The name of a stage's log ends in its key, which stands with its sources already.
+        name = path.relative_to(results.root / "benchmarks").with_suffix("").as_posix()
+        newest[re.sub(r"-[0-9a-f]{12}$", "", name)] = path
+    for name, path in sorted(newest.items()):
+        measured = pl.read_csv(path, separator="\t", infer_schema=False, null_values=["-", "NA"])
+        if not {"s", "max_rss"} <= set(measured.columns) or measured.height == 0:
+            continue
+        seconds, memory = (measured[column].cast(pl.Float64, strict=False).max() for column in ("s", "max_rss"))
+        jobs.append({"rule": name.split("/")[0], "job": name, "seconds": seconds, "max_rss_mb": memory})
+    if not jobs:
+        return None
+    schema = {"rule": pl.String, "job": pl.String, "seconds": pl.Float64, "max_rss_mb": pl.Float64}
+    frame = pl.DataFrame(jobs, schema=schema)
+    rules = frame.group_by("rule", maintain_order=True).agg(
+        jobs=pl.len(),
+        seconds=pl.col("seconds").sum(),
+        longest=pl.col("seconds").max(),
+        max_rss_mb=pl.col("max_rss_mb").max(),
+    )
+    header = ("Rule", "Jobs", "Time, s", "Longest job, s", "Peak memory, MB")
+    rows = tuple(
+        (words(row["rule"]), number(str(row["jobs"])), *map(_one_decimal, list(row.values())[2:]))
+        for row in rules.to_dicts()
+    )
+    by_rule = Layout("resources", "Time and peak memory per rule", header, rows, rules)
+    rows = tuple(
+        (words(row["job"]), _one_decimal(row["seconds"]), _one_decimal(row["max_rss_mb"])) for row in frame.to_dicts()
+    )
+    return by_rule, Layout("jobs", "Time and peak memory per job", ("Job", "Time, s", "Peak memory, MB"), rows, frame)
+
+
+def _one_decimal(value: float | None) -> Cell:
+    return number("–" if value is None else f"{value:,.1f}")

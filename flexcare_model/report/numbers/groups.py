@@ -1,0 +1,252 @@
+"""Calibration, and metrics by group of patients, from the predictions.
+
+In: `Results`, the count below which a cell is suppressed. Out: frames (kept as parquet), their `Layout`s and figures.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import polars as pl
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from flexcare_data.tasks import TASKS
+from flexcare_model.report.figures.style import PAGE, house_style, new_figure
+from flexcare_model.report.numbers.layout import Layout, absent, number, words
+from flexcare_model.report.numbers.results import METRIC_TITLES, SIX_TASKS, Results
+from flexcare_model.report.numbers.scored import Scored, methods_with_runs, scored
+from flexcare_model.report.numbers.suppression import is_small, partition_texts
+from flexcare_model.report.numbers.tables import METHODS, method_look
+from flexcare_model.training.metrics import compute
+
+BINS = 10
+AGE_BANDS = ((18, 45), (45, 65), (65, 80), (80, None))
+RACES = ("WHITE", "BLACK", "HISPANIC", "ASIAN")
+"""Groups by how the published text begins; all others, with unknown ones, are one group."""
+CURVES = {
+    "task": pl.String, "method": pl.String, "bin": pl.Int64, "n": pl.Int64, "mean_score": pl.Float64,
+    "observed": pl.Float64,
+}  # fmt: skip
+CALIBRATION = {
+    "task": pl.String, "method": pl.String, "n_seeds": pl.Int64, "brier": pl.Float64, "ece": pl.Float64,
+}  # fmt: skip
+SUBGROUPS = {
+    "task": pl.String, "method": pl.String, "dimension": pl.String, "level": pl.String, "n_text": pl.String,
+    "metric": pl.String, "value": pl.Float64,
+}  # fmt: skip
+
+
+def confidences(one: Scored) -> tuple[np.ndarray, np.ndarray]:
+    """Scores and what happened, flat: the positive class of each assessed label, or the top class of each sample."""
+    if TASKS[one.task].kind == "multiclass":
+        return one.scores.max(axis=1), (one.scores.argmax(axis=1) == one.labels).astype(np.float64)
+    kept = one.labels > -1
+    return one.scores[kept], (one.labels[kept] > 0).astype(np.float64)
+
+
+def brier(one: Scored) -> float:
+    """Mean squared distance of probabilities and truth; summed over the classes of a multi-class task."""
+    if TASKS[one.task].kind == "multiclass":
+        truth = np.arange(one.scores.shape[1]) == one.labels[:, None]
+        return float(np.mean(np.sum((one.scores - truth) ** 2, axis=1)))
+    score, happened = confidences(one)
+    return float(np.mean((score - happened) ** 2)) if score.size else float("nan")
+
+
+def reliability(score: np.ndarray, happened: np.ndarray) -> tuple[pl.DataFrame, float]:
+    """Bins of equal width (bin, n, mean_score, observed) and the expected calibration error.
+
+    Example:
+        >>> bins, error = reliability(np.array([0.1, 0.1, 0.9, 0.9]), np.array([0.0, 0.0, 1.0, 0.0]))
+        >>> bins.select("bin", "n", "observed").rows(), round(error, 3)
+        ([(0, 2, 0.0), (8, 2, 0.5)], 0.25)
+    """
+    # The upper edge belongs to the bin below, so that 0.1 lies in the first and 1.0 in the last of ten.
+    place = np.clip(np.ceil(np.round(score * BINS, 9)).astype(np.int64) - 1, 0, BINS - 1)
+    bins = (
+        pl.DataFrame({"bin": place, "score": score, "happened": happened})
+        .group_by("bin")
+        .agg(n=pl.len().cast(pl.Int64), mean_score=pl.col("score").mean(), observed=pl.col("happened").mean())
+        .sort("bin")
+    )
+    gap = ((bins["mean_score"] - bins["observed"]).abs() * bins["n"]).sum() / max(1, score.size)
+    return bins, float(gap)
+
+
+def calibration(results: Results, *, below: int) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """CURVES (seeds pooled, small bins without numbers) and CALIBRATION (mean over seeds)."""
+    curves, summaries = [], []
+    for task in SIX_TASKS:
+        for method, runs in methods_with_runs(results, task):
+            found = [one for run in runs if (one := scored(results, run, task)) is not None]
+            pairs = [confidences(one) for one in found]
+            pairs = [pair for pair in pairs if pair[0].size]
+            if not pairs:
+                continue
+            pooled, _ = reliability(*(np.concatenate(side) for side in zip(*pairs, strict=True)))
+            for row in pooled.to_dicts():
+                # Seeds see the same samples: the count that matters is that of one seed.
+                small = is_small(round(row["n"] / len(pairs)) or 1, below)
+                hidden = {"n": None, "mean_score": None, "observed": None} if small else {"n": row["n"] // len(pairs)}
+                curves.append({"task": task, "method": method.title} | row | hidden)
+            summaries.append(
+                {
+                    "task": task,
+                    "method": method.title,
+                    "n_seeds": len(found),
+                    "brier": float(np.mean([brier(one) for one in found])),
+                    "ece": float(np.mean([reliability(*pair)[1] for pair in pairs])),
+                }
+            )
+    return pl.DataFrame(curves, schema=CURVES), pl.DataFrame(summaries, schema=CALIBRATION)
+
+
+def calibration_table(summaries: pl.DataFrame) -> Layout:
+    """Brier score and expected calibration error by method and task."""
+    tasks = [task for task in SIX_TASKS if task in set(summaries["task"])]
+    cells = {(row["method"], row["task"]): row for row in summaries.to_dicts()}
+    rows = []
+    for method in dict.fromkeys(summaries["method"]):
+        row = [words(method)]
+        for task in tasks:
+            found = cells.get((method, task))
+            row += [number(f"{found[name]:.3f}") if found else absent("–") for name in ("brier", "ece")]
+        rows.append(tuple(row))
+    header = ["Method"]
+    for task in tasks:
+        header += [f"{TASKS[task].abbreviation} Brier", "ECE"]
+    notes = (
+        f"Mean over seeds. ECE: {BINS} bins of equal width; of all assessed labels for PHE and DIA, of the top class "
+        "for LOS.",
+    )
+    return Layout("calibration", "Calibration on the test split", tuple(header), tuple(rows), summaries, notes)
+
+
+def reliability_figure(curves: pl.DataFrame, summaries: pl.DataFrame) -> Figure | None:
+    """Observed share against mean score, a panel per task."""
+    tasks = [task for task in SIX_TASKS if task in set(curves["task"])]
+    if not tasks:
+        return None
+    methods = [method for method in METHODS if method.title in set(curves["method"])]
+    errors = {(row["method"], row["task"]): row["ece"] for row in summaries.to_dicts()}
+    last = methods[-1].title
+    with house_style():
+        figure = new_figure(PAGE, 2.35 * -(-len(tasks) // 3) + 0.4)
+        grid = np.atleast_1d(figure.subplots(-(-len(tasks) // 3), min(3, len(tasks)))).flatten()
+        for axes, task in zip(grid, tasks, strict=False):
+            axes.plot([0, 1], [0, 1], color="#999999", linewidth=0.8, linestyle=":")
+            for method in methods:
+                part = curves.filter(task=task, method=method.title).drop_nulls("observed").sort("bin")
+                axes.plot(part["mean_score"], part["observed"], alpha=0.85, **method_look(method))
+            error = errors.get((last, task))
+            note = "" if error is None else f"  ({last}: ECE {error:.3f})"
+            axes.set(title=TASKS[task].abbreviation + note, xlim=(0, 1), ylim=(0, 1))
+            axes.set(xlabel="mean score", ylabel="observed share")
+            axes.set_aspect("equal")
+        for axes in grid[len(tasks) :]:
+            axes.set_visible(False)
+        handles = [Line2D([], [], **method_look(method)) for method in methods]
+        figure.legend(handles, [method.title for method in methods], loc="outside lower center", ncols=7)
+    return figure
+
+
+def with_groups(cohort: pl.DataFrame, stays: pl.DataFrame) -> pl.DataFrame:
+    """``cohort`` with sex, age, race and care unit of each sample's stay; of samples without one "no ICU stay"."""
+    race = pl.col("race").fill_null("").str.to_uppercase()
+    group = pl.lit("other or unknown")
+    for name in reversed(RACES):
+        group = pl.when(race.str.starts_with(name)).then(pl.lit(name.lower())).otherwise(group)
+    age = pl.lit(None, dtype=pl.String)
+    for low, high in AGE_BANDS:
+        title = f"{low} to {high - 1}" if high else f"{low} or older"
+        inside = (pl.col("age") >= low) & (pl.col("age") < high if high else pl.lit(True))
+        age = pl.when(inside).then(pl.lit(title)).otherwise(age)
+    groups = stays.select(
+        "stay_id",
+        sex=pl.col("gender").replace({"F": "female", "M": "male"}).fill_null("unknown"),
+        age=age,
+        race=group,
+        # "Medical Intensive Care Unit (MICU)" is known by what stands in brackets.
+        unit=pl.coalesce(pl.col("first_careunit").str.extract(r"\((.+)\)$"), "first_careunit", pl.lit("unknown")),
+    )
+    joined = cohort.join(groups, on="stay_id", how="left", validate="m:1", maintain_order="left")
+    return joined.with_columns(pl.col("sex", "age", "race", "unit").fill_null("no ICU stay"))
+
+
+DIMENSIONS = {"sex": "Sex", "age": "Age", "race": "Race", "unit": "Care unit"}
+
+
+def subgroups(results: Results, *, below: int) -> pl.DataFrame:
+    """SUBGROUPS: the two metrics of each task within each group, mean over seeds.
+
+    A value is left out where the group, or the positives or negatives of a binary task in it, are fewer than ``below``.
+    """
+    stays = results.parquet("data/stays.parquet")
+    rows: list[dict[str, Any]] = []
+    if stays is None:
+        return pl.DataFrame(rows, schema=SUBGROUPS)
+    for task in SIX_TASKS:
+        for method, runs in methods_with_runs(results, task):
+            found = [one for run in runs if (one := scored(results, run, task)) is not None]
+            if not found:
+                continue
+            first = with_groups(found[0].cohort, stays)
+            for dimension in DIMENSIONS:
+                levels = sorted(set(first[dimension]))
+                members = [(first[dimension] == level).to_numpy() for level in levels]
+                texts = partition_texts([int(member.sum()) for member in members], below)
+                for level, member, text in zip(levels, members, texts, strict=True):
+                    values = _group_metrics(found, first["sample_id"].to_list(), member, below)
+                    rows += [
+                        {"task": task, "method": method.title, "dimension": dimension, "level": level, "n_text": text}
+                        | {"metric": metric, "value": values.get(metric)}
+                        for metric in TASKS[task].metrics
+                    ]
+    return pl.DataFrame(rows, schema=SUBGROUPS)
+
+
+def _group_metrics(found: list[Scored], ids: list[str], member: np.ndarray, below: int) -> dict[str, float]:
+    """Mean over seeds of the metrics of a group; empty where the group is small."""
+    task = found[0].task
+    if member.sum() < max(below, 1):
+        return {}
+    if TASKS[task].kind == "binary":
+        positive = int((found[0].labels[member] > 0).sum())
+        if min(positive, int(member.sum()) - positive) < max(below, 1):
+            return {}
+    chosen = {name for name, inside in zip(ids, member, strict=True) if inside}
+    values: dict[str, list[float]] = {}
+    for one in found:
+        rows = one.cohort["sample_id"].is_in(list(chosen)).to_numpy()
+        for metric, value in compute(task, one.labels[rows], one.scores[rows]).items():
+            values.setdefault(metric, []).append(value)
+    return {metric: float(np.mean(each)) for metric, each in values.items()}
+
+
+def subgroups_table(frame: pl.DataFrame, method: str) -> Layout:
+    """The two metrics of ``method`` by group, a column pair per task."""
+    own = frame.filter(method=method)
+    tasks = [task for task in SIX_TASKS if task in set(own["task"])]
+    cells = {(r["dimension"], r["level"], r["task"], r["metric"]): r for r in own.to_dicts()}
+    rows = []
+    for dimension, title in DIMENSIONS.items():
+        for level in sorted(set(own.filter(dimension=dimension)["level"])):
+            row = [words(title), words(level)]
+            for task in tasks:
+                pair = [cells.get((dimension, level, task, metric)) for metric in TASKS[task].metrics]
+                row.append(number(pair[0]["n_text"]) if pair[0] else number("0"))
+                for found in pair:
+                    value = found["value"] if found else None
+                    row.append(absent("–") if value is None else number(f"{value:.3f}"))
+            rows.append(tuple(row))
+    header = ["", "Group"]
+    for task in tasks:
+        names = [METRIC_TITLES[metric] for metric in TASKS[task].metrics]
+        header += [f"{TASKS[task].abbreviation} n", *names]
+    notes = (
+        f"{method}, test split, mean over seeds. No value where a group, or its positives or negatives in a binary "
+        "task, are too few to be shown.",
+    )
+    return Layout("subgroups", f"{method} by group of patients", tuple(header), tuple(rows), own, notes, grouped=1)

@@ -1,0 +1,172 @@
+"""What each published quirk costs: the benchmark under protocol `flexcare` beside protocol `corrected`.
+
+In: the output folders of both. Out: `Layout`s (cohort sizes, labels, options, metrics) and one self-contained page.
+"""
+
+from __future__ import annotations
+
+import jinja2
+import polars as pl
+
+from flexcare_data.options import PROTOCOLS, Options
+from flexcare_data.tasks import TASKS
+from flexcare_model.report.numbers.layout import Cell, Layout, absent, inline, number, words
+from flexcare_model.report.numbers.results import METRIC_TITLES, Results
+from flexcare_model.report.numbers.suppression import HIDDEN, count_text, is_near, is_small
+from flexcare_model.report.numbers.tables import METHODS, mean_text, summarise
+
+SIDES = ("flexcare", "corrected")
+
+
+def build_comparison(published: Results, corrected: Results, *, below: int) -> list[Layout]:
+    """All tables of the comparison, in the order of the page."""
+    return [
+        _options(),
+        _sizes(published, corrected, below),
+        _labels(published, corrected, below),
+        _metrics(published, corrected),
+    ]
+
+
+def _options() -> Layout:
+    """Options in which the protocols differ, with what they decide."""
+    first, second = (PROTOCOLS[side].model_dump() for side in SIDES)
+    rows = []
+    for name, field in Options.model_fields.items():
+        if first[name] != second[name]:
+            rows.append((words(name), words(first[name]), words(second[name]), words(field.description or "")))
+    frame = pl.DataFrame(
+        [[cell.text for cell in row] for row in rows], orient="row", schema=["option", *SIDES, "meaning"]
+    )
+    header = ("Option", *SIDES, "What it decides")
+    return Layout("protocols_options", "Options that differ", header, tuple(rows), frame)
+
+
+def _sizes(published: Results, corrected: Results, below: int) -> Layout:
+    """Samples under either protocol, and how many are in both by their key."""
+    rows, records = [], []
+    for name, task in TASKS.items():
+        sides = [results.cohorts.get(name) for results in (published, corrected)]
+        cells: list[Cell] = [words(task.abbreviation)]
+        if sides[0] is None or sides[1] is None:
+            rows.append(
+                (
+                    *cells,
+                    *[
+                        absent("not built") if side is None else number(count_text(side.height, below))
+                        for side in sides
+                    ],
+                    *[absent("–")] * 3,
+                )
+            )
+            continue
+        both = sides[0].join(sides[1], on="sample_id", how="inner", validate="1:1").height
+        counts = [sides[0].height, sides[1].height, both, sides[0].height - both, sides[1].height - both]
+        texts = [count_text(count, below) for count in counts]
+        if is_small(counts[3], below) or is_small(counts[4], below):
+            # Both sides are known: what is common, and what the other has alone, would tell the small one.
+            texts[2:] = [text if is_small(count, below) else HIDDEN for text, count in zip(texts, counts, strict=True)][
+                2:
+            ]
+        rows.append((*cells, *map(number, texts)))
+        records.append({"task": name} | dict(zip(_SIZES, (text.replace(",", "") for text in texts), strict=True)))
+    frame = pl.DataFrame(records, schema={"task": pl.String} | dict.fromkeys(_SIZES, pl.String))
+    header = ("Task", *SIDES, "in both", "only flexcare", "only corrected")
+    return Layout("protocols_sizes", "Samples", header, tuple(rows), frame)
+
+
+_SIZES = ("flexcare", "corrected", "in_both", "only_flexcare", "only_corrected")
+
+
+def _labels(published: Results, corrected: Results, below: int) -> Layout:
+    """Answers that change for samples of both protocols, and inputs that differ."""
+    columns = ("label", "split", "period_length", "dicom_id", "note_id")
+    rows, records = [], []
+    for name, task in TASKS.items():
+        sides = [results.cohorts.get(name) for results in (published, corrected)]
+        if sides[0] is None or sides[1] is None:
+            continue
+        joined = sides[0].join(sides[1], on="sample_id", how="inner", validate="1:1", suffix="_other")
+        changed = {
+            "label": pl.any_horizontal(pl.col(label).ne_missing(pl.col(f"{label}_other")) for label in task.labels),
+            **{column: pl.col(column).ne_missing(pl.col(f"{column}_other")) for column in columns[1:]},
+        }
+        counts = joined.select(expression.sum().alias(column) for column, expression in changed.items()).row(0)
+        both = count_text(joined.height, below)
+        if is_near(joined.height, [side.height for side in sides], below):
+            both = HIDDEN
+        changes = [int(count or 0) for count in counts]
+        texts = [HIDDEN if is_near(count, [joined.height], below) else count_text(count, below) for count in changes]
+        rows.append((words(task.abbreviation), number(both), *map(number, texts)))
+        records.append({"task": name} | {c: t.replace(",", "") for c, t in zip(columns, texts, strict=True)})
+    frame = pl.DataFrame(records, schema={"task": pl.String} | dict.fromkeys(columns, pl.String))
+    header = (
+        "Task",
+        "Samples in both",
+        "label changed",
+        "split changed",
+        "period changed",
+        "image changed",
+        "note changed",
+    )
+    notes = (
+        "Of the samples that both protocols have. DRG classes are ranks among all codes of a protocol, so that one "
+        "code more or less shifts many labels.",
+    )
+    return Layout("protocols_labels", "Answers and inputs that change", header, tuple(rows), frame, notes)
+
+
+def _metrics(published: Results, corrected: Results) -> Layout:
+    """Test metrics of the methods that were trained under both protocols."""
+    found = [
+        {(r["model"], r["experiment"], r["task"], r["metric"]): r for r in summarise(results.scores).to_dicts()}
+        for results in (published, corrected)
+    ]
+    rows, records = [], []
+    for name, task in TASKS.items():
+        for method in METHODS:
+            for metric in task.metrics:
+                key = (method.model, method.experiment_for(name), name, metric)
+                if key not in found[0] or key not in found[1]:
+                    continue
+                means = [side[key]["mean"] for side in found]
+                texts = [mean_text(side[key]["mean"], side[key]["std"]) for side in found]
+                difference = f"{means[1] - means[0]:+.4f}".replace("-", "−")
+                title = f"{task.abbreviation} {METRIC_TITLES[metric]}"
+                rows.append((words(title), words(method.title), *map(number, (*texts, difference))))
+                records.append(
+                    {"task": name, "metric": metric, "method": method.title} | dict(zip(SIDES, means, strict=True))
+                )
+    schema = {"task": pl.String, "metric": pl.String, "method": pl.String} | dict.fromkeys(SIDES, pl.Float64)
+    notes = (
+        "Each side is tested on its own test split, whose samples and labels differ. Further methods appear once they "
+        "are trained under both protocols: `snakemake baselines --configfile protocols/<protocol>.json` trains those "
+        "of the other one.",
+    )
+    if not rows:
+        notes = ("No method was trained under both protocols: run the target `compare_protocols`.",)
+    header = ("Task, metric", "Method", *SIDES, "corrected − flexcare")
+    return Layout(
+        "protocols_metrics", "Metrics", header, tuple(rows), pl.DataFrame(records, schema=schema), notes, grouped=1
+    )
+
+
+def comparison_page(layouts: list[Layout], about, *, synthetic: bool) -> str:
+    """The page, in the look of the report."""
+    from flexcare_model.report.pages.page import TEMPLATES, Section, table
+
+    sections = [Section(layout.name, layout.title, table(layout, heading=False)) for layout in layouts]
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES), undefined=jinja2.StrictUndefined, autoescape=True,
+        trim_blocks=True, lstrip_blocks=True,
+    )  # fmt: skip
+    return environment.get_template("report.html.j2").render(
+        prose=inline,
+        title="FlexCare-benchmark: two protocols",
+        synthetic=synthetic if about.is_synthetic is None else about.is_synthetic,
+        below=about.below,
+        groups=[("What the published quirks cost", sections)],
+        summary=[("Protocols", "flexcare, corrected"), ("Code", about.code_version)],
+        style=(TEMPLATES / "report.css").read_text(encoding="utf-8"),
+        script=(TEMPLATES / "report.js").read_text(encoding="utf-8"),
+    )

@@ -1,0 +1,125 @@
+"""Reading an output folder: cohorts, runs, logs of the build. What is absent is None or empty, never an error."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from flexcare_data.options import PAPER_TASKS
+from flexcare_data.store.folders import check_format
+from flexcare_data.tasks import TASKS
+
+SIX_TASKS = tuple(name for name in PAPER_TASKS if name != "drg")
+"""Tasks of the paper's tables 2 to 4 and 6, in its order."""
+
+SCORES_SCHEMA = {
+    "model": pl.String,
+    "experiment": pl.String,
+    "seed": pl.Int64,
+    "task": pl.String,
+    "metric": pl.String,
+    "value": pl.Float64,
+    "n": pl.Int64,
+}
+
+
+@dataclass(frozen=True, order=True)
+class Run:
+    """One finished run: a model, an experiment, a seed and the folder that holds its results."""
+
+    model: str
+    experiment: str
+    seed: int
+    folder: Path
+
+    @property
+    def metrics(self) -> dict[str, Any]:
+        return json.loads((self.folder / "metrics.json").read_text())
+
+    @property
+    def history(self) -> pl.DataFrame | None:
+        return read_parquet(self.folder / "history.parquet")
+
+    def predictions(self, task: str) -> pl.DataFrame | None:
+        """Test predictions: sample_id and one column per output; None where the run has none for ``task``."""
+        return read_parquet(self.folder / "predictions" / f"{task}.parquet")
+
+
+@dataclass(frozen=True)
+class Results:
+    """The output folder of a build."""
+
+    root: Path
+
+    def json(self, relative: str) -> Any | None:
+        path = self.root / relative
+        return json.loads(path.read_text()) if path.is_file() else None
+
+    def parquet(self, relative: str) -> pl.DataFrame | None:
+        return read_parquet(check_format(self.root / relative))
+
+    def cohort(self, task: str) -> pl.DataFrame | None:
+        """COHORT of ``task`` with its label columns."""
+        return self.parquet(f"cohorts/{task}.parquet")
+
+    @cached_property
+    def cohorts(self) -> dict[str, pl.DataFrame]:
+        """Cohorts that were built, in task order."""
+        built = {name: self.cohort(name) for name in TASKS}
+        return {name: frame for name, frame in built.items() if frame is not None}
+
+    @cached_property
+    def runs(self) -> tuple[Run, ...]:
+        """Finished runs (those with metrics.json), sorted."""
+        found = []
+        for path in (self.root / "runs").glob("*/*/seed*/metrics.json"):
+            folder = path.parent
+            seed = folder.name.removeprefix("seed")
+            if seed.isdigit():
+                found.append(Run(folder.parent.parent.name, folder.parent.name, int(seed), folder))
+        return tuple(sorted(found))
+
+    @cached_property
+    def scores(self) -> pl.DataFrame:
+        """Test metrics of all runs, one row per (model, experiment, seed, task, metric)."""
+        rows = []
+        for run in self.runs:
+            written = run.metrics
+            for task, metrics in written["metrics"].items():
+                n = written.get("n", {}).get(task)
+                rows += [
+                    (run.model, run.experiment, run.seed, task, metric, None if value is None else float(value), n)
+                    for metric, value in metrics.items()
+                ]
+        return pl.DataFrame(rows, schema=SCORES_SCHEMA, orient="row").sort("model", "experiment", "seed", "task")
+
+    @cached_property
+    def is_synthetic(self) -> bool:
+        """True where the build's raw data carries the generator's mark, or any run or stage says so."""
+        if any((self.root / "synthetic_raw").glob("*/SYNTHETIC")):
+            return True
+        about = self.json("config.json") or {}
+        return bool(about) and (about.get("raw") or {}).get("mimiciv") is None
+
+    def runs_of(self, model: str, experiment: str) -> tuple[Run, ...]:
+        return tuple(run for run in self.runs if (run.model, run.experiment) == (model, experiment))
+
+
+def read_parquet(path: Path) -> pl.DataFrame | None:
+    return pl.read_parquet(path) if path.is_file() else None
+
+
+METRIC_TITLES = {
+    "auroc": "AUROC",
+    "auprc": "AUPRC",
+    "average_precision": "average precision",
+    "macro_auroc": "macro AUROC",
+    "micro_auroc": "micro AUROC",
+    "micro_f1": "micro F1",
+    "macro_f1": "macro F1",
+}

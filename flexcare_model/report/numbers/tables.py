@@ -1,0 +1,362 @@
+"""The paper's tables 2 to 6 from an output folder, with the published values beside ours.
+
+In: `Results`, the seeds that were asked for. Out: `Layout`s. A run that does not exist is named, in its cell and below
+the table.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from flexcare_data.tasks import TASKS
+from flexcare_model.report.figures.style import COLOURS, MARKERS, REFERENCE_COLOUR
+from flexcare_model.report.numbers.layout import Cell, Layout, absent, number, words
+from flexcare_model.report.numbers.results import METRIC_TITLES, SIX_TASKS, Results
+from flexcare_model.report.numbers.suppression import count_text, share_text
+
+PUBLISHED = Path(__file__).parents[1] / "resources" / "published.csv"
+SINGLE = "single"
+"""Experiment of a method that is trained per task; stands for the name of the task."""
+BASELINES = ("medfuse", "mt", "m3care", "mmf", "multimodn")
+MODEL_TITLES = {
+    "medfuse": "MedFuse",
+    "mt": "MT",
+    "m3care": "M3Care",
+    "mmf": "MMF",
+    "multimodn": "MultiModN",
+    "flexcare": "FlexCare",
+    "flexcare_base": "base",
+    "flexcare_no_ct": "without combination tokens",
+    "flexcare_no_decorr": "without decorrelation",
+    "flexcare_no_moe": "without experts",
+    "flexcare_no_task_token": "without task token",
+}
+MODALITIES = {"time_series": "stay_id", "image": "dicom_id", "note": "note_id"}
+"""Modality and the column of COHORT that is null where a sample lacks it."""
+
+
+@dataclass(frozen=True)
+class Method:
+    """One row of a comparison: what is printed and which runs it stands for."""
+
+    title: str
+    model: str
+    experiment: str
+    marks: tuple[str, ...] = ()
+
+    def experiment_for(self, task: str) -> str:
+        return task if self.experiment == SINGLE else self.experiment
+
+
+METHODS = (
+    *(Method(MODEL_TITLES[name], name, SINGLE) for name in BASELINES),
+    Method("FlexCare-st", "flexcare", SINGLE),
+    Method("FlexCare", "flexcare", "six_tasks"),
+)
+ABLATIONS = (
+    Method("base", "flexcare_base", "six_tasks", ("–", "–", "–")),
+    Method("experts only", "flexcare_no_ct", "six_tasks", ("–", "–", "✓")),
+    Method("without decorrelation", "flexcare_no_decorr", "six_tasks", ("✓", "–", "✓")),
+    Method("without experts", "flexcare_no_moe", "six_tasks", ("✓", "✓", "–")),
+    Method("FlexCare", "flexcare", "six_tasks", ("✓", "✓", "✓")),
+)
+TASK_TOKEN = (
+    Method("without task token", "flexcare_no_task_token", "six_tasks"),
+    Method("FlexCare", "flexcare", "six_tasks"),
+)
+
+
+def method_look(method: Method) -> dict[str, Any]:
+    """Colour, marker and width of a method of table 3, the same in every figure."""
+    place = METHODS.index(method)
+    if method.title == "FlexCare":
+        return {"color": REFERENCE_COLOUR, "marker": MARKERS[place], "markersize": 3.2, "linewidth": 1.6}
+    return {"color": COLOURS[place], "marker": MARKERS[place], "markersize": 2.6, "linewidth": 0.9}
+
+
+@dataclass(frozen=True)
+class Block:
+    """A group of rows of a comparison: one task of one setting. ``methods`` are its rows, ``short`` heads columns."""
+
+    title: str
+    task: str
+    methods: tuple[Method, ...]
+    short: str
+
+
+@cache
+def published() -> pl.DataFrame:
+    """Numbers of the paper: item (table), method, experiment, task, metric, value."""
+    return pl.read_csv(PUBLISHED, schema_overrides={"value": pl.Float64})
+
+
+def table2(results: Results, *, below: int) -> Layout:
+    """Samples and share of missing values per modality and task; counts under ``below`` are suppressed."""
+    paper = _published_values("table2")
+    header = ["Task", "Samples", "published"]
+    for title in ("Time series", "Image", "Note"):
+        header += [f"{title} missing %", "published"]
+    rows, records = [], []
+    tensors = results.parquet("data/cxr/index.parquet")
+    broken = set() if tensors is None else set(tensors.filter(pl.col("row").is_null())["dicom_id"])
+    for task in TASKS.values():
+        cohort = results.cohorts.get(task.name)
+        size = 0 if cohort is None else cohort.height
+        known = paper.get(("", "", task.name, "samples"))
+        cells: list[Cell] = [words(task.abbreviation)]
+        cells.append(absent("not built") if cohort is None else number(count_text(size, below)))
+        cells.append(number("–" if known is None else f"{known:,.0f}"))
+        record = {"task": task.name, "samples": _shown(size, below) if cohort is not None else None}
+        record["samples_published"] = None if known is None else int(known)
+        for modality, column in MODALITIES.items():
+            known = paper.get(("", "", task.name, f"missing_{modality}"))
+            missing = None
+            if cohort is not None:
+                gone = pl.col(column).is_null()
+                if modality == "image" and broken:
+                    gone = gone | pl.col(column).is_in(list(broken))
+                missing = cohort.select(gone.sum()).item()
+            cells.append(absent("–") if missing is None else number(share_text(missing, size, below)))
+            cells.append(number("–" if known is None else f"{known:.2f}"))
+            shown = missing is not None and size and _shown(missing, below) is not None
+            shown = shown and _shown(size - missing, below) is not None
+            record[f"missing_{modality}_percent"] = 100 * missing / size if shown else None
+            record[f"missing_{modality}_percent_published"] = known
+        rows.append(tuple(cells))
+        records.append(record)
+    notes = ["Missing: share of samples without the modality, in percent."]
+    if broken:
+        notes.append("An image whose JPEG is absent or broken counts as missing.")
+    if unbuilt := [task.abbreviation for task in TASKS.values() if task.name not in results.cohorts]:
+        notes.append(f"Not built: {', '.join(unbuilt)} (target `cohorts`).")
+    schema = dict.fromkeys(records[0], pl.Float64) | {
+        "task": pl.String,
+        "samples": pl.Int64,
+        "samples_published": pl.Int64,
+    }
+    return Layout(
+        "table2",
+        "Table 2: samples and missing modalities per task",
+        tuple(header),
+        tuple(rows),
+        pl.DataFrame(records, schema=schema),
+        tuple(notes),
+    )
+
+
+def table3(results: Results, *, seeds: Sequence[int] | None = None) -> tuple[Layout, Layout]:
+    """Seven methods on six tasks: the comparison with the paper, and the same in the paper's wide form."""
+    blocks = [_task_block(name, METHODS) for name in SIX_TASKS]
+    compared = _comparison(
+        results, "table3", "Table 3: methods on six tasks, test split", blocks, seeds=seeds, mark_titles=()
+    )
+    return compared, _wide(compared, blocks, "table3_wide", "Table 3, one row per method: methods on six tasks")
+
+
+def table4(results: Results, *, seeds: Sequence[int] | None = None) -> tuple[Layout, Layout]:
+    """Ablations: combination tokens (CT), decorrelation (RD), experts (MoE)."""
+    blocks = [_task_block(name, ABLATIONS) for name in SIX_TASKS]
+    title = "Table 4: ablations, six tasks trained together, test split"
+    compared = _comparison(results, "table4", title, blocks, seeds=seeds, mark_titles=("CT", "RD", "MoE"))
+    return compared, _wide(compared, blocks, "table4_wide", "Table 4, one row per method: ablations")
+
+
+def table5(results: Results, *, seeds: Sequence[int] | None = None) -> tuple[Layout, Layout]:
+    """DRG with 1 % and all of the training samples."""
+    blocks = []
+    for setting, title in (("drg_1pct", "1 % of the training samples"), ("drg_100pct", "all training samples")):
+        methods = (
+            *(Method(MODEL_TITLES[name], name, setting) for name in BASELINES),
+            Method("FlexCare, pre-trained on six tasks", "flexcare", f"{setting}_pretrained"),
+            Method("FlexCare, from scratch", "flexcare", setting),
+        )
+        blocks.append(Block(f"DRG, {title}", "drg", methods, "DRG 1 %" if setting == "drg_1pct" else "DRG 100 %"))
+    compared = _comparison(results, "table5", "Table 5: transfer to DRG, test split", blocks, seeds=seeds)
+    return compared, _wide(compared, blocks, "table5_wide", "Table 5, one row per method: transfer to DRG")
+
+
+def table6(results: Results, *, seeds: Sequence[int] | None = None) -> tuple[Layout, Layout]:
+    """FlexCare without and with the task token."""
+    blocks = [_task_block(name, TASK_TOKEN) for name in SIX_TASKS]
+    title = "Table 6: without and with the task token, test split"
+    compared = _comparison(results, "table6", title, blocks, seeds=seeds)
+    return compared, _wide(compared, blocks, "table6_wide", "Table 6, one row per method: task token")
+
+
+TABLES: dict[str, Callable[..., tuple[Layout, ...]]] = {
+    "3": table3,
+    "4": table4,
+    "5": table5,
+    "6": table6,
+}
+
+
+def summarise(scores: pl.DataFrame) -> pl.DataFrame:
+    """Mean and sample standard deviation (ddof = 1) over seeds per (model, experiment, task, metric).
+
+    The deviation of a single seed is null. ``seeds`` lists those that have a number.
+    """
+    return (
+        scores.drop_nulls("value")
+        .group_by("model", "experiment", "task", "metric")
+        .agg(
+            mean=pl.col("value").mean(),
+            std=pl.col("value").std(ddof=1),
+            seeds=pl.col("seed").sort(),
+        )
+        .sort("model", "experiment", "task", "metric")
+    )
+
+
+def mean_text(mean: float, std: float | None) -> str:
+    """The paper's format: four decimals, the deviation with three in brackets.
+
+    >>> mean_text(0.88234, 0.0031), mean_text(0.5, None)
+    ('0.8823 (0.003)', '0.5000 (–)')
+    """
+    return f"{mean:.4f} ({'–' if std is None or math.isnan(std) else f'{std:.3f}'})"
+
+
+def _task_block(task: str, methods: tuple[Method, ...]) -> Block:
+    first, second = (METRIC_TITLES[name] for name in TASKS[task].metrics)
+    return Block(f"{TASKS[task].abbreviation}: {first}, {second}", task, methods, TASKS[task].abbreviation)
+
+
+def _published_values(item: str) -> dict[tuple[str, str, str, str], float]:
+    rows = published().filter(pl.col("item") == item).with_columns(pl.col("method", "experiment").fill_null(""))
+    return {(row["method"], row["experiment"], row["task"], row["metric"]): row["value"] for row in rows.to_dicts()}
+
+
+def _comparison(
+    results: Results,
+    name: str,
+    title: str,
+    blocks: Iterable[Block],
+    *,
+    seeds: Sequence[int] | None,
+    mark_titles: tuple[str, ...] = (),
+) -> Layout:
+    blocks = list(blocks)
+    found = {
+        (row["model"], row["experiment"], row["task"], row["metric"]): row
+        for row in summarise(results.scores).to_dicts()
+    }
+    wanted = tuple(sorted(seeds)) if seeds else tuple(sorted({run.seed for run in results.runs}))
+    paper = _published_values(name)
+    records = []
+    for block in blocks:
+        for metric in TASKS[block.task].metrics:
+            keys = [(method.model, method.experiment_for(block.task), block.task, metric) for method in block.methods]
+            means = [round(found[key]["mean"], 4) for key in keys if key in found]
+            # With one method there is nothing to be better than.
+            best = max(means) if len(means) > 1 else None
+            for method in block.methods:
+                key = (method.model, method.experiment_for(block.task), block.task, metric)
+                ours, known = found.get(key), paper.get(key)
+                has = ours["seeds"] if ours else []
+                records.append(
+                    {
+                        "block": block.title,
+                        "task": block.task,
+                        "metric": metric,
+                        "method": method.title,
+                        "model": method.model,
+                        "experiment": key[1],
+                        "mean": ours["mean"] if ours else None,
+                        "std": ours["std"] if ours else None,
+                        "n_seeds": len(has),
+                        "missing_seeds": " ".join(str(seed) for seed in wanted if seed not in has),
+                        "published": known,
+                        "difference": ours["mean"] - known if ours and known is not None else None,
+                        "best": bool(ours) and round(ours["mean"], 4) == best,
+                    }
+                )
+    frame = pl.DataFrame(
+        records,
+        schema_overrides={
+            "mean": pl.Float64, "std": pl.Float64, "published": pl.Float64, "difference": pl.Float64, "best": pl.Boolean
+        },
+    )  # fmt: skip
+    header = ("Task: first, second metric", *mark_titles, "Method")
+    header += ("first, mean (std)", "published", "difference", "second, mean (std)", "published", "difference")
+    by_cell = {(row["block"], row["model"], row["experiment"], row["metric"]): row for row in records}
+    rows = []
+    for block in blocks:
+        for method in block.methods:
+            cells = [words(block.title), *(words(mark) for mark in method.marks), words(method.title)]
+            for metric in TASKS[block.task].metrics:
+                row = by_cell[(block.title, method.model, method.experiment_for(block.task), metric)]
+                cells += _three_cells(row)
+            rows.append(tuple(cells))
+    return Layout(name, title, header, tuple(rows), frame, tuple(_notes(frame, wanted)), grouped=1)
+
+
+def _three_cells(row: dict) -> list[Cell]:
+    known = number("–" if row["published"] is None else f"{row['published']:.4f}")
+    if row["mean"] is None:
+        return [absent(), known, absent("–")]
+    difference = "–" if row["difference"] is None else f"{row['difference']:+.4f}".replace("-", "−")
+    return [Cell(mean_text(row["mean"], row["std"]), best=row["best"]), known, number(difference)]
+
+
+def _notes(frame: pl.DataFrame, wanted: Sequence[int]) -> list[str]:
+    notes = [
+        "Mean over seeds, sample standard deviation (n - 1) in brackets. "
+        "Best mean of each block and metric in bold where two or more methods were run, with ties at four decimals.",
+    ]
+    runs = frame.group_by("method", "model", "experiment", maintain_order=True).agg(
+        pl.col("n_seeds").max(), pl.col("missing_seeds").first()
+    )
+    never = [row for row in runs.to_dicts() if row["n_seeds"] == 0]
+    partly = [row for row in runs.to_dicts() if row["n_seeds"] > 0 and row["missing_seeds"]]
+    if never:
+        listed: dict[str, list[str]] = {}
+        for row in never:
+            listed.setdefault(row["method"], []).append(_setting(row["experiment"]))
+        texts = [f"{method} ({', '.join(dict.fromkeys(settings))})" for method, settings in listed.items()]
+        notes.append("Not run: " + "; ".join(texts) + ".")
+    fewer: dict[tuple[str, str], list[str]] = {}
+    for row in partly:
+        fewer.setdefault((row["method"], row["missing_seeds"]), []).append(_setting(row["experiment"]))
+    for (method, gone), settings in fewer.items():
+        seeds = gone.split()
+        found = f"{len(wanted) - len(seeds)} of {len(wanted)} seeds, without {', '.join(seeds)}"
+        notes.append(f"{method} ({', '.join(dict.fromkeys(settings))}): {found}.")
+    if wanted and not partly and len(wanted) > len(never) >= 0:
+        notes.append(f"Seeds: {', '.join(map(str, wanted))}.")
+    return notes
+
+
+def _setting(experiment: str) -> str:
+    return TASKS[experiment].abbreviation if experiment in TASKS else experiment.replace("_", " ")
+
+
+def _wide(compared: Layout, blocks: Sequence[Block], name: str, title: str) -> Layout:
+    """The paper's form: a row per method, two columns per block, ours only."""
+    header = ["Method"]
+    for block in blocks:
+        header += [f"{block.short} {METRIC_TITLES[metric]}" for metric in TASKS[block.task].metrics]
+    cells = {(row["block"], row["metric"], row["method"]): row for row in compared.frame.to_dicts()}
+    rows, records = [], []
+    for method in blocks[0].methods:
+        row, record = [words(method.title)], {"method": method.title}
+        for block in blocks:
+            for metric in TASKS[block.task].metrics:
+                found = cells[(block.title, metric, method.title)]
+                text = "" if found["mean"] is None else mean_text(found["mean"], found["std"])
+                row.append(Cell(text, best=found["best"]) if text else absent("–"))
+                record[f"{block.short}_{metric}"] = text
+        rows.append(tuple(row))
+        records.append(record)
+    return Layout(name, title, tuple(header), tuple(rows), pl.DataFrame(records), compared.notes)
+
+
+def _shown(count: int, below: int) -> int | None:
+    return None if 1 <= count < below else count

@@ -1,0 +1,386 @@
+"""report.html: one file that opens from disk and asks for nothing else.
+
+In: `Results`, what the caller knows of the build (`About`). Out: the page as text. The words and the look are in
+`workflow/report/`; this module decides what stands in which section. Nothing on the page belongs to one patient.
+"""
+
+from __future__ import annotations
+
+import html
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import yaml
+from matplotlib.figure import Figure
+
+from flexcare_data.tasks import TASKS
+from flexcare_model.report.figures import paper as figures
+from flexcare_model.report.figures.drawings import draw
+from flexcare_model.report.figures.style import data_uri, svg_bytes
+from flexcare_model.report.numbers import beyond, facts, tables
+from flexcare_model.report.numbers.layout import Layout, inline
+from flexcare_model.report.numbers.results import Results
+
+TEMPLATES = Path(__file__).resolve().parents[3] / "workflow" / "report"
+
+
+@dataclass(frozen=True)
+class About:
+    """What the page is told, as it cannot be read from the output folder.
+
+    Attributes:
+        title: heading of the page.
+        config: the resolved configuration, shown as it is.
+        code_version: version or commit of the code.
+        below: counts in [1, below) are not shown.
+        seeds: seeds that were asked for; None: those that were found.
+        is_synthetic: True marks every page; None: decided from the output folder.
+    """
+
+    title: str = "FlexCare-benchmark"
+    config: dict[str, Any] = field(default_factory=dict)
+    code_version: str = ""
+    below: int = 10
+    seeds: tuple[int, ...] | None = None
+    is_synthetic: bool | None = None
+
+
+@dataclass(frozen=True)
+class Section:
+    """One entry of the table of contents. ``body`` is HTML; ``missing`` says which target makes an absent part."""
+
+    anchor: str
+    title: str
+    body: str = ""
+    missing: str = ""
+
+
+def captions() -> dict[str, str]:
+    """Texts below figures and tables by their name."""
+    return yaml.safe_load((TEMPLATES / "captions.yaml").read_text(encoding="utf-8"))
+
+
+def build_page(results: Results, about: About) -> str:
+    """The whole page."""
+    synthetic = results.is_synthetic if about.is_synthetic is None else about.is_synthetic
+    groups = [
+        ("What was built", [_origin(results, about), _config(about), _resources(results)]),
+        ("Data", _data_sections(results, about.below)),
+        ("Results", _result_sections(results, about)),
+        ("Beyond the paper", _beyond_sections(results, about)),
+        ("Training", _training_sections(results)),
+    ]
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES),
+        undefined=jinja2.StrictUndefined,
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("report.html.j2").render(
+        prose=inline,
+        title=about.title,
+        synthetic=synthetic,
+        below=about.below,
+        groups=groups,
+        summary=_summary(results, about),
+        style=(TEMPLATES / "report.css").read_text(encoding="utf-8"),
+        script=(TEMPLATES / "report.js").read_text(encoding="utf-8"),
+    )
+
+
+def picture(figure: Figure, name: str, alt: str, *, anchor: str | None = None) -> str:
+    """A figure element with its caption; the picture is part of the page."""
+    caption = captions().get(name, "")
+    anchor = anchor or name
+    size = "wide" if figure.get_figwidth() > 5 else "narrow"
+    image = f'<img src="{data_uri(svg_bytes(figure))}" alt="{html.escape(alt)}">'
+    text = f"<figcaption>{inline(caption)}</figcaption>"
+    return f'<figure class="{size}" id="figure-{anchor}">{image}{text}</figure>'
+
+
+def table(layout: Layout, *, heading: bool = True) -> str:
+    """A table with its heading and caption."""
+    head = f"<h4>{html.escape(layout.title)}</h4>" if heading else ""
+    caption = captions().get(f"table-{layout.name}", "")
+    text = paragraph(caption) if caption else ""
+    return f'<div class="table" id="table-{layout.name}">{head}{text}{layout.to_html()}</div>'
+
+
+def paragraph(text: str) -> str:
+    return f"<p>{inline(text)}</p>"
+
+
+def details(title: str, body: str, *, is_open: bool = False, is_printed: bool = True) -> str:
+    """A part that is folded on screen and open in print, or left out there."""
+    attributes = (" open" if is_open else "") + ("" if is_printed else ' class="screen"')
+    return f"<details{attributes}><summary>{html.escape(title)}</summary>{body}</details>"
+
+
+def _section(anchor: str, title: str, parts: Sequence[str | None], missing: str) -> Section:
+    body = "\n".join(part for part in parts if part)
+    return Section(anchor, title, captions_intro(anchor) + body) if body else Section(anchor, title, missing=missing)
+
+
+def captions_intro(anchor: str) -> str:
+    """The sentence that opens a section, where there is one."""
+    text = captions().get(f"section-{anchor}", "")
+    return paragraph(text) if text else ""
+
+
+def _summary(results: Results, about: About) -> list[tuple[str, str]]:
+    """The first lines of the page: what it is, in numbers."""
+    config = about.config
+    lines = []
+    if config:
+        lines.append(("Protocol", str(config.get("protocol", "–"))))
+    if results.cohorts:
+        lines.append(("Cohorts", f"{len(results.cohorts)} of {len(TASKS)}"))
+        total = sum(cohort.height for cohort in results.cohorts.values())
+        lines.append(("Samples in all cohorts", f"{total:,}"))
+    lines.append(("Finished runs", str(len(results.runs))))
+    if about.code_version:
+        lines.append(("Code", about.code_version))
+    return lines
+
+
+def _origin(results: Results, about: About) -> Section:
+    found = facts.origins(results)
+    if not found:
+        return Section("origin", "Sources and stages", missing="No stored stages found: run the target `cohorts`.")
+    rows = []
+    raw: dict[str, str] = {}
+    versions: dict[str, str] = {}
+    for origin in found:
+        spec = origin.spec
+        options = ", ".join(f"{key} = {_short(value)}" for key, value in sorted((spec.get("options") or {}).items()))
+        parts = ", ".join(origin.parts[:3]) + (f" and {len(origin.parts) - 3} more" if len(origin.parts) > 3 else "")
+        stage, _, key = origin.stage.rpartition("-")
+        rows.append((stage, key, parts, options or "–"))
+        raw |= {str(name): str(digest) for name, digest in _raw_digests(spec).items()}
+        versions |= origin.versions
+    body = _plain_table(("Stage", "Key", "Published as", "Options that it depends on"), rows)
+    if raw:
+        rows = [(name, digest[:16]) for name, digest in sorted(raw.items())]
+        body += details("Raw files and the first digits of their SHA-256", _plain_table(("File", "SHA-256"), rows))
+    if versions:
+        rows = sorted(versions.items())
+        body += details("Libraries that the stages were built with", _plain_table(("Library", "Version"), rows))
+    return Section("origin", "Sources and stages", captions_intro("origin") + body)
+
+
+def _raw_digests(spec: dict[str, Any]) -> dict[str, Any]:
+    raw = spec.get("raw") or {}
+    return {name: value for name, value in raw.items() if isinstance(value, str)} if isinstance(raw, dict) else {}
+
+
+def _short(value: Any) -> str:
+    text = value if isinstance(value, str) else json.dumps(value, sort_keys=True)
+    return text if len(text) <= 40 else text[:37] + "..."
+
+
+def _plain_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    head = "".join(f'<th scope="col">{html.escape(name)}</th>' for name in header)
+    body = "".join("<tr>" + "".join(f"<td>{html.escape(str(text))}</td>" for text in row) + "</tr>" for row in rows)
+    return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+
+
+def _config(about: About) -> Section:
+    if not about.config:
+        return Section("config", "Configuration", missing="No configuration was handed over: run the target `report`.")
+    text = yaml.safe_dump(about.config, sort_keys=False, default_flow_style=None, width=100)
+    version = paragraph(f"Code version: {about.code_version}") if about.code_version else ""
+    return Section("config", "Configuration", version + f"<pre>{html.escape(text)}</pre>")
+
+
+def _resources(results: Results) -> Section:
+    made = facts.resources(results)
+    missing = "No benchmark files found: the workflow writes them while it runs."
+    if made is None:
+        return _section("resources", "Time and memory", [], missing)
+    rules, jobs = made
+    parts = [table(rules, heading=False)]
+    if len(jobs.rows) > len(rules.rows):
+        parts.append(details("Every job", table(jobs, heading=False), is_printed=False))
+    return _section("resources", "Time and memory", parts, missing)
+
+
+def _data_sections(results: Results, below: int) -> list[Section]:
+    cohorts, audit = "No cohorts found: run the target `cohorts`.", "Not written yet: run the target `cohorts`."
+    sizes, values = facts.cohort_sizes(results, below=below), facts.missing_values(results, below=below)
+    drops, proof = facts.dropped(results, below=below), facts.certificate(results, below=below)
+    diagrams = facts.flow(results, below=below)
+    built = bool(results.cohorts)
+    return [
+        _section("flow", "How the cohorts came about", [_flow_diagrams(diagrams)], audit),
+        _section(
+            "cohorts",
+            "Samples and modalities",
+            [
+                table(sizes) if sizes else None,
+                table(tables.table2(results, below=below)) if built else None,
+                _side_by_side(
+                    [
+                        _drawn(figures.labels_per_sample(results, below=below), "figure1b", "Labels per episode"),
+                        _drawn(figures.modalities_per_sample(results, below=below), "figure1c", "Modalities"),
+                    ]
+                ),
+            ],
+            cohorts,
+        ),
+        _section(
+            "prevalence",
+            "Label prevalence by split",
+            [
+                details(layout.title, table(layout, heading=False), is_open=len(layout.rows) == 1)
+                for layout in facts.prevalence(results, below=below)
+            ],
+            cohorts,
+        ),
+        _section(
+            "missing-values",
+            "Missing values in the time series",
+            [table(values) if values else None],
+            "No hourly grids found: run the target `cohorts`.",
+        ),
+        _section("dropped", "Dropped values", [table(drops, heading=False) if drops else None], audit),
+        _section("leakage", "Leakage certificate", [table(layout) for layout in proof], audit),
+    ]
+
+
+def _drawn(figure: Figure | None, name: str, alt: str) -> str | None:
+    return None if figure is None else picture(figure, name, alt)
+
+
+def _side_by_side(parts: Sequence[str | None]) -> str | None:
+    drawn = [part for part in parts if part]
+    return f'<div class="pair">{"".join(drawn)}</div>' if drawn else None
+
+
+FLOW_TITLES = {
+    "stays": "ICU stays",
+    "chartevents": "Charted events",
+    "labevents": "Laboratory events",
+    "series": "Time series",
+    "discharge": "Discharge summaries",
+}
+
+
+def _flow_diagrams(diagrams: dict[str, list[facts.FlowStep]]) -> str:
+    blocks = []
+    for name, steps in diagrams.items():
+        if name in TASKS:
+            title = f"{TASKS[name].abbreviation}: {TASKS[name].description}"
+        else:
+            title = FLOW_TITLES.get(name, name.replace("_", " "))
+        boxes = []
+        for step in steps:
+            counts = [
+                f"<b>{html.escape(text)}</b> {html.escape(unit)}"
+                if text is not None
+                else f'<span class="hidden">{html.escape(unit)} n.s.</span>'
+                for unit, text in step.counts
+            ]
+            boxes.append(
+                f'<li><span class="step">{html.escape(step.title)}</span>'
+                f'<span class="counts">{" · ".join(counts)}</span></li>'
+            )
+        blocks.append(f'<section class="funnel"><h4>{html.escape(title)}</h4><ol>{"".join(boxes)}</ol></section>')
+    return f'<div class="funnels">{"".join(blocks)}</div>' if blocks else ""
+
+
+def _result_sections(results: Results, about: About) -> list[Section]:
+    make = {"3": "table3", "4": "table4", "5": "table5", "6": "table6"}
+    titles = {"3": "Methods", "4": "Ablations", "5": "Transfer to DRG", "6": "Task token"}
+    sections = []
+    for number, builder in tables.TABLES.items():
+        layouts = builder(results, seeds=about.seeds)
+        missing = f"Not trained yet: run the target `{make[number]}`."
+        frame = layouts[0].frame
+        finished = frame.filter(frame["n_seeds"] > 0)["method"].n_unique()
+        # FlexCare alone stands in table 3 already.
+        if finished < (2 if number in ("4", "6") else 1):
+            sections.append(Section(f"table{number}", titles[number], missing=missing))
+            continue
+        parts = [table(layouts[0])]
+        parts += [details(layout.title, table(layout, heading=False)) for layout in layouts[1:]]
+        if number in FIGURE_OF_TABLE:
+            parts += _drawings(results, FIGURE_OF_TABLE[number], about.below)
+        sections.append(_section(f"table{number}", titles[number], parts, missing))
+    sections += [
+        _drawn_section(results, about, "6", "experts", "Choice of experts"),
+        _drawn_section(results, about, "7", "interaction", "Tasks within an epoch"),
+    ]
+    return sections
+
+
+FIGURE_OF_TABLE = {"4": "4", "6": "5"}
+"""Figures that stand with a table."""
+
+
+def _drawings(results: Results, which: str, below: int) -> list[str]:
+    """Pictures of a figure target; what cannot be drawn is said in a line."""
+    return [
+        paragraph(f"{drawing.title}: not drawn, run the target `{drawing.needs}`.")
+        if drawing.figure is None
+        else picture(drawing.figure, name, drawing.title)
+        for name, drawing in draw(results, which, below=below).items()
+    ]
+
+
+def _drawn_section(results: Results, about: About, which: str, anchor: str, title: str) -> Section:
+    drawings = draw(results, which, below=about.below)
+    parts = [_drawn(drawing.figure, name, drawing.title) for name, drawing in drawings.items()]
+    needs = next(iter(drawings.values())).needs
+    return _section(anchor, title, parts, f"Not drawn: run the target `{needs}`.")
+
+
+HALF = 14
+"""Columns above which a table is shown as two below each other."""
+
+
+def _beyond_sections(results: Results, about: About) -> list[Section]:
+    made = beyond.layouts(results)
+    missing = "Not computed: run the target `statistics`."
+    sections = []
+    for anchor, title, names in (
+        ("uncertainty", "Uncertainty", ("uncertainty", "comparisons")),
+        ("calibration", "Calibration", ("calibration",)),
+        ("subgroups", "Groups of patients", ("subgroups",)),
+    ):
+        parts = [
+            table(part, heading=len(names) > 1) for name in names if name in made for part in made[name].parts(HALF)
+        ]
+        if anchor == "calibration" and parts:
+            parts += _drawings(results, "calibration", about.below)
+        sections.append(_section(anchor, title, parts, missing))
+    return [*sections, _drawn_section(results, about, "missing", "missing-modalities", "Missing modalities")]
+
+
+def _training_sections(results: Results) -> list[Section]:
+    parts = []
+    experiments: dict[tuple[str, str], list[str]] = {}
+    for run in results.runs:
+        # The runs of a model that is trained per task share one figure.
+        single = run.experiment in TASKS
+        group = "one task at a time" if single else "DRG" if run.experiment.startswith("drg_") else "six tasks"
+        experiments.setdefault((run.model, group), []).append(run.experiment)
+    order = {name: place for place, name in enumerate(TASKS)}
+    for (model, group), names in sorted(experiments.items(), key=lambda item: (item[0] != FIRST, item[0])):
+        figure = figures.training_curves(
+            results, model=model, experiments=tuple(sorted(set(names), key=lambda name: (order.get(name, 0), name)))
+        )
+        if figure is not None:
+            title = f"{tables.MODEL_TITLES.get(model, model)}, {group}"
+            anchor = f"training-{model}-{group}".replace(" ", "-")
+            body = picture(figure, "training", f"Loss curves of {title}", anchor=anchor)
+            parts.append(details(title, body, is_open=(model, group) == FIRST))
+    return [_section("training", "Training curves", parts, "No finished runs: run the target `flexcare`.")]
+
+
+FIRST = ("flexcare", "six tasks")
+"""The run whose curves are unfolded."""

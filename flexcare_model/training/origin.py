@@ -1,0 +1,40 @@
+"""What a run was trained on: one digest of everything that its samples are made of.
+
+In: an output folder, the tasks. Out: hex digits, equal for equal data wherever it lies. Files of the store have their
+digests in its manifests, and a shard of radiographs or notes is named by its content, so little is read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from pathlib import Path
+
+from flexcare_data.store.folders import MANIFEST, StoreError, file_digest, read_manifest
+
+_SERIES = ("index.parquet", "values.npy", "observed.npy", "scaler.json")
+_TAILS = ("index.parquet", "values.npy", "observed.npy")
+
+
+def data_digest(output: Path, tasks: Iterable[str]) -> str:
+    """sha256 of names and contents of the cohorts of ``tasks``, the hourly grids, and the indices of the shards."""
+    names = [f"data/hourly/{name}" for name in _SERIES] + ["data/cxr/index.parquet", "data/notes/index.parquet"]
+    for task in tasks:
+        names += [f"cohorts/{task}.parquet", *(f"data/hourly/{task}_tails/{name}" for name in _TAILS)]
+    total = hashlib.sha256()
+    for name in sorted(names):
+        path = Path(output) / name
+        if path.is_file():
+            total.update(f"{name} {_content(path.resolve())}\n".encode())
+    return total.hexdigest()
+
+
+def _content(path: Path) -> str:
+    """sha256 of a file, as its stage's manifest has it if it lies in one."""
+    for folder in path.parents[:2]:
+        if (folder / MANIFEST).is_file():
+            try:
+                return read_manifest(folder)["files"][path.relative_to(folder).as_posix()]["sha256"]
+            except (StoreError, KeyError):
+                break
+    return file_digest(path)

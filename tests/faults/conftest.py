@@ -1,0 +1,36 @@
+"""One tiny build that all drills share: fabricated raw files, a store with every stage, an output folder, a run."""
+
+from __future__ import annotations
+
+import pytest
+from support import canaries
+from support.prepared import PATCHES, Base
+from support.struck import run
+
+from flexcare_data import synthetic
+from flexcare_data.config import load_config
+from flexcare_data.plan import Plan
+
+
+@pytest.fixture(scope="session")
+def base(tmp_path_factory) -> Base:
+    """The undisturbed build; its store and output are read, never written, by the drills."""
+    from support.builds import build
+
+    base = Base(tmp_path_factory.mktemp("base"))
+    synthetic.write(base.raw, patients=40, seed=3, edition="2.2")
+    canaries.plant(base.raw)
+    build(base.raw, base.store)
+    for stage in ("cxr", "notes"):
+        done = run(base.command(stage, base.store / stage), watched=base.store, patches=PATCHES)
+        assert done.status == 0, done.said
+        base.said.append(done.said)
+    for name, stage in Plan(load_config({})).stages.items():
+        for file, link in stage.outputs.items():
+            place = base.output / link
+            place.parent.mkdir(parents=True, exist_ok=True)
+            place.symlink_to(base.store / name / file)
+    done = run(base.command("train", base.output / "runs/flexcare/six_tasks/seed40"), watched=base.output)
+    assert done.status == 0, done.said
+    base.said.append(done.said)
+    return base

@@ -1,0 +1,172 @@
+"""Whole builds: Snakemake killed, two at once, a store of somebody else. The commands are those of a user."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import pytest
+import yaml
+from support import conditions
+from support.builds import build
+from support.paths import ROOT
+from support.struck import digests, hidden
+
+from flexcare_data import synthetic
+
+CONFIG = {"synthetic": {"patients": 40, "seed": 3}, "preset": "demo"}
+STAGES = ("stays", "splits", "events", "hourly", "sections", "cohort-drg")
+
+
+def start(
+    folder: Path, *arguments: str, config: dict | None = None, before: Callable[[], None] | None = None
+) -> subprocess.Popen:
+    """Start Snakemake in ``folder``, in a process group of its own; ``before`` is called in the new process."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.yaml").write_text(yaml.safe_dump(CONFIG | (config or {})))
+    command = [sys.executable, "-m", "snakemake", "-s", str(ROOT / "Snakefile"), "--configfile", "config.yaml"]
+    return subprocess.Popen(
+        [*command, "--nocolor", "--cores", "2", *arguments], cwd=folder, text=True, stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT, start_new_session=True, preexec_fn=before,
+    )  # fmt: skip
+
+
+def end(process: subprocess.Popen, expect: int = 0) -> str:
+    """Wait for ``process``; what it printed."""
+    said = process.communicate(timeout=400)[0]
+    assert process.returncode == expect, said[-4000:]
+    return said
+
+
+def until(condition: Callable[[], bool], process: subprocess.Popen) -> None:
+    while not condition():
+        assert process.poll() is None, process.communicate()[0][-4000:]
+        time.sleep(0.02)
+
+
+def is_held(output: Path) -> bool:
+    """Whether a build works in ``output``."""
+    if not (output / ".lock").exists():
+        return False
+    with (output / ".lock").open() as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
+
+
+def contents(store: Path) -> dict[str, dict[str, str]]:
+    """Digests of the files of each stage, without the manifest, which holds the key's spec."""
+    found = {}
+    for stage in STAGES:
+        for folder in (*store.glob(stage), *store.glob(f"{stage}-{'[0-9a-f]' * 12}")):
+            found[stage] = {name: digest for name, digest in digests(folder).items() if name != "manifest.json"}
+    return found
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory) -> Path:
+    """The store of the same raw files, made by the commands alone."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    synthetic.write(folder / "raw", **CONFIG["synthetic"], edition="2.2")
+    build(folder / "raw", folder / "store", tasks=("drg",))
+    return folder / "store"
+
+
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory) -> Path:
+    """A build that was killed in the middle and finished by the same command."""
+    folder = tmp_path_factory.mktemp("killed")
+    output = folder / "results"
+    first = start(folder, "drg")
+    until(lambda: any((output / "store").glob(".events-*")), first)
+    os.kill(first.pid, signal.SIGKILL)  # Snakemake alone: the jobs go on
+    first.communicate()
+    told = end(start(folder, "drg"), expect=1)
+    assert "cannot be locked" in told and "--unlock" in told
+    end(start(folder, "--unlock"))
+    again = start(folder, "drg")
+    until(lambda: is_held(output), again)
+    end(again)
+    return output
+
+
+def test_a_build_killed_with_snakemake_ends_as_if_nothing_had_happened(undisturbed, killed):
+    assert contents(killed / "store") == contents(undisturbed)
+    assert hidden(killed / "store") == []
+    assert (killed / "cohorts/drg.parquet").read_bytes() == (undisturbed / "cohort-drg/drg.parquet").read_bytes()
+    assert not is_held(killed)
+
+
+def test_two_builds_in_one_output_folder(killed):
+    """Snakemake's lock is of the working directory; from another one the second build is refused all the same."""
+    with (killed / ".lock").open() as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        config = {"output": str(killed), "options": {"bhc_fallback": "on"}}
+        told = end(start(killed.parent / "elsewhere", "drg", config=config), expect=1)
+    assert f"{killed}: another build works in this output folder" in told
+    assert "Finished job" not in told
+
+
+@pytest.mark.parametrize(
+    "how", ["the group of another user", pytest.param("a read-only disk", marks=pytest.mark.drill)]
+)
+def test_a_finished_store_of_somebody_else_is_used_and_nothing_computed(killed, tmp_path, how):
+    store = killed / "store"
+    if how == "a read-only disk":
+        before = partial(conditions.read_only_disk, store)
+        if not conditions.possible(conditions.read_only_disk, store):
+            pytest.skip("mounting is not permitted here")
+    elif os.geteuid() == 0:
+        for path in (store, *store.rglob("*")):
+            os.chown(path, 65533, 65532, follow_symlinks=False)
+        before = partial(conditions.without_privileges, (65532,))
+    else:
+        pytest.skip("needs root to give files to another user")
+    said = end(start(tmp_path, "drg", config={"store": {"path": str(store)}}, before=before))
+    jobs = {line.split()[1].rstrip(":") for line in said.splitlines() if line.startswith(("rule ", "localrule "))}
+    assert jobs == {"choose_data", "publish_data", "choose_cohort_drg", "publish_cohort_drg", "drg"}
+    theirs, ours = killed / "cohorts/drg.parquet", tmp_path / "results/cohorts/drg.parquet"
+    assert ours.read_bytes() == theirs.read_bytes()
+
+
+@pytest.mark.drill
+def test_links_follow_the_configuration_after_a_kill_and_a_clock_set_back(killed):
+    """The choice of another configuration is made, dated before the links, and the build is killed before them."""
+    folder = killed.parent
+    link = killed / "data/notes/sections.parquet"
+    first = link.readlink()
+    other = {"options": {"bhc_fallback": "on"}}
+    made = start(folder, "--until", "choose_data", "--", "drg", config=other)
+    end(made)
+    for path in (killed / ".published").glob("data-*"):
+        os.utime(path, (0, 0))
+    end(start(folder / "third", "drg", config={**other, "output": str(killed)}))
+    assert link.readlink() != first
+    end(start(folder, "drg"))
+    assert link.readlink() == first
+
+
+@pytest.mark.drill
+@pytest.mark.parametrize("blow", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("whom", ["snakemake", "everything"])
+@pytest.mark.parametrize("stage", ["synthesize", "stays", "hourly", "cohort-drg"])
+def test_a_build_struck_in_each_stage(undisturbed, tmp_path, stage, whom, blow):
+    logs = tmp_path / "results/logs"
+    struck = start(tmp_path, "drg")
+    until(lambda: any(logs.glob(f"{stage}-*.log")), struck)
+    (os.kill if whom == "snakemake" else os.killpg)(struck.pid, blow)
+    struck.communicate(timeout=400)
+    if blow == signal.SIGKILL:
+        end(start(tmp_path, "--unlock"))
+    end(start(tmp_path, "drg"))
+    assert contents(tmp_path / "results/store") == contents(undisturbed)
+    assert hidden(tmp_path / "results/store") == []

@@ -1,0 +1,120 @@
+"""Killed at any moment: the same command again gives the same bytes, and what was finished is not done again."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+
+import pytest
+from support.prepared import PATCHES, Base
+from support.struck import digests, hidden, run
+
+STAGES = ("stays", "events", "hourly", "sections", "cohort-diagnosis", "audit", "cxr", "notes")
+FEW = ("events", "cohort-diagnosis", "cxr", "notes")
+"""Those of the default tests; the others write by the same few functions."""
+
+
+def expected(base: Base, stage: str) -> dict[str, str]:
+    """What an undisturbed run leaves of ``stage``, pools included."""
+    ours = digests(base.store)
+    pools = {"cxr": ("cxr-",), "notes": ("vectors-", "encoder-")}.get(stage, ())
+    return {name: digest for name, digest in ours.items() if name.startswith((f"{stage}/", *pools))}
+
+
+def strike(base: Base, stage: str, store, moment: int, blow: int):
+    return run(base.command(stage, store / stage), watched=store, strike_at=moment, blow=blow, patches=PATCHES)
+
+
+def inodes(store) -> dict[str, int]:
+    """The finished parts of pools: the same number before and after means not written again."""
+    return {path.name: path.stat().st_ino for path in store.glob("*/part-*.parquet")}
+
+
+@pytest.mark.parametrize("stage", FEW)
+def test_a_stage_killed_again_and_again_ends_as_if_nothing_had_happened(base, tmp_path, stage):
+    store = tmp_path / "store"
+    moments = strike(base, stage, tmp_path / "count", 0, 0).moments
+    for moment, blow in ((2, signal.SIGKILL), (moments // 2, signal.SIGTERM), (moments // 3, signal.SIGKILL)):
+        struck = strike(base, stage, store, moment, blow)
+        assert struck.status == -blow, struck.said
+        assert not (store / stage / "manifest.json").exists()
+    finished = inodes(store)
+    assert finished or stage not in ("cxr", "notes")
+    done = strike(base, stage, store, 0, 0)
+    assert done.status == 0, done.said
+    assert finished.items() <= inodes(store).items()
+    assert digests(store) == expected(base, stage)
+    assert hidden(store) == []
+
+
+def train(base: Base, folder, moment: int = 0, blow: int = signal.SIGKILL):
+    return run(base.command("train", folder), watched=folder, strike_at=moment, blow=blow)
+
+
+def test_a_training_killed_again_and_again_ends_as_if_nothing_had_happened(base, tmp_path):
+    """Killed while the first epoch's state is written, while weights are, and while the test split is scored."""
+    whole = base.output / "runs/flexcare/six_tasks/seed40"
+    moments = train(base, tmp_path / "count").moments
+    assert train(base, tmp_path / "run", 4).status == -signal.SIGKILL
+    struck = train(base, tmp_path / "run", moments // 2, signal.SIGTERM)
+    assert struck.status == -signal.SIGTERM
+    # Snakemake removes what a killed job has declared; the training must survive that.
+    for name in ("model.safetensors", "config.json", "history.parquet", "metrics.json"):
+        (tmp_path / "run" / name).unlink(missing_ok=True)
+    done = train(base, tmp_path / "run")
+    assert done.status == 0, done.said
+    assert "going on at epoch" in done.said
+    assert digests(tmp_path / "run") == digests(whole)
+
+
+REPORT = (["tables", "--which", "2", "3"], ["figures", "--which", "1b"], ["report", "--seeds", "40"], ["card"])
+
+
+def report(output, which: int, moment: int = 0, blow: int = signal.SIGKILL):
+    name, *more = REPORT[which]
+    out = {"report": ["--out", output / "report.html"], "card": ["--out", output / "card"]}.get(name, [])
+    command = ["flexcare_model", name, "--output", output, *more, *out, "--synthetic"][
+        : -1 if name == "tables" else None
+    ]
+    return run(command, watched=output, strike_at=moment, blow=blow)
+
+
+@pytest.mark.parametrize("which", range(len(REPORT)), ids=[part[0] for part in REPORT])
+def test_a_report_killed_in_the_middle_has_whole_files_only(base, tmp_path, which):
+    for name in ("whole", "struck"):
+        shutil.copytree(base.output, tmp_path / name, symlinks=True)
+    done = report(tmp_path / "whole", which)
+    assert done.status == 0, done.said
+    whole = digests(tmp_path / "whole")
+    for moment in (2, done.moments // 2):
+        assert report(tmp_path / "struck", which, moment).status == -signal.SIGKILL
+        left = {name: digest for name, digest in digests(tmp_path / "struck").items() if "/." not in f"/{name}"}
+        assert left.items() <= whole.items()
+    assert report(tmp_path / "struck", which).status == 0
+    assert digests(tmp_path / "struck") == whole
+
+
+@pytest.mark.drill
+def test_a_training_killed_at_every_moment(base, tmp_path):
+    whole = digests(base.output / "runs/flexcare/six_tasks/seed40")
+    moments = train(base, tmp_path / "count").moments
+    for moment in range(1, moments + 1):
+        folder, blow = tmp_path / f"run{moment}", (signal.SIGKILL, signal.SIGTERM)[moment % 2]
+        assert train(base, folder, moment, blow).status == -blow
+        done = train(base, folder)
+        assert done.status == 0, done.said
+        assert digests(folder) == whole, moment
+
+
+@pytest.mark.drill
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_stage_killed_at_every_moment(base, tmp_path, stage):
+    moments = strike(base, stage, tmp_path / "count", 0, 0).moments
+    for moment in range(1, moments + 1):
+        store, blow = tmp_path / f"store{moment}", (signal.SIGKILL, signal.SIGTERM)[moment % 2]
+        assert strike(base, stage, store, moment, blow).status == -blow
+        done = strike(base, stage, store, 0, 0)
+        assert done.status == 0, done.said
+        assert digests(store) == expected(base, stage), moment
+        assert hidden(store) == [], moment
+        shutil.rmtree(store)

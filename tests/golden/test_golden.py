@@ -1,0 +1,115 @@
+"""Every case below tests/golden: its inputs give its outputs, to the letter."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+from support.build_and_compare import Roots, build
+from support.paths import TESTS
+
+from flexcare_data import schema
+from flexcare_data.options import PROTOCOLS, Options
+from flexcare_data.raw import tables as raw
+from flexcare_data.stages import hourly
+from flexcare_data.stages import sections as notes
+from flexcare_data.tasks import TASKS
+from flexcare_data.tasks.base import with_last_image
+from flexcare_data.variables import CATEGORIES, VARIABLES
+
+STORIES = Roots(TESTS / "raw" / "mimiciv", TESTS / "raw" / "mimic_cxr_jpg", TESTS / "raw" / "mimic_iv_note")
+CASES = sorted(path.parent for path in (TESTS / "golden").glob("*/*/in"))
+
+Tables = dict[str, pl.DataFrame]
+
+
+def read(path: Path, table: schema.Table | None = None) -> pl.DataFrame:
+    """A csv with the dtypes of ``table``; without one, times and numbers as they look."""
+    if table is None:
+        return pl.read_csv(path, try_parse_dates=True)
+    return pl.read_csv(path, schema_overrides={column.name: column.dtype for column in table.columns})
+
+
+def run_hourly(case: Path, options: Options, scratch: Path) -> Tables:
+    """Grids as a person reads them: texts of categories, one row per hour of a stay, and what was observed."""
+    read(case / "events.csv", schema.EVENTS).write_parquet(scratch / "events.parquet", row_group_size=4)
+    hourly.build_hourly(scratch / "events.parquet", read(case / "stays.csv"), options, out=scratch)
+    index = pl.read_parquet(scratch / "index.parquet")
+    rows = index.select("stay_id", hour=pl.int_ranges("n_hours")).explode("hour")
+    values = np.load(scratch / "values.npy")
+    columns = {
+        name: [CATEGORIES[name][int(number)] for number in column] if name in CATEGORIES else column
+        for name, column in zip(VARIABLES, values.T, strict=True)
+    }
+    observed = pl.DataFrame(np.load(scratch / "observed.npy"), schema=list(VARIABLES))
+    return {
+        "index": index,
+        "values": rows.with_columns(**{name: pl.Series(column) for name, column in columns.items()}),
+        "observed": pl.concat([rows, observed], how="horizontal"),
+    }
+
+
+def run_sections(case: Path, options: Options, scratch: Path) -> Tables:
+    dropped = raw.empty_counts()
+    (scratch / "note").mkdir()
+    (scratch / "note" / "discharge.csv").write_bytes((case / "discharge.csv").read_bytes())
+    rows = raw.read_notes(scratch, dropped)
+    notes.build_sections(rows, options, out=scratch / "sections.parquet", scratch=scratch, dropped=dropped)
+    return {"sections": pl.read_parquet(scratch / "sections.parquet")}
+
+
+def run_images(case: Path, options: Options, scratch: Path) -> Tables:
+    samples = read(case / "samples.csv")
+    chosen = with_last_image(samples, read(case / "radiographs.csv"))
+    return {"samples": chosen.select(*samples.columns, "dicom_id", "study_id")}
+
+
+def run_stories(stage: str) -> Callable[[Path, Options, Path], Tables]:
+    """The stage's table of the ten patients of tests/raw, out of a build of all stages."""
+
+    def run(case: Path, options: Options, built: Path) -> Tables:
+        folder = built / (f"cohort-{stage}" if stage in TASKS else stage)
+        tables = {stage: pl.read_parquet(folder / f"{stage}.parquet")}
+        if stage == "stays":
+            tables["flow"] = pl.read_json(folder / "flow.json").explode("stays").unnest("stays")
+        return tables
+
+    return run
+
+
+OF_STORIES = {stage: run_stories(stage) for stage in ("stays", "splits", "events", *TASKS)}
+RUN = {"hourly": run_hourly, "sections": run_sections, "images": run_images} | OF_STORIES
+
+
+@pytest.fixture(scope="module")
+def stories(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Options], Path]:
+    """Builds of tests/raw, one per set of options."""
+
+    @cache
+    def built(options: Options) -> Path:
+        folder = tmp_path_factory.mktemp("stories")
+        build(STORIES, folder, options.model_dump())
+        return folder
+
+    return built
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.parent.name}-{case.name}")
+def test_case(case: Path, stories: Callable[[Options], Path], tmp_path: Path, request: pytest.FixtureRequest):
+    changes = case / "in" / "options.csv"
+    chosen = dict(pl.read_csv(changes, infer_schema=False).iter_rows()) if changes.is_file() else {}
+    options = Options.model_validate(PROTOCOLS["flexcare"].model_dump() | chosen)
+    stage = case.parent.name
+    folder = stories(options) if stage in OF_STORIES else tmp_path
+    got = {name: table.write_csv() for name, table in RUN[stage](case / "in", options, folder).items()}
+    out = case / "out"
+    if request.config.getoption("--rewrite-golden"):
+        out.mkdir(exist_ok=True)
+        for name, text in got.items():
+            (out / f"{name}.csv").write_text(text)
+    expected = {path.stem: path.read_text() for path in out.glob("*.csv")}
+    assert got == expected

@@ -1,0 +1,1 @@
+"""What several tests share: builders, fabricated data, injected faults."""

@@ -1,0 +1,81 @@
+"""Small invented batches and models for the tests of the models."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import cache
+
+import torch
+
+from flexcare_data.tasks import TASKS
+from flexcare_model.data.batch import COLUMNS, Batch
+from flexcare_model.models import MODELS, Model, ModelConfig
+
+PATTERNS = [(1, 1, 1), (1, 1, 0), (1, 0, 1), (0, 1, 1), (1, 0, 0), (0, 1, 0), (0, 0, 1)]
+"""The seven ways in which modalities (T, I, N) can be present."""
+OUTPUTS = {name: task.n_outputs or 7 for name, task in TASKS.items()}
+SMALL = ModelConfig(hidden_dim=16, note_width=12, layers=2, experts=5, experts_per_token=2)
+NAMES = list(MODELS)
+FLEXCARE = [name for name in NAMES if name.startswith("flexcare")]
+
+
+def make_batch(patterns=PATTERNS, **options) -> Batch:
+    """A checked batch with these present modalities; options as in `_batch`. Do not write into its tensors."""
+    return _batch(tuple(tuple(pattern) for pattern in patterns), **options)
+
+
+@cache
+def _batch(
+    patterns: tuple[tuple[int, ...], ...], *, task: str = "in_hospital_mortality", hours: int = 9, tokens: int = 11,
+    seed: int = 0, note_width: int = 12, dtype: torch.dtype = torch.float32,
+) -> Batch:  # fmt: skip
+    """Lengths are drawn from 1 to ``hours`` and ``tokens``."""
+    generator = torch.Generator().manual_seed(seed)
+    size, present = len(patterns), torch.tensor(patterns, dtype=torch.bool)
+    ts_len = torch.randint(1, hours + 1, (size,), generator=generator) * present[:, 0]
+    note_len = torch.randint(1, tokens + 1, (size,), generator=generator) * present[:, 2]
+    kind, columns = TASKS[task].kind, OUTPUTS[task]
+    if kind == "multilabel":
+        label = torch.randint(-2 if task == "diagnosis" else 0, 2, (size, columns), generator=generator)
+    else:
+        label = torch.randint(0, 2 if kind == "binary" else columns, (size,), generator=generator)
+
+    def padded(length, width):
+        values = torch.randn(size, int(length.max()), width, generator=generator, dtype=dtype)
+        return values * (torch.arange(values.shape[1]) < length[:, None]).unsqueeze(-1)
+
+    ts = padded(ts_len, COLUMNS) if ts_len.max() else torch.zeros(size, 1, COLUMNS, dtype=dtype)
+    img = torch.randn(size, 3, 224, 224, generator=generator, dtype=dtype) * present[:, 1, None, None, None]
+    return Batch(ts, ts_len, img, padded(note_len, note_width), note_len, present, label, TASKS[task].id).check()
+
+
+def make_model(name: str, *, seed: int = 1, spread: bool = True, task: str | None = None, **options) -> Model:
+    """A model in eval mode; multi-task ones have all heads. ``spread`` replaces zero starting values by random ones."""
+    torch.manual_seed(seed)
+    outputs = (
+        OUTPUTS
+        if MODELS[name].multi_task and task is None
+        else {t: OUTPUTS[t] for t in [task or "in_hospital_mortality"]}
+    )
+    model = MODELS[name](replace(SMALL, **options), outputs)
+    if spread:
+        with torch.no_grad():
+            for parameter in model.parameters():
+                if not parameter.any():
+                    parameter.normal_(std=0.3)
+    return model.eval()
+
+
+def changed(batch: Batch, **fields) -> Batch:
+    """``batch`` with other fields, lengths and presence as they say."""
+    return replace(batch, visible=None, **fields)
+
+
+def scores(model: Model, batch: Batch) -> torch.Tensor:
+    with torch.no_grad():
+        return model(batch).logits
+
+
+def details(model: Model, batch: Batch) -> dict[str, torch.Tensor]:
+    with torch.no_grad():
+        return model(batch, details=True).details

@@ -1,0 +1,64 @@
+"""The tiny build that all drills share, and the command of each of its stages."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from flexcare_data.tasks import TASKS
+
+SETTINGS = {
+    "hidden_dim": 8, "layers": 1, "epochs": 2, "batch_size": 16, "max_hours": 12, "threads": 1, "device": "cpu",
+    "tasks": ["in_hospital_mortality", "diagnosis"],
+}  # fmt: skip
+PATCHES = {"flexcare_data.stages.images.build.PART_SIZE": 16, "flexcare_model.notes.embed.PART_TOKENS": 256}
+"""Several parts in a pool as small as ours."""
+
+
+@dataclass(frozen=True)
+class Base:
+    """Where the undisturbed build lies."""
+
+    folder: Path
+    said: list[str] = field(default_factory=list)
+    """What its commands printed."""
+
+    @property
+    def raw(self) -> Path:
+        return self.folder / "raw"
+
+    @property
+    def store(self) -> Path:
+        return self.folder / "store"
+
+    @property
+    def output(self) -> Path:
+        return self.folder / "output"
+
+    def command(self, stage: str, out: Path, raw: Path | None = None) -> list[str]:
+        """The command of ``stage`` that writes to ``out`` what it makes of this build (and of ``raw``)."""
+        raw, (name, _, task) = raw or self.raw, stage.partition("-")
+        roots = {
+            root: [f"--{root.replace('_', '-')}", raw / root] for root in ("mimiciv", "mimic_cxr_jpg", "mimic_iv_note")
+        }
+        reads = {name: [f"--{name}", self.store / name] for name in ("stays", "splits", "events", "hourly", "sections")}
+        every = [part for parts in reads.values() for part in parts]
+        cohorts = ["--cohorts", *(self.store / f"cohort-{task}" for task in TASKS)]
+        encoder = ["--encoder", "tiny", "--max-tokens", "16", "--threads", "1"]
+        parts = {
+            "stays": ["flexcare_data", "stays", *roots["mimiciv"]],
+            "splits": ["flexcare_data", "splits", *roots["mimiciv"]],
+            "events": ["flexcare_data", "events", *roots["mimiciv"], *reads["stays"], "--threads", "2"],
+            "hourly": ["flexcare_data", "hourly", *reads["stays"], *reads["splits"], *reads["events"]],
+            "sections": ["flexcare_data", "sections", *roots["mimic_iv_note"]],
+            "cohort": ["flexcare_data", "cohort", "--task", task, *roots["mimiciv"], *roots["mimic_cxr_jpg"],
+                       *every],
+            "audit": ["flexcare_data", "audit", *roots["mimiciv"], *roots["mimic_cxr_jpg"], *every,
+                      *cohorts],
+            "cxr": ["flexcare_data", "images", *roots["mimic_cxr_jpg"], *cohorts, "--broken-share", "1"],
+            "notes": ["flexcare_model", "embed", *cohorts, *reads["sections"], *encoder],
+            "train": ["flexcare_model", "train", "--output", self.output, "--model", "flexcare", "--settings",
+                      json.dumps(SETTINGS), "--seed", "40"],
+        }  # fmt: skip
+        return [*map(str, parts[name]), "--out", str(out)]

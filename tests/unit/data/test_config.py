@@ -1,0 +1,111 @@
+"""The configuration: one model, and the files made from it or laid over it."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from flexcare_data.config import CONFIG_DIR, Config, ConfigError, load_config
+from flexcare_data.generate.config_files import default_yaml, json_schema
+from flexcare_data.options import PROTOCOLS, Options
+
+
+def test_default_yaml_and_schema_are_up_to_date():
+    """Renew both with `python -m flexcare_data config-schema`."""
+    assert (CONFIG_DIR / "default.yaml").read_text() == default_yaml()
+    assert (CONFIG_DIR / "config.schema.json").read_text() == json_schema()
+
+
+def test_default_yaml_holds_the_defaults():
+    assert Config.model_validate(yaml.safe_load(default_yaml())) == Config()
+
+
+def test_every_key_of_default_yaml_is_explained():
+    lines = default_yaml().splitlines()
+    keys = [i for i, line in enumerate(lines) if re.match(r" *[a-z_]+:", line)]
+    assert len(keys) > 60
+    assert [lines[i] for i in keys if not lines[i - 1].strip().startswith("# ")] == []
+
+
+@pytest.mark.parametrize("preset", ["demo", "paper"])
+def test_presets_are_valid(preset):
+    config = load_config({"preset": preset})
+    written = yaml.safe_load((CONFIG_DIR / f"{preset}.yaml").read_text())
+    for section, values in written.items():
+        for key, value in values.items() if isinstance(values, dict) else ():
+            got = getattr(getattr(config, section), key)
+            assert (list(got) if isinstance(got, tuple) else got) == value
+
+
+def test_paper_preset_is_the_paper():
+    config = load_config({"preset": "paper", "raw": {"mimiciv": "/data/mimiciv"}})
+    train = config.train
+    assert train.seeds == (40, 42, 44, 46, 48)
+    assert (train.epochs, train.lr, train.baseline_epochs, train.baseline_lr) == (25, 1e-4, 40, 5e-4)
+    assert config.protocol == "flexcare"
+    assert config.resolved_options == Options()
+
+
+def test_presets_apply_by_the_data():
+    """Without raw data the small sizes of `demo`; with it the full ones."""
+    assert load_config({}).preset == "demo"
+    assert load_config({}).is_synthetic
+    real = load_config({"raw": {"mimiciv": "/data/mimiciv"}})
+    assert real.preset is None
+    assert real.notes.encoder == "dmis-lab/biobert-base-cased-v1.2"
+
+
+def test_user_settings_win_over_preset_over_default():
+    config = load_config({"preset": "demo", "train": {"epochs": 2}})
+    assert config.train.epochs == 2
+    assert config.train.hidden_dim == yaml.safe_load((CONFIG_DIR / "demo.yaml").read_text())["train"]["hidden_dim"]
+    assert config.train.heads == Config().train.heads
+
+
+def test_text_values_of_the_command_line_are_read():
+    """Snakemake hands nested values of --config over as text."""
+    config = load_config(
+        {"train": {"lr": "0.1", "compile": "false", "seeds": ["1", "2"]}, "synthetic": {"edition": 3.1}}
+    )
+    assert (config.train.lr, config.train.compile, config.train.seeds) == (0.1, False, (1, 2))
+    assert config.synthetic.edition == "3.1"
+
+
+def test_all_mistakes_are_told_at_once_with_a_suggestion():
+    mistakes = {
+        "outptu": "x",
+        "protocol": "flexcre",
+        "train": {"epoch": 3, "lr": -1},
+        "options": {"age": "anchr", "readmision": "hospital"},
+    }
+    with pytest.raises(ConfigError) as caught:
+        load_config(mistakes)
+    first, *lines = str(caught.value).splitlines()
+    assert first == "wrong configuration:"
+    assert len(lines) == 6
+    text = "\n".join(lines)
+    assert "outptu: unknown key; did you mean output?" in text
+    assert "did you mean flexcare?" in text
+    assert "train.epoch: unknown key; did you mean epochs?" in text
+    assert "train.lr: Input should be greater than 0, got -1" in text
+    assert "did you mean anchor?" in text
+    assert "options.readmision: unknown key; did you mean readmission?" in text
+
+
+def test_single_options_lie_on_top_of_the_protocol():
+    config = load_config({"protocol": "corrected", "options": {"split": "shuffle42", "ranges": False}})
+    expected = PROTOCOLS["corrected"].model_dump() | {"split": "shuffle42", "ranges": "off"}
+    assert config.resolved_options.model_dump() == expected
+
+
+def test_corrected_differs_from_published_in_known_options():
+    flexcare, corrected = PROTOCOLS["flexcare"].model_dump(), PROTOCOLS["corrected"].model_dump()
+    assert {name for name in flexcare if flexcare[name] == corrected[name]} == {"notes"}
+
+
+def test_store_lies_in_the_output_unless_said():
+    assert load_config({"output": "out"}).store_path == Path("out/store")
+    assert load_config({"output": "out", "store": {"path": "/lab/store"}}).store_path == Path("/lab/store")

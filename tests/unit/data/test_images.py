@@ -1,0 +1,432 @@
+"""Radiographs: study times, one file to one tensor against an independent full decode, shards of many."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from datetime import datetime
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+from PIL import Image
+from support.paths import ROOT
+
+from flexcare_data.config import load_config
+from flexcare_data.plan import Plan
+from flexcare_data.raw.radiographs import STATE, radiograph_path
+from flexcare_data.schema import CXR_INDEX, check
+from flexcare_data.shares import Share
+from flexcare_data.stages.images import build as images
+from flexcare_data.stages.images.build import ap_radiographs, build, decode_share
+from flexcare_data.stages.images.decoding import ImageError, decode
+from flexcare_data.store import verify
+from flexcare_data.synthetic import write as write_raw
+
+SPEC = {"stage": "cxr"}
+
+
+def smooth(height: int, width: int, *, seed: int = 0, top: int = 255) -> np.ndarray:
+    """A grey picture with structure at several scales and some grain, like a radiograph."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[0:height, 0:width] / max(height, width)
+    picture = 0.5 + 0.2 * np.sin(7 * x + seed) * np.cos(5 * y) + 0.1 * np.sin(60 * x * y) + 0.1 * (x + y - 1)
+    picture += rng.normal(0, 0.01, picture.shape)
+    return (picture.clip(0, 1) * top).astype(np.uint16 if top > 255 else np.uint8)
+
+
+def encoded(picture: Image.Image | np.ndarray, kind: str = "JPEG", **settings) -> bytes:
+    picture = picture if isinstance(picture, Image.Image) else Image.fromarray(picture)
+    buffer = io.BytesIO()
+    picture.save(buffer, kind, **settings)
+    return buffer.getvalue()
+
+
+def full_decode(data: bytes) -> np.ndarray:
+    """Every pixel decoded, then an antialiased (triangle) resize written out as two matrix products."""
+    pixels = np.asarray(Image.open(io.BytesIO(data)).convert("L")).astype(np.float64)
+    short = min(pixels.shape)
+    height, width = (int(256 * side / short) for side in pixels.shape)
+    resized = triangle(pixels.shape[0], height) @ pixels @ triangle(pixels.shape[1], width).T
+    top, left = round((height - 256) / 2), round((width - 256) / 2)
+    return resized[top : top + 256, left : left + 256]
+
+
+def triangle(n_in: int, n_out: int) -> np.ndarray:
+    """Weights (n_out, n_in) of a triangle filter as wide as the scale, at least one pixel."""
+    scale = n_in / n_out
+    reach = max(scale, 1.0)
+    centre = (np.arange(n_out) + 0.5) * scale
+    weights = np.maximum(0, 1 - np.abs(np.arange(n_in) + 0.5 - centre[:, None]) / reach)
+    return weights / weights.sum(axis=1, keepdims=True)
+
+
+# --- study times ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("date", "time", "expected"),
+    [
+        (21800506, 213014.531, datetime(2180, 5, 6, 21, 30, 14)),
+        (21800506, 123.002, datetime(2180, 5, 6, 0, 1, 23)),
+        (21800506, 0.0, datetime(2180, 5, 6)),
+        (21800506, 59.999, datetime(2180, 5, 6, 0, 0, 59)),
+        (21800506, 60.0, None),  # a second of 60
+        (21800506, 240000.0, None),
+        (21801306, 1.0, None),
+        (21800506, -1.0, None),
+        (21800506, 1e300, None),
+        (21800506, float("nan"), None),
+        (21800506, None, None),
+        (None, 1.0, None),
+    ],
+)
+def test_study_time(date, time, expected):
+    frame = pl.DataFrame({"date": [date], "time": [time]}, schema={"date": pl.Int64, "time": pl.Float64})
+    assert frame.select(images.study_time(pl.col("date"), pl.col("time"))).item() == expected
+
+
+def test_ap_radiographs_keep_file_order_and_count_unreadable_times():
+    metadata = pl.DataFrame(
+        {
+            "dicom_id": ["b", "x", "a", "c"],
+            "subject_id": [1, 1, 1, 2],
+            "study_id": [11, 11, 11, 22],
+            "ViewPosition": ["AP", "PA", "AP", None],
+            "StudyDate": [21800506] * 4,
+            "StudyTime": [1.0, 1.0, 999999.0, 1.0],
+        }
+    )
+    radiographs, counts = ap_radiographs(metadata)
+    assert radiographs.rows() == [("b", 1, 11, datetime(2180, 5, 6, 0, 0, 1), 0), ("a", 1, 11, None, 2)]
+    assert counts == {"unreadable study time": 1}
+
+
+def test_path():
+    path = radiograph_path(Path("/raw"), 10000032, 50414267, "02aa804e")
+    assert path == Path("/raw/files/p10/p10000032/s50414267/02aa804e.jpg")
+
+
+# --- one radiograph ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shape", [(1300, 1100), (1101, 1733), (2049, 1025)])
+def test_jpeg_is_near_a_full_decode(shape):
+    """Sizes that the fast decoder halves, some not a multiple of what it drops."""
+    data = encoded(smooth(*shape), quality=90)
+    difference = np.abs(decode(data) - full_decode(data))
+    assert difference.mean() <= 0.35 and difference.max() <= 4  # of these 0.25 is the rounding to whole levels
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF", "BMP"])
+@pytest.mark.parametrize("shape", [(300, 260), (256, 256), (40, 70), (1, 1)])
+def test_other_formats_and_small_images(kind, shape):
+    data = encoded(smooth(*shape), kind)
+    tensor = decode(data)
+    assert tensor.shape == (256, 256) and tensor.dtype == np.uint8
+    assert np.abs(tensor - full_decode(data)).max() <= 1.01
+    if shape == (256, 256):
+        assert (tensor == smooth(256, 256)).all()
+
+
+def test_the_centre_is_kept():
+    picture = np.zeros((300, 900), np.uint8)
+    picture[:, 300:600] = 200
+    assert (decode(encoded(picture, "PNG"))[:, 5:-5] == 200).all()
+
+
+def test_16_bits_become_8():
+    deep = smooth(300, 400, top=65535)
+    expected = decode(encoded((deep / 257).round().astype(np.uint8), "PNG")).astype(int)
+    for kind in ("PNG", "TIFF"):
+        assert np.abs(decode(encoded(Image.fromarray(deep), kind)) - expected).max() <= 1
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "LA", "P", "1", "CMYK", "YCbCr", "LAB"])
+def test_colour_becomes_luma(mode):
+    grey = Image.fromarray(smooth(300, 400))
+    picture = grey.convert("RGB").convert(mode) if mode != "LAB" else Image.new("LAB", (400, 300), (128, 128, 128))
+    kind = {"CMYK": "JPEG", "YCbCr": "JPEG", "LAB": "TIFF"}.get(mode, "PNG")
+    tensor = decode(encoded(picture, kind))
+    if mode not in ("1", "LAB", "P"):
+        assert np.abs(tensor.astype(int) - decode(encoded(grey, "PNG"))).mean() < 1.5
+
+
+def test_first_frame_counts():
+    frames = [Image.fromarray(np.full((300, 300), level, np.uint8)) for level in (10, 200)]
+    assert (decode(encoded(frames[0], "TIFF", save_all=True, append_images=frames[1:])) == 10).all()
+
+
+JPEG = encoded(smooth(600, 600), quality=90)
+PNG = encoded(smooth(600, 600), "PNG")
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"", "empty file"),
+        (JPEG[:5000], "truncated"),
+        (PNG[:5000], "truncated"),
+        (JPEG[:30], "not an image|truncated|damaged"),
+        (b"<html>404</html>", "not an image"),
+        (PNG[:40] + bytes(200) + PNG[240:], "damaged|not an image"),
+        (encoded(smooth(3000, 20), "PNG"), "shape of more than 1 to 10"),
+        (encoded(Image.new("F", (300, 300), 0.5), "TIFF"), "type F"),
+        (encoded(Image.new("I", (300, 300), 70000), "TIFF"), "32-bit"),
+    ],
+)
+def test_what_cannot_be_read_has_a_reason(data, reason):
+    with pytest.raises(ImageError, match=reason):
+        decode(data)
+
+
+def test_huge_images_are_refused_before_they_are_unpacked():
+    """A PNG of a few kB may unpack to gigabytes."""
+    bomb = encoded(Image.new("1", (20_000, 10_000)), "PNG")
+    assert len(bomb) < 100_000
+    with pytest.raises(ImageError, match="more pixels"):
+        decode(bomb)
+
+
+def test_files_that_cannot_be_opened(tmp_path):
+    with pytest.raises(ImageError, match="No such file"):
+        decode(tmp_path / "none.jpg")
+    with pytest.raises(ImageError, match="directory"):
+        decode(tmp_path)
+
+
+def test_real_radiographs(open_data):
+    for path in sorted((open_data / "open-cxr" / "images").iterdir())[4:12]:
+        data = path.read_bytes()
+        difference = np.abs(decode(data) - full_decode(data))
+        assert difference.mean() <= 0.35 and difference.max() <= 4
+
+
+# --- many -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def raw(tmp_path) -> tuple[pl.DataFrame, Path]:
+    """Seventy small radiographs: the fourth missing, the sixth empty."""
+    root, rows = tmp_path / "raw", []
+    for i in range(70):
+        row = (f"d{i:03d}", 10_000_000 + i // 3, 50_000_000 + i)
+        rows.append(row)
+        path = radiograph_path(root, row[1], row[2], row[0])
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if i != 3:
+            path.write_bytes(b"" if i == 5 else encoded(smooth(260, 280, seed=i)))
+    return pl.DataFrame(rows, schema=["dicom_id", "subject_id", "study_id"], orient="row"), root
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def tensor(stage: Path, dicom_id: str) -> np.ndarray:
+    shard, row = pl.read_parquet(stage / "index.parquet").filter(dicom_id=dicom_id).select("shard", "row").row(0)
+    return np.load(stage / "shards" / shard, mmap_mode="r", allow_pickle=False)[row]
+
+
+def test_build(raw, tmp_path):
+    dicoms, root = raw
+    stage = tmp_path / "store" / "cxr-0123456789ab"
+    counts = build(pl.concat([dicoms, dicoms]).sample(fraction=1, shuffle=True, seed=1), root, out_dir=stage,
+                   spec=SPEC, broken_share=0.1)  # fmt: skip
+    assert counts == {
+        "radiographs": 70, "tensors": 68, "missing": 1, "broken": 1, "problems": {"empty file": 1, "missing": 1},
+    }  # fmt: skip
+    index = check(pl.read_parquet(stage / "index.parquet"), CXR_INDEX)
+    assert index.filter(pl.col("problem").is_not_null()).select("dicom_id", "shard", "row", "problem").rows() == [
+        ("d003", None, None, "missing"),
+        ("d005", None, None, "empty file"),
+    ]
+    assert pl.read_parquet(stage / "problems.parquet").rows() == [
+        ("files/p10/p10000001/s50000003/d003.jpg", "d003", "missing"),
+        ("files/p10/p10000001/s50000005/d005.jpg", "d005", "empty file"),
+    ]
+    for dicom_id, subject_id, study_id in dicoms[[0, 4, 69]].iter_rows():
+        assert (tensor(stage, dicom_id) == decode(radiograph_path(root, subject_id, study_id, dicom_id))).all()
+    assert json.loads((stage / "counts.json").read_text()) == counts
+    problems = verify.verify(tmp_path / "store")
+    assert [line for line in problems if "has the key" not in line] == []
+
+
+def test_bytes_do_not_depend_on_processes(raw, tmp_path):
+    dicoms, root = raw
+    for processes in (1, 2):
+        out = tmp_path / f"store{processes}" / "cxr-0123456789ab"
+        build(dicoms, root, out_dir=out, spec=SPEC, processes=processes, broken_share=0.1)
+    assert files(tmp_path / "store1") == files(tmp_path / "store2")
+
+
+def test_a_second_build_decodes_what_is_new(raw, tmp_path, monkeypatch):
+    dicoms, root = raw
+    decoded = []
+    real = images.decode
+    monkeypatch.setattr(images, "decode", lambda data: decoded.append(1) or real(data))
+
+    def run(name: str, frame: pl.DataFrame) -> int:
+        decoded.clear()
+        build(frame, root, out_dir=tmp_path / "store" / name, spec={"stage": name}, broken_share=0.5)
+        return len(decoded)
+
+    assert run("cxr-1", dicoms.head(3)) == 3
+    assert run("cxr-2", dicoms.head(3)) == 0
+    assert run("cxr-3", dicoms.head(10)) == 10 - 3 - 1  # less the missing one
+    path = radiograph_path(root, *dicoms.row(0)[1:], "d000")
+    path.write_bytes(encoded(smooth(400, 400, seed=99)))
+    assert run("cxr-4", dicoms.head(3)) == 1
+    assert (tensor(tmp_path / "store" / "cxr-4", "d000") == real(path)).all()
+    path.unlink()
+    assert run("cxr-5", dicoms.head(3)) == 0
+    assert pl.read_parquet(tmp_path / "store" / "cxr-5" / "problems.parquet")["problem"].to_list() == ["missing"]
+
+
+def test_a_stopped_build_keeps_its_parts(raw, tmp_path, monkeypatch):
+    dicoms, root = raw
+    monkeypatch.setattr(images, "PART_SIZE", 16)
+    monkeypatch.setattr(images, "_IMAGES_PER_TASK", 16)
+    dicoms = dicoms.filter(~pl.col("dicom_id").is_in(["d003", "d005"])).head(40)
+
+    def stop(done: int, total: int) -> None:
+        if done > 16:
+            raise KeyboardInterrupt
+
+    stage, other = tmp_path / "store" / "cxr-1", tmp_path / "other" / "cxr-1"
+    with pytest.raises(KeyboardInterrupt):
+        build(dicoms, root, out_dir=stage, spec=SPEC, progress=stop)
+    assert len(list((tmp_path / "store").glob("tensors-*/part-*.npy"))) == 1 and not stage.exists()
+    seen = []
+    build(dicoms, root, out_dir=stage, spec=SPEC, progress=lambda done, total: seen.append(total))
+    assert seen[0] == 24
+    build(dicoms, root, out_dir=other, spec=SPEC)
+    assert files(tmp_path / "store") == files(tmp_path / "other")
+
+
+@pytest.mark.parametrize("total", [2, 7])
+def test_bytes_do_not_depend_on_shares(raw, tmp_path, monkeypatch, total):
+    """In any order, with more shares than parts too, and where the pool holds some of the tensors already."""
+    dicoms, root = raw
+    monkeypatch.setattr(images, "PART_SIZE", 16)
+    shared, whole = tmp_path / "shared" / "cxr-1", tmp_path / "whole" / "cxr-1"
+    for out in (shared, whole):
+        build(dicoms[::7], root, out_dir=out.with_name("cxr-0"), spec=SPEC, broken_share=1)
+    build(dicoms, root, out_dir=whole, spec=SPEC, broken_share=1)
+    (pool,) = (tmp_path / "shared").glob("tensors-*")
+    found = 0
+    for number in range(total, 0, -1):
+        found += decode_share(dicoms.sample(fraction=1, shuffle=True), root, Share(number, total), pool_dir=pool)
+        assert not shared.exists()
+    assert found == 68  # less the missing and the empty one
+    decoded = []
+    real = images.decode
+    monkeypatch.setattr(images, "decode", lambda data: decoded.append(1) or real(data))
+    build(dicoms, root, out_dir=shared, spec=SPEC, broken_share=1)
+    assert len(decoded) == 1  # the empty one, for its reason
+    assert files(tmp_path / "shared") == files(tmp_path / "whole")
+
+
+def test_workers_end_with_a_killed_build(raw, tmp_path):
+    dicoms, root = raw
+    dicoms.write_parquet(tmp_path / "dicoms.parquet")
+    script = tmp_path / "build.py"
+    script.write_text("""
+import os, signal, sys
+from multiprocessing import active_children
+from pathlib import Path
+import polars as pl
+from flexcare_data import images
+
+def progress(done, total):
+    Path("workers").write_text(" ".join(str(child.pid) for child in active_children()))
+    os.kill(os.getpid(), signal.SIGKILL)
+
+if __name__ == "__main__":
+    images.build(pl.read_parquet("dicoms.parquet"), Path("raw"), out_dir=Path("store/cxr-1"), spec={}, processes=2,
+                 progress=progress)
+""")
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    killed = subprocess.run([sys.executable, str(script)], cwd=tmp_path, env=environment, timeout=60)
+    assert killed.returncode == -signal.SIGKILL
+    workers = (tmp_path / "workers").read_text().split()
+    assert len(workers) == 2
+    for _ in range(100):
+        alive = [pid for pid in workers if running(int(pid))]
+        if not alive:
+            break
+        time.sleep(0.1)
+    assert not alive
+    assert not list((tmp_path / "store").glob("tensors-*/part-*"))  # nothing that a reader would take for a part
+    build(dicoms, root, out_dir=tmp_path / "store" / "cxr-1", spec=SPEC, broken_share=0.1)
+    assert not list((tmp_path / "store").glob("**/.*.tmp.*"))
+
+
+def running(pid: int) -> bool:
+    """True for a process that has not ended; one that only awaits its parent (a zombie) has."""
+    try:
+        os.kill(pid, 0)
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (ProcessLookupError, FileNotFoundError):
+        return False
+
+
+def test_too_many_broken_files_fail(raw, tmp_path):
+    dicoms, root = raw
+    out = tmp_path / "store" / "cxr-1"
+    with pytest.raises(ImageError, match=r"2 of 70 .* at most 1.00% .*allow_missing") as error:
+        build(dicoms, root, out_dir=out, spec=SPEC)
+    assert "d003" not in str(error.value) and "p10000001" not in str(error.value)
+    assert pl.read_parquet(out / "problems.parquet").height == 2
+    with pytest.raises(ImageError, match=r"1 of 69 "):
+        build(dicoms, root, out_dir=out, spec=SPEC, allow_missing=True)
+    build(dicoms, root, out_dir=out, spec=SPEC, allow_missing=True, broken_share=0.015)
+
+
+def test_no_radiographs_at_all(tmp_path):
+    """A build without MIMIC-CXR-JPG, or whose cohorts have no image."""
+    dicoms = pl.DataFrame(schema={"dicom_id": pl.String, "subject_id": pl.Int64, "study_id": pl.Int64})
+    counts = build(dicoms, tmp_path / "nowhere", out_dir=tmp_path / "store" / "cxr-1", spec=SPEC)
+    assert counts["radiographs"] == 0
+    assert check(pl.read_parquet(tmp_path / "store" / "cxr-1" / "index.parquet"), CXR_INDEX).is_empty()
+
+
+def test_an_id_cannot_lead_out_of_the_folder(tmp_path):
+    (tmp_path / "secret.jpg").write_bytes(JPEG)
+    rows = {"dicom_id": ["../../../../secret"], "subject_id": [10000001], "study_id": [50000001]}
+    build(pl.DataFrame(rows), tmp_path, out_dir=tmp_path / "store" / "cxr-1", spec=SPEC, broken_share=1)
+    problems = pl.read_parquet(tmp_path / "store" / "cxr-1" / "problems.parquet")["problem"].to_list()
+    assert problems == ["dicom_id is not a file name"]
+
+
+# --- files that come, go or change ------------------------------------------------------------------------------
+
+
+def test_a_changed_file_asks_for_a_new_stage(tmp_path, monkeypatch):
+    """By its size, whatever the dates say: a copy of the release elsewhere is the same one."""
+    monkeypatch.delenv(STATE, raising=False)
+    write_raw(tmp_path / "raw", patients=12, seed=5, edition="2.2")
+    shutil.copytree(tmp_path / "raw", tmp_path / "copy", copy_function=shutil.copyfile)
+
+    def plan(raw: str) -> Plan:
+        roots = {name: str(tmp_path / raw / name) for name in ("mimiciv", "mimic_cxr_jpg", "mimic_iv_note")}
+        return Plan(load_config({"raw": roots, "output": str(tmp_path / "out"), "preset": "demo"}))
+
+    assert plan("raw").key("cxr") == plan("copy").key("cxr")
+    keys = [plan("raw").key("cxr")]
+    file = sorted((tmp_path / "copy/mimic_cxr_jpg/files").rglob("*.jpg"))[0]
+    content = file.read_bytes()
+    for change in (lambda: file.write_bytes(content + b"0"), file.unlink):
+        change()
+        keys.append(plan("copy").key("cxr"))
+    assert len(set(keys)) == 3
+    assert plan("raw").key("cohort-diagnosis") == plan("copy").key("cohort-diagnosis")
+    monkeypatch.setenv(STATE, plan("raw").radiograph_files())
+    assert plan("copy").key("cxr") == keys[0]  # a job of a build that began before

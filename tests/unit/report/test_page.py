@@ -1,0 +1,172 @@
+"""report.html: complete, self-contained, marked, and nothing in it belongs to one patient."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import polars as pl
+import pytest
+from support.fabricated_results import fabricate, fabricate_analysis
+
+from flexcare_model.report.commands import add_commands
+from flexcare_model.report.numbers import facts
+from flexcare_model.report.numbers.layout import Layout, number
+from flexcare_model.report.numbers.results import Results
+from flexcare_model.report.pages.page import About, build_page
+
+CHROMIUM = next(
+    (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
+)
+QUIET = (
+    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+    "--disable-background-networking", "--disable-component-update", "--disable-sync", "--enable-logging=stderr",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def output(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Fewer methods than the other tests have: drawing them all takes long and shows nothing else."""
+    root = fabricate(tmp_path_factory.mktemp("page") / "results", baselines=("mt",), variants=("flexcare_base",))
+    fabricate_analysis(root)
+    add = argparse.ArgumentParser()
+    add_commands(add.add_subparsers())
+    arguments = add.parse_args(["statistics", "--output", str(root), "--replicates", "50"])
+    arguments.run(arguments)
+    return root
+
+
+@pytest.fixture(scope="module")
+def results(output: Path) -> Results:
+    return Results(output)
+
+
+@pytest.fixture(scope="module")
+def page(results: Results) -> str:
+    config = {"protocol": "flexcare", "raw": {"mimiciv": None}}
+    return build_page(results, About(config=config, code_version="1.2.3", seeds=(40, 42)))
+
+
+def without_pictures(page: str) -> str:
+    return re.sub(r"data:[a-z/+]+;base64,[A-Za-z0-9+/=]+", "data:picture", page)
+
+
+def test_nothing_is_asked_from_outside(page):
+    text = without_pictures(page)
+    assert "http" not in re.sub(r'http-equiv="[^"]+"', "", text)
+    for address in re.findall(r'(?:src|href|srcset|action|poster)="([^"]*)"', text):
+        assert address.startswith(("data:", "#")), address
+    assert not re.search(r"url\(|@import|fetch\(|XMLHttpRequest|<iframe|<object|<embed", text)
+
+
+def test_every_entry_of_the_contents_leads_somewhere(page):
+    anchors = re.findall(r'<a href="#([^"]+)"', page)
+    ids = re.findall(r'\sid="([^"]+)"', without_pictures(page))
+    assert len(anchors) > 12
+    assert set(anchors) <= set(ids)
+    assert sorted(set(ids)) == sorted(set(ids) | set(anchors))
+    sections = re.findall(r'<section class="part" id="([^"]+)"', page)
+    assert len(sections) == len(set(sections))
+
+
+def test_synthetic_data_is_marked_and_real_data_is_not(results, page, tmp_path):
+    assert page.count("SYNTHETIC DATA") >= 3
+    real = build_page(Results(tmp_path), About(config={"raw": {"mimiciv": "x"}}, is_synthetic=False))
+    assert "SYNTHETIC" not in real
+
+
+def test_no_identifier_of_the_cohorts_stands_on_the_page(output, page):
+    text = without_pictures(page)
+    words = set(re.findall(r"[\w-]+", text))
+    for path in sorted((output / "cohorts").iterdir()):
+        cohort = pl.read_parquet(path)
+        for column in ("sample_id", "subject_id", "hadm_id", "stay_id", "dicom_id", "note_id"):
+            assert not words & {str(value) for value in cohort[column].drop_nulls()}, (path.name, column)
+
+
+def test_small_counts_stand_nowhere(output, page):
+    """`sign` was planted with 3 dropped values, which must be shown as a bound only."""
+    row = re.search(r"<td[^>]*>sign</td>\s*<td class=\"num\">([^<]*)</td>", page)
+    assert row is not None and row.group(1) == "&lt;10"
+
+
+def test_absent_parts_name_the_target_that_makes_them(tmp_path):
+    page = build_page(Results(tmp_path), About())
+    for target in ("cohorts", "table3", "flexcare"):
+        assert f"run the target <code>{target}</code>" in page
+
+
+def test_variants_are_compared_only_where_there_is_a_second_one(output, page, tmp_path):
+    """FlexCare alone stands in table 3 already; here it would be a table of `not run` and a figure of one bar."""
+    assert "Table 4: ablations" in page and "run the target <code>table4</code>" not in page
+    shutil.copytree(output, tmp_path / "alone", symlinks=True)
+    shutil.rmtree(tmp_path / "alone/runs/flexcare_base")
+    alone = build_page(Results(tmp_path / "alone"), About(config={}, code_version="1"))
+    assert "Table 4: ablations" not in alone and "run the target <code>table4</code>" in alone
+    assert "Table 3: methods" in alone
+
+
+def test_time_and_memory_by_rule(tmp_path):
+    for name, line in {
+        "train/mt/drg": "40.0\t900.5",
+        "train/mmf/drg": "2.5\t1000",
+        "stays-0123456789ab": "7\t-",
+    }.items():
+        path = tmp_path / f"benchmarks/{name}.tsv"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"s\tmax_rss\n{line}\n")
+    rules, jobs = facts.resources(Results(tmp_path))
+    assert rules.frame.rows() == [("stays", 1, 7.0, 7.0, None), ("train", 2, 42.5, 40.0, 1000.0)]
+    assert jobs.frame["job"].to_list() == ["stays", "train/mmf/drg", "train/mt/drg"]
+
+
+def test_a_wide_table_is_shown_as_two():
+    row = tuple(number(str(n)) for n in range(11))
+    layout = Layout("wide", "Wide", tuple("abcdefghijk"), (row,), pl.DataFrame({"a": [1]}), ("note",), grouped=1)
+    first, second = layout.parts(10)
+    assert (first.header, second.header) == (tuple("abcdefg"), tuple("abhijk"))
+    assert [cell.text for cell in second.rows[0]] == ["0", "1", "7", "8", "9", "10"]
+    assert (first.notes, second.notes) == ((), ("note",))
+    assert layout.parts(11) == [layout]
+
+
+def test_numbers_of_metrics_json_are_on_the_page(output, page):
+    path = output / "runs/flexcare/six_tasks/seed40/metrics.json"
+    other = output / "runs/flexcare/six_tasks/seed42/metrics.json"
+    values = [json.loads(p.read_text())["metrics"]["readmission"]["auroc"] for p in (path, other)]
+    assert f"{sum(values) / 2:.4f} (" in page
+
+
+@pytest.mark.browser
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium found")
+def test_a_browser_shows_all_pictures_without_error_or_request(page, tmp_path: Path):
+    """The page is served by nobody: it is opened from disk, and a script at its end writes down what happened."""
+    probe = """
+    <script>
+    addEventListener("load", () => {
+      const pictures = [...document.images];
+      document.querySelectorAll("details").forEach((part) => (part.open = true));
+      const broken = pictures.filter((picture) => !picture.complete || picture.naturalWidth === 0).length;
+      const requests = performance.getEntriesByType("resource").filter((entry) => !entry.name.startsWith("data:"));
+      const wide = document.documentElement.scrollWidth > innerWidth + 1;
+      const seen = {pictures: pictures.length, broken, requests: requests.length, wide};
+      document.body.dataset.probe = JSON.stringify(seen);
+    });
+    </script>
+    """
+    (tmp_path / "report.html").write_text(page.replace("</body>", probe + "</body>"))
+    command = [
+        str(CHROMIUM), *QUIET, f"--user-data-dir={tmp_path / 'profile'}", "--window-size=1366,768",
+        "--virtual-time-budget=8000", "--dump-dom", (tmp_path / "report.html").as_uri(),
+    ]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    found = re.search(r'data-probe="([^"]+)"', done.stdout)
+    assert found is not None
+    seen = json.loads(found.group(1).replace("&quot;", '"'))
+    assert seen["pictures"] >= 4
+    assert (seen["broken"], seen["requests"], seen["wide"]) == (0, 0, False)
+    assert "CONSOLE" not in done.stderr, done.stderr

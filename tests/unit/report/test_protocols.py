@@ -1,0 +1,85 @@
+"""The comparison of the two protocols, counted by hand."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+
+import polars as pl
+import pytest
+
+from flexcare_data.options import PROTOCOLS
+from flexcare_model.report.numbers.protocols import build_comparison, comparison_page
+from flexcare_model.report.numbers.results import Results
+from flexcare_model.report.pages.page import About
+
+
+@pytest.fixture(scope="module")
+def layouts(output, tmp_path_factory):
+    """Corrected: 20 samples of readmission less, 15 other labels, all in another split."""
+    folder = tmp_path_factory.mktemp("corrected")
+    (folder / "cohorts").mkdir()
+    cohort = pl.read_parquet(output / "cohorts/readmission.parquet").slice(20)
+    flipped = pl.when(pl.int_range(pl.len()) < 15).then(1 - pl.col("label")).otherwise(pl.col("label"))
+    split = pl.lit("val").cast(cohort.schema["split"])
+    cohort.with_columns(label=flipped, split=split).write_parquet(folder / "cohorts/readmission.parquet")
+    return build_comparison(Results(output), Results(folder), below=10)
+
+
+def row_of(layout, task):
+    return layout.frame.row(by_predicate=pl.col("task") == task, named=True)
+
+
+def test_sizes_and_changes_are_counted(layouts, results):
+    _, sizes, labels, _ = layouts
+    n = results.cohorts["readmission"].height
+    assert row_of(sizes, "readmission")["in_both"] == str(n - 20)
+    assert row_of(sizes, "readmission")["only_flexcare"] == "20"
+    assert row_of(labels, "readmission")["label"] == "15"
+    moved = results.cohorts["readmission"].slice(20).filter(pl.col("split") != "val").height
+    assert row_of(labels, "readmission")["split"] == str(moved)
+    assert row_of(labels, "readmission")["note_id"] == "0"
+    assert "not built" in sizes.to_markdown()
+
+
+def test_every_option_that_differs_is_explained(layouts):
+    first, second = (PROTOCOLS[name].model_dump() for name in ("flexcare", "corrected"))
+    assert set(layouts[0].frame["option"]) == {name for name in first if first[name] != second[name]}
+    assert (layouts[0].frame["meaning"].str.len_chars() > 20).all()
+
+
+def test_samples_of_both_are_hidden_where_they_tell_a_small_rest(output, tmp_path):
+    """Three samples less: neither table may show how many are in both, as the sizes stand beside."""
+    (tmp_path / "cohorts").mkdir()
+    cohort = pl.read_parquet(output / "cohorts/readmission.parquet")
+    cohort.slice(3).write_parquet(tmp_path / "cohorts/readmission.parquet")
+    _, sizes, labels, _ = build_comparison(Results(output), Results(tmp_path), below=10)
+    shown = row_of(sizes, "readmission")
+    assert [shown[name] for name in ("in_both", "only_flexcare", "only_corrected")] == ["n.s.", "<10", "n.s."]
+    assert labels.rows[0][1].text == "n.s."
+
+
+def test_metrics_of_methods_trained_under_both_protocols(output, tmp_path):
+    """FlexCare was trained under both, with another number for one task; everything else under one only."""
+    shutil.copytree(output / "runs/flexcare/six_tasks", tmp_path / "runs/flexcare/six_tasks")
+    means = []
+    for path in (tmp_path / "runs").rglob("metrics.json"):
+        content = json.loads(path.read_text())
+        means.append(content["metrics"]["readmission"]["auroc"])
+        content["metrics"]["readmission"]["auroc"] = 0.25
+        path.write_text(json.dumps(content))
+    layout = build_comparison(Results(output), Results(tmp_path), below=10)[3]
+    assert set(layout.frame["method"]) == {"FlexCare"}
+    assert layout.frame.height == 12
+    row = layout.frame.row(by_predicate=(pl.col("task") == "readmission") & (pl.col("metric") == "auroc"), named=True)
+    assert row["flexcare"] == pytest.approx(sum(means) / len(means))
+    assert row["corrected"] == pytest.approx(0.25)
+    assert f"{0.25 - row['flexcare']:+.4f}".replace("-", "−") in layout.to_markdown()
+
+
+def test_the_page_stands_alone_and_says_what_is_missing(layouts):
+    page = comparison_page(layouts, About(), synthetic=True)
+    assert "SYNTHETIC DATA" in page
+    assert "No method was trained under both protocols" in page
+    assert all(address.startswith(("#", "data:")) for address in re.findall(r'(?:src|href)="([^"]*)"', page))
