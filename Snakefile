@@ -3,21 +3,29 @@
 raw files -> stays -> events -> hourly series, images, notes -> cohorts -> training -> tables, figures, report
 """
 
+import os
+import sys
+
 from snakemake.utils import min_version
 
 min_version("9.20")
+
+# The code beside this file counts, for the plan and for every job, whatever else is installed in the environment.
+sys.path.insert(0, workflow.basedir)
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [workflow.basedir, os.environ.get("PYTHONPATH")]))
 
 
 include: "rules/common.smk"
 include: "rules/raw.smk"
 include: "rules/series.smk"
-include: "rules/images.smk"
 include: "rules/notes.smk"
 include: "rules/cohorts.smk"
+include: "rules/images.smk"
 include: "rules/train.smk"
 include: "rules/analysis.smk"
 include: "rules/tables.smk"
 include: "rules/report.smk"
+include: "rules/publish.smk"
 
 
 onstart:
@@ -25,9 +33,9 @@ onstart:
 
 
 rule all:
-    """Everything: cohorts, trained models, tables and the report."""
+    """Everything: cohorts, trained models and the report."""
     default_target: True
     input:
-        cohorts=rules.cohorts.input,
-        models=REPORTED_RUNS,
-        report=rules.report.output.page,
+        rules.samples.input,
+        reported_runs,
+        rules.report.input,

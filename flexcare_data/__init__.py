@@ -7,13 +7,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from flexcare_data.variables import COLUMNS
-
 __all__ = ["COLUMNS", "load_matrix"]
 
 
 def __getattr__(name: str) -> Any:
-    # Loaded on demand: the workflow imports this package to plan, and need not read series.
+    # Loaded when asked for: most commands import this package and need neither.
+    if name == "COLUMNS":
+        from flexcare_data.variables import COLUMNS
+
+        return COLUMNS
     if name == "load_matrix":
         from flexcare_data.export.explain_sample import load_matrix
 

@@ -1,130 +1,189 @@
-"""What the source of the two packages says, read as text: nothing is imported, so no model loads torch here.
+"""What code a key covers: the modules that a command executes, and the data files that they open.
 
-In: names of modules. Out: a digest of the code that a module runs, and the models that there are.
+In: names of modules. Out: a digest of their import closure within the two packages, read from the source as text:
+nothing is imported. Comments and docstrings do not count, so a better sentence rebuilds nothing.
+
+Followed are absolute and relative imports, also inside functions, `import_module("literal")`, the `__init__.py` of
+every package on the way, and the files named in `package_file("...")` and `package_folder("...")`. Not followed are
+imports under `if TYPE_CHECKING:` and those inside functions of an `__init__.py`, which run only for a name asked for.
 """
 
 from __future__ import annotations
 
 import ast
 import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
-from flexcare_data.variables import RESOURCES
+from flexcare_data.hashing import user_cache, value_digest, write_private
+from flexcare_data.package_files import package_file, package_folder
 
-
-@cache
-def model_classes() -> dict[str, tuple[str, str]]:
-    """Module and class of each model by name: every class of `flexcare_model/models/` with a text as its `name`.
-
-    Example:
-        >>> model_classes()["mt"]
-        ('flexcare_model.models.mt', 'MT')
-    """
-    package = _source("flexcare_model.models")
-    assert package is not None
-    found: dict[str, tuple[str, str]] = {}
-    for path in sorted(package.parent.glob("*.py")):
-        module = f"flexcare_model.models.{path.stem}" if path != package else "flexcare_model.models"
-        for node in _tree(module).body:
-            if isinstance(node, ast.ClassDef) and (name := _name_of(node)):
-                found[name] = (module, node.name)
-    return found
+PACKAGES = ("flexcare_data", "flexcare_model")
 
 
-def _name_of(model: ast.ClassDef) -> str | None:
-    for node in model.body:
-        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Constant):
-            (target,) = node.targets
-            if isinstance(target, ast.Name) and target.id == "name" and isinstance(node.value.value, str):
-                return node.value.value
-    return None
+@dataclass(frozen=True)
+class _Source:
+    """What one module contributes: a digest of its code, the modules it names, the data files it opens."""
+
+    code: str
+    imports: tuple[str, ...]
+    files: tuple[str, ...]
+    folders: tuple[str, ...]
 
 
 @cache
 def code_digest(*modules: str) -> str:
-    """sha256 of the code that ``modules`` run: themselves and what they import from the two packages.
+    """sha256 (16 hex digits) of the code that ``modules`` run and of the data files that this code opens."""
+    total: dict[str, str] = {}
+    for name in sorted(closure(*modules)):
+        total[name] = _source(name).code
+    for path in opened_files(*modules):
+        total[path.name] = hashlib.sha256(path.read_bytes()).hexdigest()
+    return value_digest(total)[:16]
 
-    Comments and docstrings do not count, so that a mended sentence recomputes nothing. Resource tables count with
-    the modules that read them.
+
+def changed_code(planned: dict[str, Any] | None) -> str:
+    """Which planned code is on disk no more: names of the modules where it begins, empty if all is as planned.
+
+    Args:
+        planned: the ``code`` of a spec, ``{"modules": [...], "digest": "..."}``; None where nothing was planned.
     """
-    total = hashlib.sha256()
-    for name in sorted(_closure(modules)):
-        total.update(name.encode())
-        total.update(_code(name).encode())
-        if name == "flexcare_data.variables":
-            for path in sorted(RESOURCES.iterdir()):
-                total.update(path.read_bytes())
-    return total.hexdigest()
+    if not planned:
+        return ""
+    for remembered in (code_digest, closure, opened_files, _path, _source):
+        remembered.cache_clear()
+    modules = planned["modules"]
+    return "" if code_digest(*modules) == planned["digest"] else ", ".join(modules)
 
 
 @cache
-def function_code(module: str, name: str) -> str:
-    """Code of a function and of what it uses of its own module, without comments and docstrings."""
-    defined: dict[str, ast.stmt] = {}
-    for node in _bare_tree(module).body:
-        for target in getattr(node, "targets", [getattr(node, "target", node)]):
-            defined[getattr(target, "name", getattr(target, "id", ""))] = node
-    used: set[str] = set()
-    todo = [name]
-    while todo:
-        if (current := todo.pop()) in defined and current not in used:
-            used.add(current)
-            todo += [part.id for part in ast.walk(defined[current]) if isinstance(part, ast.Name)]
-    return "\n".join(ast.unparse(defined[known]) for known in sorted(used))
+def closure(*modules: str) -> frozenset[str]:
+    """Names of ``modules`` and of all modules of the two packages that they execute.
 
-
-def _closure(modules: tuple[str, ...]) -> set[str]:
+    Raises:
+        ValueError: for a name that is no module of the two packages.
+    """
     known: set[str] = set()
     todo = list(modules)
+    for name in modules:
+        if _path(name) is None:
+            raise ValueError(f"code digest: expected a module of {' or '.join(PACKAGES)}, got {name}")
     while todo:
         name = todo.pop()
-        if name not in known and name.split(".")[0] in ("flexcare_data", "flexcare_model") and _source(name):
-            known.add(name)
-            todo += _imports(name)
-    return known
+        if name in known or _path(name) is None:
+            continue
+        known.add(name)
+        parts = name.split(".")
+        todo += [".".join(parts[:n]) for n in range(1, len(parts))]
+        todo += _source(name).imports
+    return frozenset(known)
 
 
 @cache
-def _source(module: str) -> Path | None:
+def opened_files(*modules: str) -> tuple[Path, ...]:
+    """Data files that the closure of ``modules`` opens, sorted."""
+    found: set[Path] = set()
+    for name in closure(*modules):
+        source = _source(name)
+        found |= {package_file(file) for file in source.files}
+        for folder in source.folders:
+            found |= {path for path in package_folder(folder).rglob("*") if path.is_file()}
+    return tuple(sorted(path for path in found if path.is_file() and "__pycache__" not in path.parts))
+
+
+@cache
+def _path(module: str) -> Path | None:
+    """The source of a module of the two packages, None for anything else (a class, a module of a library)."""
     top, *rest = module.split(".")
-    spec = find_spec(top)
-    folder = Path(spec.submodule_search_locations[0]) if spec and spec.submodule_search_locations else None
-    if folder is None:
+    if top not in PACKAGES:
         return None
-    path = folder.joinpath(*rest)
+    spec = find_spec(top)
+    if spec is None or not spec.submodule_search_locations:
+        return None
+    path = Path(spec.submodule_search_locations[0]).joinpath(*rest)
     if (path / "__init__.py").is_file():
         return path / "__init__.py"
     return path.with_suffix(".py") if rest and path.with_suffix(".py").is_file() else None
 
 
 @cache
-def _tree(module: str) -> ast.Module:
-    path = _source(module)
+def _source(module: str) -> _Source:
+    path = _path(module)
     assert path is not None
-    return ast.parse(path.read_text())
+    text = path.read_bytes()
+    # Parsing all modules takes a second; what it gives is remembered by the content of the file.
+    folder = user_cache("code")
+    name = hashlib.sha256(module.encode() + b"\0" + text + _OWN_VERSION.encode()).hexdigest()[:32]
+    remembered = folder / f"{name}.json" if folder else None
+    if remembered and remembered.is_file():
+        try:
+            return _Source(
+                *(part if isinstance(part, str) else tuple(part) for part in json.loads(remembered.read_text()))
+            )
+        except (ValueError, TypeError):
+            remembered.unlink(missing_ok=True)
+    source = _read(module, path, text.decode())
+    if remembered:
+        write_private(remembered, json.dumps([source.code, source.imports, source.files, source.folders]))
+    return source
 
 
-def _imports(module: str) -> list[str]:
-    found: list[str] = []
-    for node in ast.walk(_tree(module)):
+_OWN_VERSION = "1"
+"""Changes with what `_read` looks for, so that nothing remembered is used for another question."""
+
+
+def _read(module: str, path: Path, text: str) -> _Source:
+    is_package = path.name == "__init__.py"
+    tree = ast.parse(text)
+    imports, files, folders = [], [], []
+    for node in _executed(tree, into_functions=not is_package):
         if isinstance(node, ast.Import):
-            found += [name.name for name in node.names]
-        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            found += [node.module, *(f"{node.module}.{name.name}" for name in node.names)]
-    return found
+            imports += [name.name for name in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = _base(module, node, is_package)
+            imports += [base, *(f"{base}.{name.name}" for name in node.names)]
+        elif isinstance(node, ast.Call) and (literal := _literal(node)):
+            called = getattr(node.func, "id", getattr(node.func, "attr", ""))
+            imports += [literal] if called == "import_module" else []
+            files += [literal] if called == "package_file" else []
+            folders += [literal] if called == "package_folder" else []
+    code = hashlib.sha256(ast.unparse(_without_docstrings(tree)).encode()).hexdigest()
+    return _Source(code, tuple(sorted(set(imports))), tuple(sorted(set(files))), tuple(sorted(set(folders))))
 
 
-def _code(module: str) -> str:
-    """Source without comments and docstrings."""
-    return ast.unparse(_bare_tree(module))
+def _executed(node: ast.AST, *, into_functions: bool) -> Iterator[ast.AST]:
+    """Nodes below ``node`` that can be executed: not those for type checkers only."""
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test):
+            continue
+        if isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda) and not into_functions:
+            continue
+        yield child
+        yield from _executed(child, into_functions=into_functions)
 
 
-def _bare_tree(module: str) -> ast.Module:
-    tree = _tree(module)
+def _base(module: str, node: ast.ImportFrom, is_package: bool) -> str:
+    if not node.level:
+        return node.module or ""
+    parts = module.split(".")
+    kept = parts[: len(parts) - node.level + (1 if is_package else 0)]
+    return ".".join([*kept, *([node.module] if node.module else [])])
+
+
+def _literal(call: ast.Call) -> str | None:
+    first = call.args[0] if call.args else None
+    return first.value if isinstance(first, ast.Constant) and isinstance(first.value, str) else None
+
+
+def _without_docstrings(tree: ast.Module) -> ast.Module:
     for node in ast.walk(tree):
-        if isinstance(body := getattr(node, "body", None), list):
+        body = getattr(node, "body", None)
+        if isinstance(body, list):
             node.body = [part for part in body if not _is_text(part)] or [ast.Pass()]  # type: ignore[attr-defined]
     return tree
 

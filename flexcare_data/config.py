@@ -24,10 +24,11 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from flexcare_data.code_digest import model_classes
+from flexcare_data.discovery import model_classes, task_names
 from flexcare_data.options import PAPER_TASKS, PROTOCOLS, Options, resolve
+from flexcare_data.package_files import package_folder
 
-CONFIG_DIR = Path(__file__).resolve().parent.parent / "workflow" / "config"
+CONFIG_DIR = package_folder("workflow/config")
 
 
 def _of_known(value: str, known: Iterable[str]) -> str:
@@ -38,9 +39,7 @@ def _of_known(value: str, known: Iterable[str]) -> str:
 
 
 def _known_task(value: str) -> str:
-    from flexcare_data.tasks import TASKS  # on demand: a training reads this module for its settings only
-
-    return _of_known(value, TASKS)
+    return _of_known(value, task_names())
 
 
 TaskName = Annotated[str, AfterValidator(_known_task)]

@@ -1,41 +1,51 @@
-"""The build plan: which stages there are, what decides the content of each, and where it lies in the store.
+"""The build plan: which stages there are, what decides the content of each, and where it is stored.
 
-In: a `Config`. Out: a `Plan` with a key per stage. A stage's folder is `<store>/<stage>-<key>/`, and the key is a
-digest of its options, its raw files' content, the keys of the stages it reads, and its code; so equal work has one
-place, whoever does it, and a changed option moves only what depends on it.
+In: a `Config`. Out: a `Plan` with a `Product` per stage. A product's folder is named by its key, and the key is a
+digest of everything that decides its bytes: options, settings, content of the raw tables, keys of the products that it
+reads, code and libraries. So a folder that is complete is right, whoever built it, and a change moves only what depends
+on it.
+
+What is made of trained models (runs, tables, figures, pages) is planned in `flexcare_model.plan`, in the same way.
 """
 
 from __future__ import annotations
 
-import hashlib
-import shlex
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import cached_property
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from flexcare_data.code_digest import code_digest, function_code
+from flexcare_data.code_digest import code_digest
 from flexcare_data.config import Config
-from flexcare_data.options import Options
-from flexcare_data.raw import tables as raw
-from flexcare_data.raw.radiographs import files_digest
-from flexcare_data.schema import OUTPUT_FORMAT, RAW
-from flexcare_data.store.folders import canonical, spec_key
-from flexcare_data.tasks import TASKS, Task
+from flexcare_data.discovery import task_names
+from flexcare_data.hashing import remembered_digest, spec_key
+from flexcare_data.raw.radiographs import listing_digest
+from flexcare_data.raw.tables import RawDataError, locate
+from flexcare_data.schema import OUTPUT_FORMAT, RAW, RAW_ROOTS
+from flexcare_data.store.folders import MANIFEST
 
-ROOTS = ("mimiciv", "mimic_cxr_jpg", "mimic_iv_note")
+TABLE_LIBRARIES = ("numpy", "polars", "pyarrow")
+"""Libraries that decide the bytes of a table."""
+NOTE_LIBRARIES = (*TABLE_LIBRARIES, "tokenizers", "torch", "transformers")
 
 
 @dataclass(frozen=True)
 class Stage:
-    """One step of the data half.
+    """One step of the data half: what it may read, and what it publishes.
+
+    A stage that reads a raw table or an option that is not listed here fails (`flexcare_data.stages.work`).
 
     Attributes:
-        name: as in the store; also the subcommand, up to a dash.
-        raw: raw tables it reads.
-        options: options of the protocol that it uses.
+        name: as in the store.
+        module: owns the stage's ``run(work)``; its import closure is the stage's code.
+        raw: raw tables.
+        options: options of the protocol.
         upstream: stages whose folders it reads.
-        module: where its code begins.
-        outputs: its files and where they are published below the output folder.
+        task: task of a cohort.
+        libraries: libraries that decide its bytes.
+        outputs: its files, and the names below the output folder that link to them; the first one is a target.
     """
 
     name: str
@@ -43,7 +53,45 @@ class Stage:
     raw: tuple[str, ...] = ()
     options: tuple[str, ...] = ()
     upstream: tuple[str, ...] = ()
+    task: str = ""
+    libraries: tuple[str, ...] = TABLE_LIBRARIES
     outputs: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def code(self) -> tuple[str, ...]:
+        """Modules where the stage's code begins."""
+        return (self.module, f"flexcare_data.tasks.{self.task}") if self.task else (self.module,)
+
+
+@dataclass(frozen=True)
+class Product:
+    """Something that is made once and found by its key.
+
+    Attributes:
+        name: such as ``stays``.
+        spec: everything that decides its content, as JSON values.
+        folder: where it is stored.
+        done: the file that exists once it is complete.
+        published: names below the output folder -> files they link to; the first one is a target.
+        inputs: the products that it reads, by name.
+    """
+
+    name: str
+    spec: dict[str, Any]
+    folder: Path
+    done: Path
+    published: dict[str, Path]
+    inputs: dict[str, Product] = field(default_factory=dict)
+
+    @cached_property
+    def key(self) -> str:
+        """12 hex digits."""
+        return spec_key(self.spec)
+
+    @property
+    def target(self) -> str:
+        """The published name that stands for the whole product."""
+        return next(iter(self.published))
 
 
 def cohort_stage(task: str) -> str:
@@ -51,27 +99,13 @@ def cohort_stage(task: str) -> str:
     return f"cohort-{task}"
 
 
-def _cohort(task: Task) -> Stage:
-    outputs = {
-        f"{task.name}.parquet": f"cohorts/{task.name}.parquet",
-        "windows.parquet": f"data/windows/{task.name}.parquet",
-    }
-    if task.ends_within_hour:
-        tails = ("index.parquet", "values.npy", "observed.npy")
-        outputs |= {f"tails/{name}": f"data/hourly/{task.name}_tails/{name}" for name in tails}
-    return Stage(
-        cohort_stage(task.name),
-        module=f"flexcare_data.tasks.{task.name}",
-        raw=("admissions", "metadata", *task.raw),
-        options=("notes", "repeats", *task.options),
-        upstream=("stays", "splits", "hourly", "sections", *(["events"] if task.ends_within_hour else [])),
-        outputs=outputs,
-    )
+_HOURLY = ("index.parquet", "values.npy", "observed.npy", "scaler.json")
+_TAILS = ("index.parquet", "values.npy", "observed.npy")
 
-
-STAGES: dict[str, Stage] = {
+SHARED_STAGES: dict[str, Stage] = {
     stage.name: stage
     for stage in (
+        Stage("synthetic", module="flexcare_data.stages.synthetic", libraries=(*TABLE_LIBRARIES, "pillow")),
         Stage(
             "stays",
             module="flexcare_data.stages.stays",
@@ -94,6 +128,7 @@ STAGES: dict[str, Stage] = {
                 "fluids", "fio2", "height", "gcs_total", "capillary_refill", "duplicates", "ranges", "lab_without_hadm",
             ),
             upstream=("stays",),
+            libraries=(*TABLE_LIBRARIES, "numba"),
             outputs={"events.parquet": "data/events.parquet"},
         ),
         Stage(
@@ -101,9 +136,7 @@ STAGES: dict[str, Stage] = {
             module="flexcare_data.stages.hourly",
             options=("edges", "height", "gcs_spellings", "scaler"),
             upstream=("stays", "splits", "events"),
-            outputs={
-                name: f"data/hourly/{name}" for name in ("index.parquet", "values.npy", "observed.npy", "scaler.json")
-            },
+            outputs={name: f"data/hourly/{name}" for name in _HOURLY},
         ),
         Stage(
             "sections",
@@ -112,160 +145,287 @@ STAGES: dict[str, Stage] = {
             options=("note_cleaning", "bhc_fallback"),
             outputs={"sections.parquet": "data/notes/sections.parquet"},
         ),
-        *(_cohort(task) for task in TASKS.values()),
     )
 }  # fmt: skip
-"""Stages with one folder each, in the order of the flow. The audit and the pools follow from the cohorts chosen."""
-
-_AUDIT_OUTPUTS = {name: f"data/{name}" for name in ("flow.json", "dropped.json", "leakage.json")}
-_CXR_OUTPUTS = {"index.parquet": "data/cxr/index.parquet", "shards": "data/cxr/shards"}
-_NOTES_OUTPUTS = {"index.parquet": "data/notes/index.parquet", "shards": "data/notes/shards"}
+"""Stages that do not depend on the configured tasks, in the order of the flow."""
 
 
-_COMMANDS = {"cxr": "run_images"}
-"""Functions of `commands` that make a stage, where they are called otherwise. That of the notes is in its module."""
+def cohort_row(task_name: str) -> Stage:
+    """The stage of one cohort, from what its `TASK` declares."""
+    from flexcare_data.tasks import TASKS  # loads the task and polars: only when a cohort is planned
+
+    task = TASKS[task_name]
+    outputs = {
+        f"{task.name}.parquet": f"cohorts/{task.name}.parquet",
+        "windows.parquet": f"data/windows/{task.name}.parquet",
+    }
+    if task.ends_within_hour:
+        outputs |= {f"tails/{name}": f"data/hourly/{task.name}_tails/{name}" for name in _TAILS}
+    return Stage(
+        cohort_stage(task.name),
+        module="flexcare_data.stages.cohort",
+        raw=("admissions", "metadata", *task.raw),
+        options=("notes", "repeats", *task.options),
+        upstream=("stays", "splits", "hourly", "sections", *(["events"] if task.ends_within_hour else [])),
+        task=task.name,
+        outputs=outputs,
+    )
+
+
+def collected_rows(tasks: Iterable[str]) -> dict[str, Stage]:
+    """The stages that read the cohorts of all configured ``tasks``, and the note encoder."""
+    cohorts = tuple(cohort_stage(task) for task in tasks)
+    rows = (
+        Stage(
+            "audit",
+            module="flexcare_data.stages.audit",
+            raw=("metadata", "admissions"),
+            options=("notes", "scaler"),
+            upstream=("stays", "splits", "events", "hourly", "sections", *cohorts),
+            outputs={name: f"data/{name}" for name in ("leakage.json", "flow.json", "dropped.json")},
+        ),
+        Stage(
+            "cxr",
+            module="flexcare_data.stages.images.build",
+            raw=("metadata",),
+            upstream=cohorts,
+            libraries=(*TABLE_LIBRARIES, "pillow"),
+            outputs={"index.parquet": "data/cxr/index.parquet", "shards": "data/cxr/shards"},
+        ),
+        Stage(
+            "encoder",
+            module="flexcare_model.notes.prepare",
+            upstream=("sections",),
+            libraries=NOTE_LIBRARIES,
+        ),
+        Stage(
+            "notes",
+            module="flexcare_model.notes.embed",
+            upstream=("sections", *cohorts),
+            libraries=NOTE_LIBRARIES,
+            outputs={"index.parquet": "data/notes/index.parquet", "shards": "data/notes/shards"},
+        ),
+    )
+    return {row.name: row for row in rows}
+
+
+def stage_row(name: str, tasks: Iterable[str] = ()) -> Stage:
+    """The row of stage ``name`` where ``tasks`` are configured; the cohort of any task can be asked for."""
+    if name in SHARED_STAGES:
+        return SHARED_STAGES[name]
+    if name.startswith("cohort-"):
+        return cohort_row(name.removeprefix("cohort-"))
+    return collected_rows(tasks)[name]
 
 
 class Plan:
-    """Keys, folders and command-line arguments of all stages of one configuration."""
+    """The products of the data half under one configuration."""
 
     def __init__(self, config: Config) -> None:
         self.config = config
         self.options = config.resolved_options
+        self.output = config.output
         self.store = config.store_path
-        self._specs: dict[str, dict[str, Any]] = {}
-        cohorts = tuple(cohort_stage(task) for task in config.tasks)
-        self.stages: dict[str, Stage] = dict(STAGES) | {
-            stage.name: stage
-            for stage in (
-                Stage(
-                    "audit",
-                    module="flexcare_data.stages.audit",
-                    raw=("metadata", "admissions"),
-                    options=("notes", "scaler"),
-                    upstream=("stays", "splits", "events", "hourly", "sections", *cohorts),
-                    outputs=_AUDIT_OUTPUTS,
-                ),
-                Stage(
-                    "cxr",
-                    module="flexcare_data.stages.images.build",
-                    raw=("metadata",),
-                    upstream=cohorts,
-                    outputs=_CXR_OUTPUTS,
-                ),
-                Stage(
-                    "notes",
-                    module="flexcare_model.notes.embed",
-                    upstream=("sections", *cohorts),
-                    outputs=_NOTES_OUTPUTS,
-                ),
-            )
+        self.by_key = config.output / "by_key"
+        self._products: dict[str, Product] = {}
+
+    # --- tasks --------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def tasks(self) -> tuple[str, ...]:
+        """Configured tasks whose raw tables exist; the others are in `left_out`."""
+        return tuple(task for task in task_names() if task in self.config.tasks and task not in self.left_out)
+
+    @cached_property
+    def left_out(self) -> dict[str, str]:
+        """Configured tasks that cannot be built, with the reason: a raw table that only they need is missing."""
+        from flexcare_data.tasks import TASKS
+
+        reasons: dict[str, str] = {}
+        if self.config.is_synthetic:
+            return reasons
+        for task in self.config.tasks:
+            for table in TASKS[task].raw:
+                root = self.root(RAW[table].root)
+                try:
+                    if root is not None:
+                        locate(root, table)
+                except RawDataError as error:
+                    reasons[task] = str(error)
+        return reasons
+
+    @cached_property
+    def without_samples(self) -> dict[str, str]:
+        """Tasks whose cohort is empty by configuration, with the reason: they need a data set that is not set."""
+        from flexcare_data.tasks import TASKS
+
+        return {
+            task: f"raw.{RAW[table].root} is not set"
+            for task in self.config.tasks
+            for table in TASKS[task].raw
+            if self.root(RAW[table].root) is None
         }
 
-    def spec(self, stage: str) -> dict[str, Any]:
-        """Everything that decides the content of ``stage``."""
-        if stage not in self._specs:
-            part = self.stages[stage]
-            self._specs[stage] = {
-                "stage": stage,
-                "options": {name: getattr(self.options, name) for name in part.options},
-                "settings": self._settings(stage),
-                "raw": {name: self._raw_digest(name)[:16] for name in part.raw},
-                "upstream": {name: self.key(name) for name in part.upstream},
-                "code": self._code(part),
-                "format": OUTPUT_FORMAT,
-            }
-        return self._specs[stage]
+    def stage(self, name: str) -> Stage:
+        """The row of stage ``name`` under this configuration."""
+        return stage_row(name, self.tasks)
 
-    def _code(self, part: Stage) -> str:
-        """Digest of the stage's code, of the readers of raw tables, and of the command that puts them together."""
-        modules = [part.module, "flexcare_data.raw.tables"] if part.raw else [part.module]
-        command = function_code("flexcare_data.commands", _COMMANDS.get(part.name, f"run_{part.name.split('-')[0]}"))
-        return hashlib.sha256((code_digest(*modules) + command).encode()).hexdigest()[:16]
+    @property
+    def cohorts(self) -> tuple[str, ...]:
+        """Stages of the cohorts that `cohorts` and `all` build."""
+        return tuple(cohort_stage(task) for task in self.tasks)
 
-    def _settings(self, stage: str) -> dict[str, Any]:
-        if stage == "cxr":
-            return {"which": self.config.images.which, "files": self.radiograph_files()}
-        if stage == "notes":
-            notes = self.config.notes
-            return {"encoder": self._encoder(), "storage": notes.storage, "max_tokens": notes.max_tokens}
+    # --- products -----------------------------------------------------------------------------------------------
+
+    def product(self, name: str) -> Product:
+        """The product of stage ``name``."""
+        if name not in self._products:
+            inputs = {upstream: self.product(upstream) for upstream in self.upstream(name)}
+            spec = self._spec(self.stage(name), inputs)
+            folder = self.store / f"{name}-{spec_key(spec)}"
+            self._products[name] = Product(
+                name,
+                spec,
+                folder,
+                done=self.by_key / "stages" / folder.name,
+                published={link: folder / file for file, link in self.stage(name).outputs.items()},
+                inputs=inputs,
+            )
+        return self._products[name]
+
+    def upstream(self, name: str) -> tuple[str, ...]:
+        """Names of the stages that stage ``name`` reads."""
+        stage = self.stage(name)
+        own = stage.upstream
+        if name == "encoder":
+            own = ("sections",) if self.config.notes.encoder == "tiny" else ()
+        if name == "notes" and not self.encoder_folder:
+            own = ("encoder", *own)
+        if self.config.is_synthetic and stage.raw:
+            own = (*own, "synthetic")
+        return own
+
+    def _spec(self, stage: Stage, inputs: dict[str, Product]) -> dict[str, Any]:
+        return {
+            "stage": stage.name,
+            "options": {name: getattr(self.options, name) for name in stage.options},
+            "settings": self.settings(stage.name),
+            "raw": {name: self.raw_digest(name)[:16] for name in stage.raw},
+            "upstream": {name: product.key for name, product in inputs.items()},
+            "code": code_spec(*stage.code),
+            "libraries": library_versions(stage.libraries),
+            "format": OUTPUT_FORMAT,
+        }
+
+    def settings(self, name: str) -> dict[str, Any]:
+        """Settings of the configuration that decide the content of stage ``name``."""
+        notes = self.config.notes
+        if name == "synthetic":
+            return self.config.synthetic.model_dump(mode="json")
+        if name == "cxr":
+            return {"which": self.config.images.which, "files": self._listing()}
+        if name == "encoder":
+            return {"encoder": notes.encoder}
+        if name == "notes":
+            encoder = {"encoder": self._encoder_digest()} if self.encoder_folder else {}
+            return encoder | {"storage": notes.storage, "max_tokens": notes.max_tokens}
         return {}
 
-    def radiograph_files(self) -> str:
-        """A digest of which radiographs there are; of embedded synthetic data, their settings decide."""
-        root = self.root("mimic_cxr_jpg")
-        return "synthetic" if self.config.is_synthetic or root is None else files_digest(root)
+    def samples_spec(self, task: str) -> dict[str, Any]:
+        """Everything that decides the samples of ``task``: its cohort, its series, its images, its notes.
 
-    def _encoder(self) -> str | dict[str, str]:
-        """The files of an encoder in a local folder, wherever it lies; the name of one of the hub."""
-        folder = Path(self.config.notes.encoder).expanduser()
-        if not folder.is_dir():
-            return self.config.notes.encoder
-        files = sorted(path for path in folder.iterdir() if path.suffix in (".json", ".txt", ".model", ".safetensors"))
-        return {path.name: raw.digest(path, self.store / "digests")[:16] for path in files}
+        Images and notes are those of this task alone, so a further configured task changes nothing here.
+        """
+        images = self.product("cxr").spec
+        notes = self.product("notes").spec
+        return {
+            "cohort": self.product(cohort_stage(task)).key,
+            "hourly": self.product("hourly").key,
+            "images": {name: images[name] for name in ("raw", "code", "libraries")} | {"files": self._listing()},
+            "notes": {name: notes[name] for name in ("settings", "code", "libraries")}
+            | {"upstream": {name: key for name, key in notes["upstream"].items() if name in ("sections", "encoder")}},
+        }
 
-    def key(self, stage: str) -> str:
-        """12 hex digits."""
-        return spec_key(self.spec(stage))
-
-    def dir(self, stage: str) -> Path:
-        """Folder of ``stage`` in the store."""
-        return self.store / f"{stage}-{self.key(stage)}"
-
-    def manifest(self, stage: str) -> Path:
-        """The file that exists once the stage is complete."""
-        return self.dir(stage) / "manifest.json"
-
-    def spec_text(self, stage: str) -> str:
-        """The spec as the commands take it (``--spec``)."""
-        return canonical(self.spec(stage))
-
-    def option_arguments(self, stage: str) -> str:
-        """``--option name=value`` for each option of the stage that differs from the published benchmark."""
-        published = Options()
-        changed = [
-            name for name in self.stages[stage].options if getattr(self.options, name) != getattr(published, name)
-        ]
-        return " ".join(f"--option {shlex.quote(f'{name}={getattr(self.options, name)}')}" for name in changed)
+    # --- raw data -----------------------------------------------------------------------------------------------
 
     def root(self, root: str) -> Path | None:
         """Folder of a raw data set, or None where the modality is absent."""
-        return raw_roots(self.config)[root]
+        if self.config.is_synthetic:
+            return self.product("synthetic").folder / root
+        return getattr(self.config.raw, root)
 
-    def raw_arguments(self, *roots: str) -> str:
-        """``--mimiciv DIR`` and so on, for the data sets that are there."""
-        given = {root: self.root(root) for root in roots}
-        return " ".join(
-            f"--{root.replace('_', '-')} {shlex.quote(str(path))}" for root, path in given.items() if path is not None
-        )
+    def roots(self) -> dict[str, Path]:
+        """The raw folders that are set."""
+        return {root: path for root in RAW_ROOTS if (path := self.root(root)) is not None}
 
-    def raw_files(self, stage: str) -> list[Path]:
-        """The raw files that the stage reads and that exist."""
-        return [path for name in self.stages[stage].raw if (path := self._raw_file(name))]
+    def check_roots(self) -> None:
+        """Raise where a raw folder that is set cannot be what it should be.
 
-    def _raw_file(self, name: str) -> Path | None:
-        root = self.root(RAW[name].root)
-        if root is None or self.config.is_synthetic:
-            return None
-        try:
-            return raw.locate(root, name)
-        except raw.RawDataError:
-            return None  # check_raw says what is wrong before anything runs
+        Raises:
+            RawDataError: with all problems, before anything is planned.
+        """
+        if self.config.is_synthetic:
+            return
+        from flexcare_data.tasks import TASKS
 
-    def _raw_digest(self, name: str) -> str:
+        own = {table for name in task_names() for table in TASKS[name].raw}
+        problems = []
+        for name, table in RAW.items():
+            root = self.root(table.root)
+            if root is None or name in own:
+                continue
+            try:
+                locate(root, name)
+            except RawDataError as error:
+                problems.append(str(error))
+        if problems:
+            raise RawDataError("\n".join(dict.fromkeys(problems)))
+
+    def raw_digest(self, name: str) -> str:
+        """sha256 of a raw table's file; ``absent`` where its data set is not set."""
         root = self.root(RAW[name].root)
         if root is None:
             return "absent"
         if self.config.is_synthetic:
-            # Made by the workflow itself: its settings and code decide its content.
-            synthetic = self.config.synthetic.model_dump() | {"code": code_digest("flexcare_data.synthetic")}
-            return hashlib.sha256(canonical(synthetic).encode()).hexdigest()
-        path = self._raw_file(name)
-        return raw.digest(path, self.store / "digests") if path else "missing"
+            return self.product("synthetic").key
+        return remembered_digest(locate(root, name))
+
+    def _listing(self) -> str:
+        """A digest of which radiographs exist; of embedded synthetic data, their settings decide."""
+        root = self.root("mimic_cxr_jpg")
+        if root is None:
+            return "absent"
+        return "synthetic" if self.config.is_synthetic else listing_digest(root)
+
+    # --- note encoder -------------------------------------------------------------------------------------------
+
+    @cached_property
+    def encoder_folder(self) -> Path | None:
+        """The local folder of the note encoder; None for `tiny` and for a name of the hub, which are prepared once."""
+        folder = Path(self.config.notes.encoder).expanduser()
+        return folder if self.config.notes.encoder != "tiny" and folder.is_dir() else None
+
+    def _encoder_digest(self) -> dict[str, str]:
+        assert self.encoder_folder is not None
+        kept = (".json", ".txt", ".model", ".safetensors")
+        files = sorted(path for path in self.encoder_folder.iterdir() if path.suffix in kept)
+        return {path.name: remembered_digest(path)[:16] for path in files}
 
 
-def raw_roots(config: Config) -> dict[str, Path | None]:
-    """The three raw folders; those of the embedded synthetic data where raw.mimiciv is not set."""
-    if config.is_synthetic:
-        return {root: config.output / "synthetic_raw" / root for root in ROOTS}
-    return {root: getattr(config.raw, root) for root in ROOTS}
+def code_spec(*modules: str) -> dict[str, Any]:
+    """The code part of a spec: where it begins, and its digest. `check_code` compares it with the code that runs."""
+    return {"modules": list(modules), "digest": code_digest(*modules)}
+
+
+def library_versions(names: Iterable[str]) -> dict[str, str]:
+    """Installed versions; a library that is not installed is left out."""
+    found = {}
+    for name in names:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+__all__ = ["MANIFEST", "Plan", "Product", "Stage", "cohort_stage"]

@@ -70,6 +70,9 @@ def _raw(name, root, folders, columns, *, filename=None, renamed=None, key=()):
 
 _ID, _TEXT, _TIME, _INT, _FLOAT = pl.Int64(), pl.String(), pl.Datetime("us"), pl.Int64(), pl.Float64()
 
+RAW_ROOTS = ("mimiciv", "mimic_cxr_jpg", "mimic_iv_note")
+"""The three raw data sets, as in the section `raw` of the configuration."""
+
 CHEXPERT = (
     "Atelectasis", "Cardiomegaly", "Consolidation", "Edema", "Enlarged Cardiomediastinum", "Fracture",
     "Lung Lesion", "Lung Opacity", "No Finding", "Pleural Effusion", "Pleural Other", "Pneumonia",

@@ -7,7 +7,6 @@ What the parts are does not depend on the shares, so that neither do the bytes.
 from __future__ import annotations
 
 import re
-from argparse import ArgumentTypeError
 from typing import NamedTuple, TypeVar
 
 T = TypeVar("T")
@@ -28,11 +27,11 @@ class Share(NamedTuple):
             ['b', 'e']
 
         Raises:
-            ArgumentTypeError: for anything else than a number of at least that many, such as 9/8.
+            ValueError: for anything else than a number of at least that many, such as 9/8.
         """
         match = re.fullmatch(r"([1-9]\d{0,5})/([1-9]\d{0,5})", text)
         if match is None or int(match[1]) > int(match[2]):
-            raise ArgumentTypeError(f"expected one of several shares such as 2/8, got {text!r}")
+            raise ValueError(f"expected one of several shares such as 2/8, got {text!r}")
         return cls(int(match[1]), int(match[2]))
 
     def of(self, parts: list[T]) -> list[T]:

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import tomllib
 from dataclasses import dataclass, field, fields
-from pathlib import Path
 from typing import Any
 
-RESOURCES = Path(__file__).resolve().parent / "resources"
-_DECLARED = RESOURCES / "variables.toml"
+from flexcare_data.package_files import package_file
+
+_DECLARED = package_file("flexcare_data/resources/variables.toml")
 
 
 class VariableError(ValueError):

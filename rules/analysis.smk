@@ -1,121 +1,122 @@
-# Numbers behind figures and tables. `analyse` and `fewer_modalities` need a trained model, `interaction` trains one,
-# `bootstrap` reads predictions; each takes longer than drawing, and is kept below {output}/analysis/.
+# Numbers behind figures and tables. `inside` and `modalities` need a trained model, `interaction` trains one,
+# `statistics` reads predictions; each takes longer than drawing.
 
 
-rule analyse:
+@told
+def analysis_of(kind):
+    """The analysis of a job."""
+
+    def product(wildcards):
+        begin()
+        return MODELS.analysis(kind, wildcards.model, wildcards.experiment, int(wildcards.seed))
+
+    return product
+
+
+def analysis_inputs(kind):
+    """What an analysis reads."""
+
+    def inputs(wildcards):
+        product = analysis_of(kind)(wildcards)
+        return {name.replace("-", "_"): done(read) for name, read in product.inputs.items()}
+
+    return inputs
+
+
+def analysis_recipe(kind):
+    """The recipe of an analysis, with the folder of its run."""
+
+    def path(wildcards):
+        product = analysis_of(kind)(wildcards)
+        run = product.inputs.get("run")
+        return recipe(product, run=str(run.folder.absolute()) if run else None, encoder=TOKEN_ENCODER)
+
+    return path
+
+
+rule inside:
     input:
-        unpack(run_inputs),
-        weights=run_file("model.safetensors"),
-        config=run_file("config.json"),
+        unpack(analysis_inputs("inside")),
     output:
-        representations=f"{ANALYSIS}/representations.parquet",
-        experts=f"{ANALYSIS}/experts.parquet",
+        manifest=f"{BY_KEY}/inside-{{model}}-{{experiment}}-seed{{seed}}-{{key}}/manifest.json",
     params:
-        run=subpath(input.weights, parent=True),
-        out=subpath(output.experts, parent=True),
-        output=subpath(output.experts, ancestor=5),
+        recipe=analysis_recipe("inside"),
         device=CONFIG.train.device,
-        encoder=ENCODER_FOR_TOKENS,
-        code=code_digest("flexcare_model.analysis.inside"),
+        out=subpath(output.manifest, parent=True),
     log:
-        f"{OUT}/logs/analyse/{{model}}/{{experiment}}/seed{{seed}}.log",
+        f"{OUT}/logs/inside/{{model}}/{{experiment}}/seed{{seed}}-{{key}}.log",
     benchmark:
-        f"{OUT}/benchmarks/analyse/{{model}}/{{experiment}}/seed{{seed}}.tsv"
+        f"{OUT}/benchmarks/inside/{{model}}/{{experiment}}/seed{{seed}}-{{key}}.tsv"
     threads: CONFIG.train.threads
     resources:
         mem_mb=growing(16000),
         runtime=growing(120),
         gpu=gpus(CONFIG.train.device),
-    conda:
-        ENVIRONMENT
     shell:
-        "python -m flexcare_model analyse --run {params.run:q} --output {params.output:q} --parts inside"
-        " --device {params.device} {params.encoder} --out {params.out:q} > {log:q} 2>&1"
+        "python -m flexcare_model analyse --kind inside --recipe {params.recipe:q} --device {params.device}"
+        " --out {params.out:q} > {log:q} 2>&1"
 
 
-rule fewer_modalities:
+rule modalities:
     input:
-        unpack(run_inputs),
-        weights=run_file("model.safetensors"),
-        config=run_file("config.json"),
+        unpack(analysis_inputs("modalities")),
     output:
-        scores=f"{ANALYSIS}/modalities.parquet",
+        manifest=f"{BY_KEY}/modalities-{{model}}-{{experiment}}-seed{{seed}}-{{key}}/manifest.json",
     params:
-        run=subpath(input.weights, parent=True),
-        out=subpath(output.scores, parent=True),
-        output=subpath(output.scores, ancestor=5),
+        recipe=analysis_recipe("modalities"),
         device=CONFIG.train.device,
-        encoder=ENCODER_FOR_TOKENS,
-        code=code_digest("flexcare_model.analysis.inside"),
+        out=subpath(output.manifest, parent=True),
     log:
-        f"{OUT}/logs/fewer_modalities/{{model}}/{{experiment}}/seed{{seed}}.log",
+        f"{OUT}/logs/modalities/{{model}}/{{experiment}}/seed{{seed}}-{{key}}.log",
     benchmark:
-        f"{OUT}/benchmarks/fewer_modalities/{{model}}/{{experiment}}/seed{{seed}}.tsv"
+        f"{OUT}/benchmarks/modalities/{{model}}/{{experiment}}/seed{{seed}}-{{key}}.tsv"
     threads: CONFIG.train.threads
     resources:
         mem_mb=growing(16000),
         runtime=growing(240),
         gpu=gpus(CONFIG.train.device),
-    conda:
-        ENVIRONMENT
     shell:
-        "python -m flexcare_model analyse --run {params.run:q} --output {params.output:q} --parts modalities"
-        " --device {params.device} {params.encoder} --out {params.out:q} > {log:q} 2>&1"
+        "python -m flexcare_model analyse --kind modalities --recipe {params.recipe:q} --device {params.device}"
+        " --out {params.out:q} > {log:q} 2>&1"
 
 
 rule interaction:
     input:
-        unpack(run_inputs),
+        unpack(analysis_inputs("interaction")),
     output:
-        history=f"{ANALYSIS}/interaction/history.parquet",
+        metrics=f"{BY_KEY}/runs/interaction-{{model}}-{{experiment}}-seed{{seed}}-{{key}}/metrics.json",
     params:
-        settings=TRAIN_SETTINGS,
-        encoder=ENCODER_FOR_TOKENS,
-        out=subpath(output.history, parent=True),
-        output=subpath(output.history, ancestor=6),
-        code=training_code,
+        recipe=analysis_recipe("interaction"),
+        execution=EXECUTION,
+        out=subpath(output.metrics, parent=True),
     log:
-        f"{OUT}/logs/interaction/{{model}}/{{experiment}}/seed{{seed}}.log",
+        f"{OUT}/logs/interaction/{{model}}/{{experiment}}/seed{{seed}}-{{key}}.log",
     benchmark:
-        f"{OUT}/benchmarks/interaction/{{model}}/{{experiment}}/seed{{seed}}.tsv"
+        f"{OUT}/benchmarks/interaction/{{model}}/{{experiment}}/seed{{seed}}-{{key}}.tsv"
     threads: CONFIG.train.threads
     resources:
         mem_mb=growing(16000),
         runtime=growing(2880),
         gpu=gpus(CONFIG.train.device),
-        workers=CONFIG.train.workers,
-        data_device=CONFIG.train.data_device,
-    conda:
-        ENVIRONMENT
     shell:
-        "python -m flexcare_model train --output {params.output:q} --model {wildcards.model}"
-        " --experiment {wildcards.experiment} --seed {wildcards.seed} --settings {params.settings:q} --interaction"
-        " {params.encoder} --workers {resources.workers} --data-device {resources.data_device}"
-        " --threads {threads} --code {params.code} --out {params.out:q} > {log:q} 2>&1"
+        "python -m flexcare_model train --interaction --recipe {params.recipe:q} {params.execution} --threads {threads}"
+        " --out {params.out:q} > {log:q} 2>&1"
 
 
 rule bootstrap:
-    """Numbers behind `statistics`: intervals, paired tests, calibration and groups, from the predictions."""
     input:
-        runs=METHOD_RUNS,
-        data=published("stays", *COHORTS),
+        unpack(product_inputs(lambda wildcards: MODELS.statistics)),
     output:
-        estimates=STATISTICS,
-        others=expand(
-            f"{OUT}/analysis/statistics/{{name}}.parquet", name=["comparisons", "curves", "calibration", "subgroups"]
-        ),
+        manifest=f"{BY_KEY}/statistics-{{key}}/manifest.json",
     params:
-        output=subpath(output.estimates, ancestor=3),
-        below=CONFIG.report.suppress_below,
-        code=REPORT_CODE,
+        recipe=product_recipe(lambda wildcards: MODELS.statistics),
+        out=subpath(output.manifest, parent=True),
     log:
-        f"{OUT}/logs/bootstrap.log",
+        f"{OUT}/logs/statistics-{{key}}.log",
     benchmark:
-        f"{OUT}/benchmarks/bootstrap.tsv"
+        f"{OUT}/benchmarks/statistics-{{key}}.tsv"
     resources:
         mem_mb=growing(8000),
         runtime=growing(240),
-    conda:
-        ENVIRONMENT
     shell:
-        "python -m flexcare_model statistics --output {params.output:q} --suppress-below {params.below} > {log:q} 2>&1"
+        "python -m flexcare_model statistics --recipe {params.recipe:q} --out {params.out:q} > {log:q} 2>&1"

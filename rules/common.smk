@@ -1,170 +1,260 @@
-# Configuration, plan, and every function of the rules.
+# Configuration, plan, and the functions of the rules. How keys work: docs/architecture.md.
 #
-# The store. A data stage writes {store}/{stage}-{key}/ and its manifest.json last; the key is a digest of everything
-# that decides the content (flexcare_data/plan.py). So "it exists" means "it is right", whoever built it: inputs from
-# the store are ancient(), and a changed option or changed code asks for another folder. Links below the output folder
-# point at the folders of this configuration (rules choose_* and publish_*).
+# Snakemake asks one question only: does the file exist? Every output is named by the key of all that decides its content
+# (flexcare_data/plan.py, flexcare_model/plan.py), so a file that exists is right. Inputs are ancient(): dates do not matter.
+# The store is shared, so nothing in it is an output of a rule: a stage has an empty mark in the output folder instead.
 
+import difflib
 import fcntl
-import json
-import os
 import re
 import shlex
-import sys
+from functools import cache
 from pathlib import Path
 
-from flexcare_data.raw import radiographs as radiograph_files
-from flexcare_data.config import ConfigError, Train, load_config
-from flexcare_data.code_digest import code_digest, model_classes
+from flexcare_data.config import load_config
+from flexcare_data.discovery import task_names
+from flexcare_data.errors import UserError
+from flexcare_data.hashing import spec_key
+from flexcare_data.options import Options
+from flexcare_data.origin import Origin
 from flexcare_data.plan import Plan, cohort_stage
-from flexcare_data.store.folders import spec_key
-from flexcare_data.tasks import TASKS
+from flexcare_data.publish import is_published, link_commands, withdraw
+from flexcare_data.store.folders import is_complete
+from flexcare_data.store.views import Recipe
+from flexcare_model.experiments import EXPERIMENTS
+from flexcare_model.plan import FIGURES, TABLE_STEMS, ModelPlan, links_of
 from snakemake.exceptions import WorkflowError
 
 try:
     CONFIG = load_config(config)
-except ConfigError as error:
+except UserError as error:
     raise WorkflowError(str(error)) from None
 
-PLAN = Plan(CONFIG)
-# Jobs on other nodes read this file anew; what is downloaded meanwhile must not change their keys.
-os.environ[radiograph_files.STATE] = PLAN.radiograph_files()
-COHORTS = [cohort_stage(task) for task in CONFIG.tasks]
 OUT = str(CONFIG.output)
-STORE = str(CONFIG.store_path)
-ABLATIONS = ["flexcare_base", "flexcare_no_ct", "flexcare_no_decorr", "flexcare_no_moe", "flexcare_no_task_token"]
-DRG_EXPERIMENTS = ["drg_1pct", "drg_100pct", "drg_1pct_pretrained", "drg_100pct_pretrained"]
-# What a run is made of. What only decides how fast it is made (threads, workers, data_device) reaches the commands as
-# resources, which Snakemake does not compare with those of an earlier run.
-TRAIN_SETTINGS = json.dumps(
-    CONFIG.train.model_dump(exclude={"seeds", "baselines", "threads", "workers", "data_device"}), sort_keys=True
-)
-# Only where the notes are stored as word-piece ids, which are embedded while training.
-ENCODER_FOR_TOKENS = f"--encoder {shlex.quote(CONFIG.notes.encoder)}" if CONFIG.notes.storage == "tokens" else ""
-SYNTHETIC = CONFIG.synthetic.model_dump()
-# Marks that the raw data is there: fabricated with these settings by this code, or looked at by the doctor.
-if CONFIG.is_synthetic:
-    RAW_READY = f"{OUT}/synthetic_raw/complete-{spec_key([SYNTHETIC, code_digest('flexcare_data.synthetic')])}"
-else:
-    RAW_READY = f"{OUT}/.checked/raw-{spec_key(CONFIG.raw.model_dump(mode='json'))}"
-ENVIRONMENT = str(Path(workflow.basedir, "environment.yml"))
+BY_KEY = f"{OUT}/by_key"
+DRY_RUN = workflow.output_settings.dryrun
+IS_MAIN = workflow.is_main_process
+PLAN = Plan(CONFIG)
+MODELS = ModelPlan(PLAN)
 
 # Nothing derived from patients is readable by everybody: this holds for what Snakemake makes and for all its jobs.
 os.umask(0o027)
 
-# Commands read `python -m ...` and run in the interpreter that runs Snakemake, activated or not.
+# Commands read `python -m ...` and run in the interpreter that runs Snakemake.
 shell.prefix(f"set -euo pipefail; export PATH={shlex.quote(str(Path(sys.executable).parent))}:$PATH; ")
 
 
 wildcard_constraints:
     key="[0-9a-f]{12}",
-    share="[0-9]+",
-    shares="[0-9]+",
-    out=re.escape(OUT),
-    task="|".join(TASKS),
+    part="[0-9]+",
+    parts="[0-9]+",
+    task="|".join(task_names()),
     model="[a-z0-9_]+",
-    experiment="|".join(["six_tasks", *TASKS, *DRG_EXPERIMENTS]),
+    experiment="|".join(EXPERIMENTS),
     seed="[0-9]+",
 
 
-def manifest(stage):
-    """Pattern of the manifest of ``stage``: the key stays a wildcard, so that rules and log names are general."""
-    return f"{STORE}/{stage}-{{key}}/manifest.json"
+# --- planning ---------------------------------------------------------------------------------------------------
 
 
-def built(*stages):
-    """Manifests of the upstream stages by name, as named inputs."""
-    return {stage.replace("-", "_"): ancient(str(PLAN.manifest(stage))) for stage in stages}
+def told(function):
+    """Turn an error that the user can fix into one message of Snakemake."""
+
+    def wrapped(*arguments):
+        try:
+            return function(*arguments)
+        except UserError as error:
+            raise WorkflowError(str(error)) from None
+
+    return wrapped
 
 
-def folders(*stages):
-    """Folders of stages in the store, as arguments of a command."""
-    return " ".join(shlex.quote(str(PLAN.dir(stage))) for stage in stages)
+@cache
+def other_models():
+    """The plan of the other protocol, on the same store and in the same output folder."""
+    other = "corrected" if CONFIG.protocol == "flexcare" else "flexcare"
+    return ModelPlan(Plan(CONFIG.model_copy(update={"protocol": other})))
 
 
-def raw_files(stage):
-    """Raw files of ``stage``. Their content is in its key, so their dates do not matter."""
-    return [ancient(RAW_READY), *(ancient(str(path)) for path in PLAN.raw_files(stage))]
+@cache
+def begin():
+    """Called before the first product is planned: check the raw folders and the output folder, and renew the marks."""
+    told(PLAN.check_roots)()
+    if IS_MAIN:
+        told(Origin.of(CONFIG, workflow.overwrite_configfiles).check)(CONFIG.output)
+        for task, reason in PLAN.left_out.items():
+            print(f"note: {task} is left out: {reason}", file=sys.stderr)
+    renew_marks(PLAN)
 
 
-def cohort_events(wildcards):
-    """Events, for the cohort whose series may end within an hour (diagnosis)."""
-    reads = PLAN.stages[cohort_stage(wildcards.task)].upstream
-    return list(built("events").values()) if "events" in reads else []
+def renew_marks(plan):
+    """Make the marks of the stages say what the store holds: it may have been filled, moved or pruned by others."""
+    stages = ["stays", "splits", "events", "hourly", "sections", *plan.cohorts, "audit", "cxr", "notes"]
+    todo = [told(plan.product)(name) for name in stages]
+    seen = set()
+    while todo:
+        product = todo.pop()
+        if product.name in seen:
+            continue
+        seen.add(product.name)
+        todo += product.inputs.values()
+        # The mark first: a stage that another job completes in between must not lose it.
+        is_marked, is_there = product.done.exists(), is_complete(product.folder)
+        try:
+            if is_there and not is_marked:
+                product.done.parent.mkdir(parents=True, exist_ok=True)
+                product.done.touch()
+            elif is_marked and not is_there:
+                product.done.unlink()
+        except OSError:
+            pass  # a folder that cannot be written: the first job says so
 
 
-def share_mark(stage):
-    """Pattern of the file that says that a share of ``stage`` is in its pool."""
-    return f"{OUT}/.shares/{stage}-{{key}}/{{share}}of{{shares}}"
+@told
+def stage(name):
+    """The product of a stage under this configuration."""
+    begin()
+    return PLAN.product(name)
 
 
-def share_marks(stage, jobs):
-    """Marks of all shares of ``stage``; none where one job does the stage alone."""
-    numbers = range(1, jobs + 1) if jobs > 1 else []
-    return expand(share_mark(stage), key=PLAN.key(stage), share=numbers, shares=jobs)
+@told
+def by_key(name, key):
+    """The product of stage ``name`` with ``key``, of this configuration or of the other protocol."""
+    begin()
+    product = PLAN.product(name)
+    if product.key != key:
+        renew_marks(other_models().data)
+        product = other_models().data.product(name)
+    if product.key != key:
+        raise WorkflowError(f"{name}: no configuration of this build has the key {key}")
+    return product
 
 
-def links(stage):
-    """Published files of ``stage``, below the output folder. A linked folder is a pool that others may add to."""
-    return [link for link in PLAN.stages[stage].outputs.values() if Path(link).suffix]
+# --- stages -----------------------------------------------------------------------------------------------------
 
 
-# Stages that are published together: what every cohort needs, and everything else for itself.
-GROUPS = {"data": ["stays", "splits", "events", "hourly", "sections"]}
-GROUPS |= {stage: [stage] for stage in PLAN.stages if stage not in GROUPS["data"]}
-GROUP_OF = {stage: group for group, stages in GROUPS.items() for stage in stages}
-# What the configured tasks are made of and lead to; the plan knows the other tasks too, as they are targets by name.
-CONFIGURED = [*GROUPS["data"], *COHORTS, "audit", "cxr", "notes"]
+def mark(name):
+    """Pattern of the mark of stage ``name``: an empty file that says that the store holds it."""
+    return f"{BY_KEY}/stages/{name}-{{key}}"
 
 
-def choice(group):
-    """The file which says for which keys the links of ``group`` are made."""
-    return f"{OUT}/.published/{group}-{spec_key([PLAN.key(stage) for stage in GROUPS[group]])}"
+def done(product):
+    """The file that says that ``product`` is there, as an input."""
+    return ancient(str(product.done))
 
 
-def published(*stages):
-    """Files below the output folder that come from ``stages``, and the choices that they follow."""
-    choices = [choice(group) for group in dict.fromkeys(GROUP_OF[stage] for stage in stages)]
-    return [*choices, *(f"{OUT}/{link}" for stage in stages for link in links(stage))]
+def stage_inputs(name):
+    """What stage ``name`` reads, as named inputs of its rule."""
+
+    def inputs(wildcards):
+        product = by_key(name.format(**wildcards), wildcards.key)
+        found = {upstream.replace("-", "_"): done(read) for upstream, read in product.inputs.items()}
+        raw = PLAN.stage(product.name).raw
+        return found | ({"checked": checked()} if raw and not CONFIG.is_synthetic else {})
+
+    return inputs
 
 
-def task_files(task):
-    """The cohort of a task and the published files that its samples point into."""
-    return published(*PLAN.stages[cohort_stage(task)].upstream, cohort_stage(task))
+def stage_arguments(name):
+    """Arguments of the command of stage ``name``: raw folders, upstream folders, changed options, recipe, place."""
+
+    def arguments(wildcards):
+        product = by_key(name.format(**wildcards), wildcards.key)
+        row = PLAN.stage(product.name)
+        words = []
+        for root, folder in PLAN.roots().items():
+            if root in roots_of(row):
+                words += [f"--{root.replace('_', '-')}", str(folder)]
+        for upstream, read in product.inputs.items():
+            if upstream.startswith("cohort-"):
+                words += ["--cohorts", str(read.folder)]
+            elif upstream not in ("synthetic", "encoder"):
+                words += [f"--{upstream}", str(read.folder)]
+        published = Options()
+        for option, value in product.spec["options"].items():
+            if value != getattr(published, option):
+                words += ["--option", f"{option}={value}"]
+        words += ["--spec", recipe(product)]
+        words += [] if CONFIG.store.group_readable else ["--private"]
+        return shlex.join([*words, "--out", str(product.folder)])
+
+    return arguments
 
 
-def options(stage):
-    """Arguments that every stage takes: its protocol options, its spec, and who may read it."""
-    private = "" if CONFIG.store.group_readable else " --private"
-    return f"{PLAN.option_arguments(stage)} --spec {shlex.quote(PLAN.spec_text(stage))}{private}".strip()
+def roots_of(row):
+    """Raw data sets that a stage reads."""
+    from flexcare_data.schema import RAW
+
+    return {RAW[table].root for table in row.raw} | ({"mimic_cxr_jpg"} if row.name == "cxr" else set())
 
 
-def cohort_options(wildcards):
-    """The same for the cohort of a task, with the folder of the events where it reads them."""
-    events = f"--events {folders('events')} " if cohort_events(wildcards) else ""
-    return events + options(cohort_stage(wildcards.task))
+def recipe(product, **extra):
+    """Path of the recipe of ``product``, written before its command runs."""
+    path = Path(BY_KEY, "recipes", f"{product.name}-{product.key}.json")
+    if not DRY_RUN:
+        Recipe(product.name, product.spec, links_of(product), extra).write(path)
+    return str(path)
 
 
-def cohort_raw_files(wildcards):
-    """Raw files of the cohort of a task."""
-    return raw_files(cohort_stage(wildcards.task))
+def product_inputs(product):
+    """What a product reads, as named inputs of its rule; ``product`` finds it by the wildcards."""
+
+    def inputs(wildcards):
+        begin()
+        found = told(product)(wildcards).inputs
+        return {re.sub("[^a-z0-9]", "_", name): done(read) for name, read in found.items()}
+
+    return inputs
 
 
-def link_target(stage, name, link):
-    """What a published link says: relative where store and output lie in one tree, so that the tree can be moved."""
-    target, place = Path(os.path.realpath(PLAN.dir(stage))) / name, Path(os.path.realpath(OUT)) / link
-    inside = target.is_relative_to(os.path.realpath(OUT))
-    return os.path.relpath(target, place.parent) if inside else str(target)
+def product_recipe(product):
+    """The recipe of a product; pages also show how long the jobs took."""
+
+    def path(wildcards):
+        made = told(product)(wildcards)
+        return recipe(made, benchmarks=os.path.abspath(f"{OUT}/benchmarks"))
+
+    return path
 
 
-def link_commands(stage):
-    """Shell commands that make the links of ``stage``."""
-    pairs = [(link_target(stage, *pair), f"{OUT}/{pair[1]}") for pair in PLAN.stages[stage].outputs.items()]
-    return "; ".join(f"ln -sfn {shlex.quote(target)} {shlex.quote(link)}" for target, link in pairs)
+def published(products):
+    """The published names of ``products()``, as inputs of a target."""
+
+    def names(wildcards):
+        begin()
+        return [f"{OUT}/{product.target}" for product in told(products)()]
+
+    return names
+
+
+def part_mark(name):
+    """Pattern of the file that says that one part of the work of stage ``name`` is done."""
+    return f"{BY_KEY}/parts/{name}-{{key}}/{{part}}of{{parts}}"
+
+
+def part_marks(name, jobs):
+    """Marks of all parts of stage ``name``; none where one job does the stage alone."""
+
+    def marks(wildcards):
+        numbers = range(1, jobs + 1) if jobs > 1 else []
+        return expand(part_mark(name), key=wildcards.key, part=numbers, parts=jobs)
+
+    return marks
+
+
+def no_such_target(wildcards):
+    """Say that a target does not exist, and which one was probably meant."""
+    known = sorted(rule.name for rule in workflow.rules if not rule.has_wildcards() and rule.name != "no_such_target")
+    near = difflib.get_close_matches(wildcards.target, known, n=3, cutoff=0.6)
+    meant = f"did you mean {' or '.join(near)}?" if near else "`snakemake --list-target-rules` prints the menu"
+    raise WorkflowError(f"no target {wildcards.target}; {meant}")
+
+
+# --- resources --------------------------------------------------------------------------------------------------
 
 
 def growing(base):
-    """A resource that doubles with each attempt, as a retried job may have died for want of it."""
+    """A resource that doubles with each attempt, as a retried job may have died for lack of it."""
     return lambda wildcards, attempt: base * 2 ** (attempt - 1)
 
 
@@ -173,155 +263,10 @@ def gpus(device):
     return 0 if device == "cpu" else 1
 
 
-def run_file(name):
-    """Pattern of a file of a run."""
-    return f"{OUT}/runs/{{model}}/{{experiment}}/seed{{seed}}/{name}"
-
-
-def runs(models, experiments):
-    """Results of every combination, for all configured seeds."""
-    return expand(run_file("metrics.json"), model=models, experiment=experiments, seed=CONFIG.train.seeds)
-
-
-def run_tasks(experiment):
-    """Tasks that a run trains on."""
-    if experiment == "six_tasks":
-        return CONFIG.train.tasks
-    return ["drg"] if experiment in DRG_EXPERIMENTS else [experiment]
-
-
-def run_inputs(wildcards):
-    """Cohorts of a run, what their samples point into, and the weights that it starts from."""
-    if wildcards.model not in model_classes():
-        raise WorkflowError(f"model: expected one of {', '.join(model_classes())}; got {wildcards.model}")
-    tasks = run_tasks(wildcards.experiment)
-    if missing := [task for task in tasks if task not in CONFIG.tasks]:
-        # Radiographs and notes are prepared for the configured cohorts; without them a model would learn from less.
-        raise WorkflowError(f"{', '.join(missing)}: not among the configured cohorts; add it to tasks, or train others")
-    cohorts = [cohort_stage(task) for task in tasks]
-    inputs = {"cohorts": published(*cohorts), "samples": published("hourly", "cxr", "notes")}
-    if wildcards.experiment.endswith("_pretrained"):
-        inputs["pretrained"] = os.path.join(pretrained_run(wildcards), "model.safetensors")
-    return inputs
-
-
-def training_code(wildcards):
-    """Digest of the code that trains a model: another model's file, or a new one, trains nothing again."""
-    where, _ = model_classes()[wildcards.model]
-    return code_digest("flexcare_model.training.train", where)
-
-
-def pretrained_run(wildcards):
-    """The multi-task run that a pretrained run starts from."""
-    return f"{OUT}/runs/{wildcards.model}/six_tasks/seed{wildcards.seed}"
-
-
-def pretrained_argument(wildcards):
-    """The same as an argument; nothing for a run from scratch."""
-    is_pretrained = wildcards.experiment.endswith("_pretrained")
-    return f"--pretrained {shlex.quote(pretrained_run(wildcards))}" if is_pretrained else ""
-
-
-REPORTED_RUNS = [*runs(["flexcare"], ["six_tasks"]), *runs(CONFIG.train.baselines, CONFIG.train.tasks)]
-
-
-# --- tables, figures, report ------------------------------------------------------------------------------------
-
-REPORT_CODE = code_digest("flexcare_model.report.commands")
-SYNTHETIC_MARK = "--synthetic" if CONFIG.is_synthetic else ""
-# A comparison that is asked for by name has all baselines in it, where a preset trains none by default.
-COMPARED = CONFIG.train.baselines or Train().baselines
-ANALYSIS = f"{OUT}/analysis/{{model}}/{{experiment}}/seed{{seed}}"
-STATISTICS = f"{OUT}/analysis/statistics/estimates.parquet"
-TABLE_FILES = [".csv", ".md", ".tex"]
-# What every page is told beside where it is written.
-PAGE_ARGUMENTS = (
-    f"--output {shlex.quote(OUT)} --suppress-below {CONFIG.report.suppress_below} {SYNTHETIC_MARK}"
-    f" --seeds {' '.join(map(str, CONFIG.train.seeds))} --config {shlex.quote(CONFIG.model_dump_json())}"
-)
-OTHER_PROTOCOL = "corrected" if CONFIG.protocol == "flexcare" else "flexcare"
-OTHER_OUTPUT = os.path.abspath(f"{OUT}/protocols/{OTHER_PROTOCOL}")
-METHOD_RUNS = [
-    *runs(["flexcare"], ["six_tasks", *CONFIG.train.tasks]),
-    *runs(COMPARED, CONFIG.train.tasks),
-]
-RUNS_OF_TABLE = {
-    "3": METHOD_RUNS,
-    "4": runs(["flexcare", *ABLATIONS[:-1]], ["six_tasks"]),
-    "5": [
-        *runs(["flexcare"], DRG_EXPERIMENTS),
-        *runs(COMPARED, [name for name in DRG_EXPERIMENTS if not name.endswith("_pretrained")]),
-    ],
-    "6": runs(["flexcare", "flexcare_no_task_token"], ["six_tasks"]),
-}
-
-
-def analysed(name, models, experiments, seeds):
-    """Analyses of every combination."""
-    return expand(f"{ANALYSIS}/{name}.parquet", model=models, experiment=experiments, seed=seeds)
-
-
-FIGURE_INPUTS = {
-    "figure1b": published(*COHORTS),
-    "figure1c": published(*COHORTS),
-    "figure4": RUNS_OF_TABLE["4"],
-    "figure5": analysed(
-        "representations", ["flexcare", "flexcare_no_task_token"], ["six_tasks"], CONFIG.train.seeds[0]
-    ),
-    "figure6": analysed("experts", ["flexcare"], ["six_tasks"], CONFIG.train.seeds[0]),
-    "figure7": analysed("interaction/history", ["flexcare"], ["six_tasks"], CONFIG.train.seeds[0]),
-    "missing_modalities": [
-        *analysed("modalities", ["flexcare"], ["six_tasks", *CONFIG.train.tasks], CONFIG.train.seeds),
-        *analysed("modalities", COMPARED, CONFIG.train.tasks, CONFIG.train.seeds),
-    ],
-    "calibration": [STATISTICS],
-}
-
-
-wildcard_constraints:
-    number="[3-6]",
-    figure="|".join(FIGURE_INPUTS),
-
-
-def finished_runs():
-    """Digest of the results that are there when the workflow is read. As a parameter it renews a page, trains nothing."""
-    places = [Path(OUT), Path(OTHER_OUTPUT)]
-    found = sorted(path for place in places for path in place.glob("runs/*/*/seed*/metrics.json"))
-    return spec_key([[str(path), path.read_text()] for path in found])
-
-
-def table_files(*names):
-    """Files of tables."""
-    return expand(f"{OUT}/tables/{{name}}{{suffix}}", name=names, suffix=TABLE_FILES)
-
-
-def figure_files(*names):
-    """Files of figures."""
-    return expand(f"{OUT}/figures/{{name}}{{suffix}}", name=names, suffix=[".svg", ".png"])
-
-
-def other_config():
-    """This configuration under the other protocol, with a folder of its own and the same store, as JSON."""
-    other = CONFIG.model_dump(mode="json")
-    other["raw"] = {name: path and os.path.abspath(path) for name, path in other["raw"].items()}
-    other["store"]["path"] = os.path.abspath(STORE)
-    return json.dumps(other | {"protocol": OTHER_PROTOCOL, "output": OTHER_OUTPUT}, sort_keys=True)
-
-
-def other_file(name):
-    """Pattern of a file of a run under the other protocol."""
-    return f"{OTHER_OUTPUT}/runs/{{model}}/{{experiment}}/seed{{seed}}/{name}"
-
-
-def protocol_arguments():
-    """The output folders of both protocols as arguments."""
-    return f"--{CONFIG.protocol} {shlex.quote(OUT)} --{OTHER_PROTOCOL} {shlex.quote(OTHER_OUTPUT)}"
-
-
 def hold_output():
-    """Keep other builds out of the output folder until this process has ended, in whatever way.
+    """Keep other builds out of the output folder until this process has ended, and note what it is made from.
 
-    Snakemake's own lock is of the working directory. A disk that knows no locks is taken as it is.
+    Snakemake's own lock is of the working directory. A disk that knows no locks is accepted as it is.
     """
     try:
         os.makedirs(OUT, exist_ok=True)
@@ -333,4 +278,5 @@ def hold_output():
             "Wait for its end, or set output to a folder of your own (a store can be shared at the same time)."
         )
     except OSError:
-        return  # a folder that cannot be written is told by the first job
+        return  # a folder that cannot be written: the first job says so
+    Origin.of(CONFIG, workflow.overwrite_configfiles).write(CONFIG.output)

@@ -1,49 +1,44 @@
 # Radiographs that the cohorts need, each decoded once for everybody who shares the store. With images.jobs above 1 the
-# shares are decoded by jobs of their own, and `cxr` finds them done.
+# parts are decoded by jobs of their own, and `cxr` finds them done.
 
 
-rule cxr_share:
+def decode_settings(wildcards):
+    """Settings of the decoding."""
+    images = CONFIG.images
+    words = ["--which", images.which, "--broken-share", str(images.broken_share)]
+    return shlex.join([*words, *(["--allow-missing"] if images.allow_missing else [])])
+
+
+rule cxr_part:
     input:
-        raw=raw_files("cxr"),
-        cohorts=list(built(*COHORTS).values()),
+        unpack(stage_inputs("cxr")),
     output:
-        done=temp(touch(share_mark("cxr"))),
+        done=temp(touch(part_mark("cxr"))),
     params:
-        raw=PLAN.raw_arguments("mimic_cxr_jpg"),
-        cohorts=folders(*COHORTS),
-        which=CONFIG.images.which,
-        options=options("cxr"),
-        out=PLAN.dir("cxr"),
+        settings=decode_settings,
+        arguments=stage_arguments("cxr"),
     log:
-        f"{OUT}/logs/cxr-{{key}}-share{{share}}of{{shares}}.log",
+        f"{OUT}/logs/cxr-{{key}}-part{{part}}of{{parts}}.log",
     benchmark:
-        f"{OUT}/benchmarks/cxr-{{key}}-share{{share}}of{{shares}}.tsv"
+        f"{OUT}/benchmarks/cxr-{{key}}-part{{part}}of{{parts}}.tsv"
     threads: CONFIG.resources.image_processes
     resources:
         mem_mb=growing(CONFIG.resources.memory_mb),
         runtime=growing(720),
-    conda:
-        ENVIRONMENT
     shell:
-        "python -m flexcare_data images {params.raw} --cohorts {params.cohorts} --which {params.which} {params.options}"
-        " --processes {threads} --share {wildcards.share}/{wildcards.shares} --out {params.out:q} > {log:q} 2>&1"
+        "python -m flexcare_data images {params.settings} --part {wildcards.part}/{wildcards.parts} {params.arguments}"
+        " --processes {threads} > {log:q} 2>&1"
 
 
 rule cxr:
     input:
-        raw=raw_files("cxr"),
-        cohorts=list(built(*COHORTS).values()),
-        shares=share_marks("cxr", CONFIG.images.jobs),
+        unpack(stage_inputs("cxr")),
+        parts=part_marks("cxr", CONFIG.images.jobs),
     output:
-        manifest=manifest("cxr"),
+        done=touch(mark("cxr")),
     params:
-        raw=PLAN.raw_arguments("mimic_cxr_jpg"),
-        cohorts=folders(*COHORTS),
-        which=CONFIG.images.which,
-        broken_share=CONFIG.images.broken_share,
-        allow_missing="--allow-missing" if CONFIG.images.allow_missing else "",
-        options=options("cxr"),
-        out=subpath(output.manifest, parent=True),
+        settings=decode_settings,
+        arguments=stage_arguments("cxr"),
     log:
         f"{OUT}/logs/cxr-{{key}}.log",
     benchmark:
@@ -52,28 +47,53 @@ rule cxr:
     resources:
         mem_mb=growing(CONFIG.resources.memory_mb),
         runtime=growing(720),
-    conda:
-        ENVIRONMENT
     shell:
-        "python -m flexcare_data images {params.raw} --cohorts {params.cohorts} --which {params.which}"
-        " --broken-share {params.broken_share} {params.allow_missing} {params.options} --processes {threads}"
-        " --out {params.out:q} > {log:q} 2>&1"
+        "python -m flexcare_data images {params.settings} {params.arguments} --processes {threads} > {log:q} 2>&1"
+
+
+def cohort_folders(wildcards):
+    """Folders of all cohorts, as arguments of a command."""
+    return shlex.join(word for name in PLAN.cohorts for word in ("--cohorts", str(stage(name).folder)))
+
+
+rule list_images:
+    localrule: True
+    input:
+        lambda wildcards: [done(stage(name)) for name in PLAN.cohorts],
+    output:
+        list=f"{BY_KEY}/image_list-{{key}}.txt",
+    params:
+        root=lambda wildcards: (
+            f"--mimic-cxr-jpg {shlex.quote(str(PLAN.root('mimic_cxr_jpg')))}" if PLAN.root("mimic_cxr_jpg") else ""
+        ),
+        cohorts=cohort_folders,
+    log:
+        f"{OUT}/logs/image_list-{{key}}.log",
+    shell:
+        "python -m flexcare_data image-list {params.root} {params.cohorts} --out {output.list:q} 2>&1 | tee {log:q}"
 
 
 rule image_list:
     """The radiographs that the configured tasks need, as a list for wget, with their number and size."""
+    input:
+        published(lambda: [MODELS.image_list]),
+
+
+rule write_meds_labels:
     localrule: True
     input:
-        cohorts=list(built(*COHORTS).values()),
+        lambda wildcards: [done(stage(name)) for name in PLAN.cohorts],
     output:
-        list=f"{OUT}/image_list.txt",
+        folder=directory(f"{BY_KEY}/meds_labels-{{key}}"),
     params:
-        raw=PLAN.raw_arguments("mimic_cxr_jpg"),
-        cohorts=folders(*COHORTS),
+        cohorts=cohort_folders,
     log:
-        f"{OUT}/logs/image_list.log",
-    conda:
-        ENVIRONMENT
+        f"{OUT}/logs/meds_labels-{{key}}.log",
     shell:
-        "python -m flexcare_data image-list {params.raw} --cohorts {params.cohorts} --out {output.list:q}"
-        " 2>&1 | tee {log:q}"
+        "python -m flexcare_data meds-labels {params.cohorts} --out {output.folder:q} > {log:q} 2>&1"
+
+
+rule meds_labels:
+    """The cohorts as label files of MEDS, one folder per task."""
+    input:
+        published(lambda: [MODELS.meds_labels]),

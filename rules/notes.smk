@@ -1,15 +1,13 @@
-# Discharge summaries: their sections, and one vector per token of each section that a cohort uses.
+# Discharge summaries: their sections, and one vector per word piece of each section that a cohort uses.
 
 
 rule sections:
     input:
-        raw=raw_files("sections"),
+        unpack(stage_inputs("sections")),
     output:
-        manifest=manifest("sections"),
+        done=touch(mark("sections")),
     params:
-        raw=PLAN.raw_arguments("mimic_iv_note"),
-        options=options("sections"),
-        out=subpath(output.manifest, parent=True),
+        arguments=stage_arguments("sections"),
     log:
         f"{OUT}/logs/sections-{{key}}.log",
     benchmark:
@@ -17,64 +15,71 @@ rule sections:
     resources:
         mem_mb=growing(CONFIG.resources.memory_mb),
         runtime=growing(60),
-    conda:
-        ENVIRONMENT
     shell:
-        "python -m flexcare_data sections {params.raw} {params.options} --out {params.out:q} > {log:q} 2>&1"
+        "python -m flexcare_data sections {params.arguments} > {log:q} 2>&1"
 
 
-# With notes.jobs above 1 the shares are embedded by jobs of their own, and `notes` finds them done.
-rule notes_share:
+# A note encoder that is not a local folder: fetched from the hub, or a tiny random one, once for everybody.
+rule encoder:
     input:
-        **built("sections"),
-        cohorts=list(built(*COHORTS).values()),
+        unpack(stage_inputs("encoder")),
     output:
-        done=temp(touch(share_mark("notes"))),
+        done=touch(mark("encoder")),
     params:
-        cohorts=folders(*COHORTS),
-        sections=subpath(input.sections, parent=True),
+        arguments=stage_arguments("encoder"),
         encoder=CONFIG.notes.encoder,
-        storage=CONFIG.notes.storage,
-        max_tokens=CONFIG.notes.max_tokens,
-        batch_tokens=CONFIG.notes.batch_tokens,
-        device=CONFIG.notes.device,
-        options=options("notes"),
-        out=PLAN.dir("notes"),
     log:
-        f"{OUT}/logs/notes-{{key}}-share{{share}}of{{shares}}.log",
+        f"{OUT}/logs/encoder-{{key}}.log",
     benchmark:
-        f"{OUT}/benchmarks/notes-{{key}}-share{{share}}of{{shares}}.tsv"
+        f"{OUT}/benchmarks/encoder-{{key}}.tsv"
+    resources:
+        mem_mb=growing(8000),
+        runtime=growing(60),
+    shell:
+        "python -m flexcare_model encoder --encoder {params.encoder:q} {params.arguments} > {log:q} 2>&1"
+
+
+def embed_arguments(wildcards):
+    """Settings of the note vectors, and the encoder: a local folder, or the prepared one."""
+    notes, product = CONFIG.notes, by_key("notes", wildcards.key)
+    encoder = product.inputs["encoder"].folder if "encoder" in product.inputs else PLAN.encoder_folder
+    words = ["--encoder", encoder, "--storage", notes.storage, "--max-tokens", notes.max_tokens]
+    words += ["--batch-tokens", notes.batch_tokens, "--device", notes.device]
+    return shlex.join(map(str, words))
+
+
+# With notes.jobs above 1 the parts are embedded by jobs of their own, and `notes` finds them done.
+rule notes_part:
+    input:
+        unpack(stage_inputs("notes")),
+    output:
+        done=temp(touch(part_mark("notes"))),
+    params:
+        settings=embed_arguments,
+        arguments=stage_arguments("notes"),
+    log:
+        f"{OUT}/logs/notes-{{key}}-part{{part}}of{{parts}}.log",
+    benchmark:
+        f"{OUT}/benchmarks/notes-{{key}}-part{{part}}of{{parts}}.tsv"
     threads: CONFIG.train.threads
     resources:
         mem_mb=growing(8000),
         runtime=growing(720),
         gpu=gpus(CONFIG.notes.device),
-    conda:
-        ENVIRONMENT
     shell:
-        "python -m flexcare_model embed --cohorts {params.cohorts} --sections {params.sections:q}"
-        " --encoder {params.encoder:q} --storage {params.storage} --max-tokens {params.max_tokens}"
-        " --batch-tokens {params.batch_tokens} --device {params.device} {params.options} --threads {threads}"
-        " --share {wildcards.share}/{wildcards.shares} --out {params.out:q} > {log:q} 2>&1"
+        "python -m flexcare_model embed {params.settings} --part {wildcards.part}/{wildcards.parts} {params.arguments}"
+        " --threads {threads} > {log:q} 2>&1"
 
 
 rule notes:
     input:
-        **built("sections"),
-        cohorts=list(built(*COHORTS).values()),
-        shares=share_marks("notes", CONFIG.notes.jobs),
+        unpack(stage_inputs("notes")),
+        parts=part_marks("notes", CONFIG.notes.jobs),
     output:
-        manifest=manifest("notes"),
+        done=touch(mark("notes")),
     params:
-        cohorts=folders(*COHORTS),
-        sections=subpath(input.sections, parent=True),
-        encoder=CONFIG.notes.encoder,
-        storage=CONFIG.notes.storage,
-        max_tokens=CONFIG.notes.max_tokens,
-        batch_tokens=CONFIG.notes.batch_tokens,
-        device=CONFIG.notes.device,
-        options=options("notes"),
-        out=subpath(output.manifest, parent=True),
+        settings=embed_arguments,
+        arguments=stage_arguments("notes"),
     log:
         f"{OUT}/logs/notes-{{key}}.log",
     benchmark:
@@ -84,10 +89,5 @@ rule notes:
         mem_mb=growing(8000),
         runtime=growing(720),
         gpu=gpus(CONFIG.notes.device) if CONFIG.notes.jobs == 1 else 0,
-    conda:
-        ENVIRONMENT
     shell:
-        "python -m flexcare_model embed --cohorts {params.cohorts} --sections {params.sections:q}"
-        " --encoder {params.encoder:q} --storage {params.storage} --max-tokens {params.max_tokens}"
-        " --batch-tokens {params.batch_tokens} --device {params.device} {params.options} --threads {threads}"
-        " --out {params.out:q} > {log:q} 2>&1"
+        "python -m flexcare_model embed {params.settings} {params.arguments} --threads {threads} > {log:q} 2>&1"

@@ -1,15 +1,13 @@
-# From the raw tables to the stays, their folds, what was charted for them, and the hourly grids.
+# From the raw tables to the stays, the split of the patients, what was charted for them, and the hourly grids.
 
 
 rule stays:
     input:
-        raw=raw_files("stays"),
+        unpack(stage_inputs("stays")),
     output:
-        manifest=manifest("stays"),
+        done=touch(mark("stays")),
     params:
-        raw=PLAN.raw_arguments("mimiciv"),
-        options=options("stays"),
-        out=subpath(output.manifest, parent=True),
+        arguments=stage_arguments("stays"),
     log:
         f"{OUT}/logs/stays-{{key}}.log",
     benchmark:
@@ -17,21 +15,17 @@ rule stays:
     resources:
         mem_mb=growing(CONFIG.resources.memory_mb),
         runtime=growing(60),
-    conda:
-        ENVIRONMENT
     shell:
-        "python -m flexcare_data stays {params.raw} {params.options} --out {params.out:q} > {log:q} 2>&1"
+        "python -m flexcare_data stays {params.arguments} > {log:q} 2>&1"
 
 
 rule splits:
     input:
-        raw=raw_files("splits"),
+        unpack(stage_inputs("splits")),
     output:
-        manifest=manifest("splits"),
+        done=touch(mark("splits")),
     params:
-        raw=PLAN.raw_arguments("mimiciv"),
-        options=options("splits"),
-        out=subpath(output.manifest, parent=True),
+        arguments=stage_arguments("splits"),
     log:
         f"{OUT}/logs/splits-{{key}}.log",
     benchmark:
@@ -39,23 +33,17 @@ rule splits:
     resources:
         mem_mb=growing(2000),
         runtime=growing(30),
-    conda:
-        ENVIRONMENT
     shell:
-        "python -m flexcare_data splits {params.raw} {params.options} --out {params.out:q} > {log:q} 2>&1"
+        "python -m flexcare_data splits {params.arguments} > {log:q} 2>&1"
 
 
 rule events:
     input:
-        **built("stays"),
-        raw=raw_files("events"),
+        unpack(stage_inputs("events")),
     output:
-        manifest=manifest("events"),
+        done=touch(mark("events")),
     params:
-        raw=PLAN.raw_arguments("mimiciv"),
-        stays=subpath(input.stays, parent=True),
-        options=options("events"),
-        out=subpath(output.manifest, parent=True),
+        arguments=stage_arguments("events"),
     log:
         f"{OUT}/logs/events-{{key}}.log",
     benchmark:
@@ -64,24 +52,17 @@ rule events:
     resources:
         mem_mb=growing(CONFIG.resources.memory_mb),
         runtime=growing(240),
-    conda:
-        ENVIRONMENT
     shell:
-        "python -m flexcare_data events {params.raw} --stays {params.stays:q}"
-        " {params.options} --threads {threads} --out {params.out:q} > {log:q} 2>&1"
+        "python -m flexcare_data events {params.arguments} --threads {threads} > {log:q} 2>&1"
 
 
 rule hourly:
     input:
-        **built("stays", "splits", "events"),
+        unpack(stage_inputs("hourly")),
     output:
-        manifest=manifest("hourly"),
+        done=touch(mark("hourly")),
     params:
-        stays=subpath(input.stays, parent=True),
-        splits=subpath(input.splits, parent=True),
-        events=subpath(input.events, parent=True),
-        options=options("hourly"),
-        out=subpath(output.manifest, parent=True),
+        arguments=stage_arguments("hourly"),
     log:
         f"{OUT}/logs/hourly-{{key}}.log",
     benchmark:
@@ -90,8 +71,5 @@ rule hourly:
     resources:
         mem_mb=growing(CONFIG.resources.memory_mb),
         runtime=growing(120),
-    conda:
-        ENVIRONMENT
     shell:
-        "python -m flexcare_data hourly --stays {params.stays:q} --splits {params.splits:q} --events {params.events:q}"
-        " {params.options} --threads {threads} --out {params.out:q} > {log:q} 2>&1"
+        "python -m flexcare_data hourly {params.arguments} --threads {threads} > {log:q} 2>&1"

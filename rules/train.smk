@@ -1,66 +1,90 @@
-# Models. A run is a model, an experiment and a seed; each is a target: {output}/runs/{model}/{experiment}/seed{seed}/.
+# Models. A run is a model, an experiment, a seed, and the key of all that decides it.
+
+
+@told
+def run_of(wildcards):
+    """The run of a job, under this configuration or under the other protocol."""
+    begin()
+    run = MODELS.run(wildcards.model, wildcards.experiment, int(wildcards.seed))
+    if run.key != wildcards.key:
+        renew_marks(other_models().data)
+        run = other_models().run(wildcards.model, wildcards.experiment, int(wildcards.seed))
+    return run
+
+
+def run_inputs(wildcards):
+    """Cohorts, series, radiographs and notes of a run, and the run whose weights it starts from."""
+    return {name.replace("-", "_"): done(product) for name, product in run_of(wildcards).inputs.items()}
+
+
+def run_recipe(wildcards):
+    """The recipe of a run."""
+    run = run_of(wildcards)
+    pretrained = run.inputs.get("pretrained")
+    return recipe(run, pretrained=str(pretrained.folder.absolute()) if pretrained else None, encoder=TOKEN_ENCODER)
+
+
+# Only where the notes are stored as word-piece ids, which are embedded while training.
+TOKEN_ENCODER = CONFIG.notes.encoder if CONFIG.notes.storage == "tokens" and CONFIG.notes.encoder != "tiny" else None
+# Where and how fast a run is computed; this decides no result, so it is not in the key.
+EXECUTION = shlex.join(
+    f"--{name.replace('_', '-')}={getattr(CONFIG.train, name)}" for name in ("device", "workers", "data_device")
+)
 
 
 rule train:
     input:
         unpack(run_inputs),
     output:
-        metrics=run_file("metrics.json"),
-        weights=run_file("model.safetensors"),
-        config=run_file("config.json"),
-        history=run_file("history.parquet"),
+        metrics=f"{BY_KEY}/runs/{{model}}-{{experiment}}-seed{{seed}}-{{key}}/metrics.json",
     params:
-        settings=TRAIN_SETTINGS,
-        pretrained=pretrained_argument,
-        encoder=ENCODER_FOR_TOKENS,
-        code=training_code,
-        output=subpath(output.metrics, ancestor=5),
+        recipe=run_recipe,
+        execution=EXECUTION,
+        out=subpath(output.metrics, parent=True),
     log:
-        f"{OUT}/logs/train/{{model}}/{{experiment}}/seed{{seed}}.log",
+        f"{OUT}/logs/train/{{model}}/{{experiment}}/seed{{seed}}-{{key}}.log",
     benchmark:
-        f"{OUT}/benchmarks/train/{{model}}/{{experiment}}/seed{{seed}}.tsv"
+        f"{OUT}/benchmarks/train/{{model}}/{{experiment}}/seed{{seed}}-{{key}}.tsv"
     threads: CONFIG.train.threads
     resources:
         mem_mb=growing(16000),
         runtime=growing(1440),
         gpu=gpus(CONFIG.train.device),
-        workers=CONFIG.train.workers,
-        data_device=CONFIG.train.data_device,
-    conda:
-        ENVIRONMENT
     shell:
-        "python -m flexcare_model train --output {params.output:q} --model {wildcards.model}"
-        " --experiment {wildcards.experiment} --seed {wildcards.seed} --settings {params.settings:q}"
-        " {params.pretrained} {params.encoder} --workers {resources.workers} --data-device {resources.data_device}"
-        " --threads {threads} --code {params.code} > {log:q} 2>&1"
+        "python -m flexcare_model train --recipe {params.recipe:q} {params.execution} --threads {threads}"
+        " --out {params.out:q} > {log:q} 2>&1"
+
+
+def reported_runs(wildcards):
+    """Runs of `all`, by their published names."""
+    return published(lambda: MODELS.reported_runs)(wildcards)
 
 
 rule flexcare:
     """FlexCare trained on all tasks together, for each seed."""
     input:
-        runs(["flexcare"], ["six_tasks"]),
+        published(lambda: MODELS.runs(["flexcare"], ["six_tasks"])),
 
 
 rule flexcare_st:
     """FlexCare trained on each task alone."""
     input:
-        runs(["flexcare"], CONFIG.train.tasks),
+        published(lambda: MODELS.runs(["flexcare"], MODELS.trained_tasks)),
 
 
 rule baselines:
     """The configured baselines, each trained on each task."""
     input:
-        runs(CONFIG.train.baselines, CONFIG.train.tasks),
+        published(lambda: MODELS.runs(CONFIG.train.baselines, MODELS.trained_tasks)),
 
 
 rule ablations:
     """FlexCare without one of its parts at a time."""
     input:
-        runs(ABLATIONS, ["six_tasks"]),
+        published(lambda: MODELS.runs(MODELS.variants, ["six_tasks"])),
 
 
 rule drg_transfer:
     """FlexCare on drg with 1 % and 100 % of the training data, from the multi-task weights and from scratch."""
     input:
-        runs(["flexcare"], DRG_EXPERIMENTS),
-        runs(CONFIG.train.baselines, [name for name in DRG_EXPERIMENTS if not name.endswith("_pretrained")]),
+        published(lambda: MODELS.transfer_runs(CONFIG.train.baselines)),

@@ -13,6 +13,7 @@ import polars as pl
 
 from flexcare_data.raw.editions import CXR_BYTES, CXR_ROWS
 from flexcare_data.raw.radiographs import radiograph_path
+from flexcare_data.store.folders import atomic_write
 
 BASE = "https://physionet.org/files/mimic-cxr-jpg/2.0.0/"
 """Where the release lies; `files/` is below. 2.1.0 holds the same radiographs."""
@@ -67,3 +68,17 @@ def list_images(cohorts: Iterable[pl.DataFrame], *, root: Path | None = None, ab
         return ImageList(paths, None)
     there = {path for path in paths if (root / path).is_file()}
     return ImageList([path for path in paths if not (absent_only and path in there)], len(there))
+
+
+def write_list(
+    cohorts: Iterable[pl.DataFrame], *, root: Path | None, base: str | None, absent_only: bool, out: Path
+) -> None:
+    """Write the list to ``out``; count, size and the command that downloads go to standard output."""
+    base = BASE if base is None else base
+    found = list_images(cohorts, root=root, absent_only=absent_only)
+    atomic_write(out, found.text(base).encode())
+    print(found.summary())
+    given = f"--base={BASE} " if not base else ""
+    folder = root or "MIMIC_CXR_JPG"
+    # Three folders are cut: files/mimic-cxr-jpg/2.0.0, so that files/p10/... remains below the folder.
+    print(f"wget -x -N -c -nH --cut-dirs=3 -P {folder} --user NAME --ask-password {given}-i {out}")

@@ -17,8 +17,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from flexcare_data.schema import SchemaError
-from flexcare_data.store.folders import atomic_write
-from flexcare_data.tasks import Task
+from flexcare_data.store.folders import atomic_write, remove, temporary_path
+from flexcare_data.tasks import TASKS, Task
 
 _TIME = pa.timestamp("us")
 _COLUMNS = {
@@ -69,6 +69,20 @@ def write_labels(tables: dict[str, pa.Table], folder: Path) -> None:
     """Write each table as ``<folder>/<stem>.parquet``."""
     for stem, table in tables.items():
         atomic_write(folder / f"{stem}.parquet", partial(pq.write_table, table))
+
+
+def write_all(cohorts: dict[str, pl.DataFrame], windows: dict[str, pl.DataFrame], out: Path) -> None:
+    """Write the labels of ``cohorts`` (COHORT by task, with their WINDOWS) as ``<out>/<task>/<label>.parquet``."""
+    building = temporary_path(out)  # the folder appears once all of it is written
+    try:
+        for task, cohort in cohorts.items():
+            asked = windows[task].select("sample_id", "prediction_time")
+            timed = cohort.join(asked, on="sample_id", how="left", validate="1:1")
+            write_labels(label_tables(timed, TASKS[task]), building / task)
+        remove(out)
+        building.rename(out)
+    finally:
+        remove(building)
 
 
 def file_stem(label: str) -> str:

@@ -6,19 +6,18 @@ came, went or changed.
 
 from __future__ import annotations
 
-import hashlib
-import os
+import io
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import polars as pl
 
+from flexcare_data.hashing import remembered_digest, user_cache, value_digest, write_private
 from flexcare_data.raw import tables as raw
 
 MISSING = "missing"
-STATE = "FLEXCARE_RADIOGRAPH_FILES"
-"""Environment variable with the digest that a running build began with: its jobs on other nodes go by that, and not by
-what has been downloaded since."""
+_CHECKED = 10_000
+"""Radiographs whose size is compared at each start of a build."""
 
 _AT_ONCE, _TOGETHER = 16, 1024
 """Threads that ask for sizes, as on network drives each question is a round trip; files that one takes at a time."""
@@ -55,19 +54,37 @@ def _size(root: Path, dicom_id: str, subject_id: int, study_id: int) -> tuple[in
         return None, f"cannot be read: {error.strerror}"
 
 
-def files_digest(root: Path) -> str:
-    """12 hex digits of which AP radiographs of the metadata table lie below ``root``, and how large they are.
+def listing_digest(root: Path) -> str:
+    """12 hex digits of which AP radiographs of the metadata table exist below ``root``, and how large they are.
 
-    Sizes and not contents, as these are hundreds of gigabytes; and not dates, as two copies of the release are the same
-    to a shared store. "unreadable" where the metadata table cannot be read, which the doctor tells.
+    Sizes and not contents, as these are hundreds of gigabytes; and not dates, as two copies of a release are the same
+    to a shared store. All sizes are asked for once and remembered for this user. From then on `_CHECKED` radiographs,
+    evenly spread over those that were missing and those that were present, are compared with what is remembered, so a
+    folder of up to that number of radiographs is compared completely. Any difference has all sizes asked for again.
     """
-    if (known := os.environ.get(STATE)) is not None:
-        return known
-    try:
-        metadata = raw.read_table(root, "metadata", raw.empty_counts())
-    except (raw.RawDataError, OSError):
-        return "unreadable"
-    radiographs = metadata.filter(pl.col("ViewPosition") == "AP").unique("dicom_id").sort("dicom_id")
-    sizes = with_sizes(radiographs, root).select("dicom_id", "bytes")
-    text = sizes.write_csv(None)
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
+    folder = user_cache("radiographs")
+    name = value_digest([str(root.resolve()), remembered_digest(raw.locate(root, "metadata"))])[:24]
+    remembered = folder / f"{name}.parquet" if folder else None
+    if remembered and remembered.is_file():
+        listing = pl.read_parquet(remembered)
+        absent = pl.col("bytes").is_null()
+        some = pl.concat([_spread(listing.filter(absent)), _spread(listing.filter(~absent))])
+        if with_sizes(some.drop("bytes"), root)["bytes"].equals(some["bytes"]):
+            return _digest_of(listing)
+    table = raw.read_table(root, "metadata", raw.empty_counts())
+    radiographs = table.filter(pl.col("ViewPosition") == "AP").unique("dicom_id").sort("dicom_id")
+    listing = with_sizes(radiographs.select("dicom_id", "subject_id", "study_id"), root).drop("problem")
+    if remembered:
+        content = io.BytesIO()
+        listing.write_parquet(content)
+        write_private(remembered, content.getvalue())
+    return _digest_of(listing)
+
+
+def _spread(listing: pl.DataFrame) -> pl.DataFrame:
+    """At most half of `_CHECKED` rows, evenly spread."""
+    return listing.gather_every(2 * listing.height // _CHECKED + 1)
+
+
+def _digest_of(listing: pl.DataFrame) -> str:
+    return value_digest(listing.select("dicom_id", "bytes").write_csv(None))[:12]

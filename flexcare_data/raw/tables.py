@@ -7,13 +7,10 @@ row or value that could not be used. Only the empty field is null: `None`, `NaN`
 from __future__ import annotations
 
 import csv
-import hashlib
 import io
-import json
 import os
 import re
 import stat
-import sys
 import zlib
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
@@ -316,36 +313,6 @@ class _Readable(io.RawIOBase):
 def is_marked_synthetic(root: Path | None) -> bool:
     """True if ``root`` was written by the generator."""
     return root is not None and (root / MARK).exists()
-
-
-def digest(path: Path, cache: Path | None = None) -> str:
-    """sha256 of the file's content.
-
-    With ``cache`` (a folder) it is computed once per state of the file: the remembered digest is used as long as path,
-    size, modification time, change time and inode are the same. A cache that cannot be written is not an error.
-    """
-    info = path.stat()
-    state = [str(path.resolve()), info.st_size, info.st_mtime_ns, info.st_ctime_ns, info.st_ino]
-    name = hashlib.sha256(json.dumps(state).encode()).hexdigest()[:24]
-    remembered = cache / f"{name}.sha256" if cache else None
-    if remembered and remembered.is_file():
-        text = remembered.read_text().strip()
-        if len(text) == 64:
-            return text
-    total = hashlib.sha256()
-    with path.open("rb") as stream:
-        while block := stream.read(8 << 20):
-            total.update(block)
-    text = total.hexdigest()
-    if remembered:
-        try:
-            remembered.parent.mkdir(parents=True, exist_ok=True)
-            temporary = remembered.with_suffix(f".tmp.{os.getpid()}")
-            temporary.write_text(text)
-            temporary.replace(remembered)
-        except OSError:
-            print(f"note: digests cannot be remembered in {cache}", file=sys.stderr)
-    return text
 
 
 def empty_counts() -> Dropped:

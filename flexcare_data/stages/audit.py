@@ -6,15 +6,22 @@ the published design (`schema.KNOWN_ONLY_LATER`) are counted, not hidden.
 
 from __future__ import annotations
 
-from typing import Any
+import json
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from flexcare_data.options import Options
+from flexcare_data.raw.tables import empty_counts
 from flexcare_data.schema import KNOWN_ONLY_LATER
 from flexcare_data.series import TOLERANCE, n_bins
+from flexcare_data.stages.images.radiographs import read_radiographs
+from flexcare_data.stages.sections import section_marks
+from flexcare_data.stages.work import StageWork, merged_counts, write_json
 from flexcare_data.tasks import TASKS
 from flexcare_data.tasks.base import available_from, hours_after
+
+if TYPE_CHECKING:
+    from flexcare_data.options import Options
 
 Certificate = dict[str, Any]
 
@@ -129,3 +136,28 @@ def _note_checks(timed: pl.DataFrame, task: str, sections: pl.DataFrame, options
         "violation: note of another admission": other,
         f"notes filed after the prediction time, by design ({section})": later,
     }
+
+
+def run(work: StageWork) -> None:
+    """Stage `audit`: leakage.json, and flow.json and dropped.json of the whole build."""
+    folders = work.cohorts()
+    certificate = certify(
+        {task: pl.read_parquet(folders[task] / f"{task}.parquet") for task in folders},
+        {task: pl.read_parquet(folders[task] / "windows.parquet") for task in folders},
+        stays=work.table("stays", "stays"),
+        splits=work.table("splits", "splits"),
+        series=pl.read_parquet(work.upstream["hourly"] / "index.parquet"),
+        sections=section_marks(work.upstream["sections"]),
+        radiographs=read_radiographs(work, empty_counts()),
+        options=work.options,
+        scaler=json.loads((work.upstream["hourly"] / "scaler.json").read_text()),
+    )
+    parts = [path for path in work.upstream.values() if (path / "flow.json").is_file()]
+    flow: dict[str, Any] = {}
+    for part in parts:
+        flow |= json.loads((part / "flow.json").read_text())
+    dropped = merged_counts([json.loads((part / "dropped.json").read_text()) for part in parts], of_one_table=max)
+    with work.folder() as folder:
+        write_json(folder / "flow.json", flow)
+        write_json(folder / "dropped.json", dropped, sort_keys=True)
+        write_json(folder / "leakage.json", certificate)

@@ -12,16 +12,21 @@ import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import polars as pl
 import pyarrow.parquet as pq
 
-from flexcare_data.options import Options
+from flexcare_data import progress as bars
 from flexcare_data.parallel import ahead
 from flexcare_data.schema import HOURLY_INDEX, TAILS_INDEX, check
 from flexcare_data.series import TOLERANCE, n_bins
+from flexcare_data.stages.work import StageWork, write_counts
 from flexcare_data.variables import CATEGORIES, CONTINUOUS, DEFAULTS, MERGED_SPELLINGS, VARIABLE, VARIABLES
+
+if TYPE_CHECKING:
+    from flexcare_data.options import Options
 
 _N = len(VARIABLES)
 _HOURS_PER_PIECE = 1 << 12
@@ -353,3 +358,27 @@ class _NpyWriter:
         self._file.seek(0)
         self._header()
         self._file.close()
+
+
+def run(work: StageWork) -> None:
+    """Stage `hourly`: values.npy, observed.npy, index.parquet, scaler.json, for stays with a known diagnosis."""
+    stays = work.table("stays", "stays", ["stay_id", "subject_id", "los_hours"])
+    diagnosed = work.table("stays", "phenotypes", ["stay_id"])
+    splits = work.table("splits", "splits")
+    train = stays.join(splits.filter(pl.col("split") == "train"), on="subject_id", how="semi")
+    ends = stays.join(diagnosed, on="stay_id", how="semi").select("stay_id", "los_hours")
+    with work.folder() as folder:
+        counts = build_hourly(
+            work.upstream["events"] / "events.parquet",
+            ends,
+            work.options,
+            out=folder,
+            train_stays=train["stay_id"].to_numpy(),
+            threads=work.threads,
+            progress=bars.meter("stays"),
+        )
+        flow = [
+            {"step": "stays with a known diagnosis", "stays": ends.height},
+            {"step": "with a series", "stays": counts["with series"]},
+        ]
+        write_counts(folder, {"series": flow}, {})

@@ -7,15 +7,21 @@ common codes) and a complete ICD-10 list by the same CCS categories.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import polars as pl
 
-from flexcare_data.options import Options
+from flexcare_data.package_files import package_file
 from flexcare_data.schema import PHENOTYPES
-from flexcare_data.variables import RESOURCES
+
+if TYPE_CHECKING:
+    from flexcare_data.options import Options
 
 
 def _published() -> pl.DataFrame:
-    return pl.read_csv(RESOURCES / "phenotype_codes.csv", schema_overrides={"code_or_prefix": pl.String})
+    return pl.read_csv(
+        package_file("flexcare_data/resources/phenotype_codes.csv"), schema_overrides={"code_or_prefix": pl.String}
+    )
 
 
 def code_list(options: Options) -> pl.DataFrame:
@@ -23,7 +29,8 @@ def code_list(options: Options) -> pl.DataFrame:
     codes = _published().select("phenotype", "icd_version", "code_or_prefix")
     if options.icd10 == "ccs":
         complete = pl.read_csv(
-            RESOURCES / "phenotype_codes_icd10_ccs.csv", schema_overrides={"code_or_prefix": pl.String}
+            package_file("flexcare_data/resources/phenotype_codes_icd10_ccs.csv"),
+            schema_overrides={"code_or_prefix": pl.String},
         )
         codes = pl.concat([codes.filter(pl.col("icd_version") == 9), complete.select(codes.columns)])
     return codes

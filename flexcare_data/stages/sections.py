@@ -12,9 +12,12 @@ from pathlib import Path
 
 import polars as pl
 
+from flexcare_data import progress as bars
 from flexcare_data.options import Options
-from flexcare_data.raw.tables import Dropped, count, typed
+from flexcare_data.raw.tables import Dropped, count, empty_counts, read_notes, typed
 from flexcare_data.schema import SECTIONS, check
+from flexcare_data.stages.work import StageWork, write_counts
+from flexcare_data.stages.work import scratch as scratch_folder
 
 HISTORY = ("past medical history:", ("social history",))
 COURSE = ("brief hospital course:", ("medications on admission",))
@@ -133,3 +136,24 @@ def _sections_of(notes: list[dict[str, str]], first_row: int, options: Options, 
         count(dropped, "discharge", "", f"{name}_not_a_number", int((bad & ~empty).sum()))
         frame, result = frame.filter(~bad), result.filter(~bad)
     return result.select(SECTIONS.names)
+
+
+def run(work: StageWork) -> None:
+    """Stage `sections`: sections.parquet; an empty one where no notes are set."""
+    dropped = empty_counts()
+    rows: Iterable[dict[str, str]] = ()
+    if "mimic_iv_note" in work.roots:
+        work.locate("discharge")
+        rows = read_notes(work.roots["mimic_iv_note"], dropped, bars.meter("bytes"))
+    with work.folder() as folder, scratch_folder(folder) as scratch:
+        out = folder / "sections.parquet"
+        counts = build_sections(rows, work.options, out=out, scratch=scratch, dropped=dropped)
+        flow = [{"step": step, "notes": n} for step, n in counts.items()]
+        write_counts(folder, {"discharge": flow}, dropped)
+
+
+def section_marks(folder: Path) -> pl.DataFrame:
+    """SECTIONS with an empty text where there is a section: cohorts only ask whether there is one."""
+    names = ("past_medical_history", "brief_hospital_course")
+    marks = [pl.when(pl.col(name).is_not_null()).then(pl.lit("")).alias(name) for name in names]
+    return pl.scan_parquet(folder / "sections.parquet").with_columns(marks).collect()

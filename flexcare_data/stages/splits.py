@@ -6,12 +6,17 @@ In: admissions in file order. Out: SPLITS.
 from __future__ import annotations
 
 import random
+from typing import TYPE_CHECKING
 
 import polars as pl
 
 from flexcare_data.draws import keyed_share
-from flexcare_data.options import Options
+from flexcare_data.raw.tables import empty_counts
 from flexcare_data.schema import SPLITS, check
+from flexcare_data.stages.work import StageWork, write_counts
+
+if TYPE_CHECKING:
+    from flexcare_data.options import Options
 
 TEST_SHARE, VAL_SHARE = 0.2, 0.1
 FOLDS = pl.Enum(["train", "val", "test"])
@@ -39,3 +44,11 @@ def _shuffled(n: int) -> list[str]:
 def _hashed(subject_id: int) -> str:
     share = keyed_share("split", subject_id)
     return "test" if share < TEST_SHARE else "val" if share < TEST_SHARE + VAL_SHARE else "train"
+
+
+def run(work: StageWork) -> None:
+    """Stage `splits`: splits.parquet. What was dropped of the admissions is counted by `stays`."""
+    splits = build_splits(work.read("admissions", empty_counts()), work.options)
+    with work.folder() as folder:
+        splits.write_parquet(folder / "splits.parquet")
+        write_counts(folder, {}, {})

@@ -6,11 +6,17 @@ In: icustays, admissions, patients. Out: STAYS and one count of stays, admission
 from __future__ import annotations
 
 from datetime import timedelta
+from typing import TYPE_CHECKING
 
 import polars as pl
 
-from flexcare_data.options import Options
+from flexcare_data.raw.tables import empty_counts
 from flexcare_data.schema import STAYS, check
+from flexcare_data.stages import phenotypes
+from flexcare_data.stages.work import StageWork, write_counts
+
+if TYPE_CHECKING:
+    from flexcare_data.options import Options
 
 ADULT_YEARS = 18
 READMISSION_WINDOW = timedelta(days=30)
@@ -112,3 +118,17 @@ def _with_age(stays: pl.DataFrame, options: Options) -> pl.DataFrame:
     if options.age == "at_admission":
         age = age + pl.col("admittime").dt.year() - pl.col("anchor_year")
     return stays.with_columns(age=age)
+
+
+def run(work: StageWork) -> None:
+    """Stage `stays`: stays.parquet, and phenotypes.parquet of the stays with a known diagnosis."""
+    dropped = empty_counts()
+    names = ("icustays", "admissions", "patients", "diagnoses_icd", "d_icd_diagnoses")
+    tables = {name: work.read(name, dropped) for name in names}
+    stays, flow = build_stays(tables["icustays"], tables["admissions"], tables["patients"], work.options)
+    labels = phenotypes.build_phenotypes(tables["diagnoses_icd"], tables["d_icd_diagnoses"], stays, work.options)
+    _step(flow, "a known diagnosis", stays.join(labels, on="stay_id", how="semi"))
+    with work.folder() as folder:
+        stays.write_parquet(folder / "stays.parquet")
+        labels.write_parquet(folder / "phenotypes.parquet")
+        write_counts(folder, {"stays": flow}, dropped)

@@ -30,6 +30,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from flexcare_data.hashing import canonical, file_digest
 from flexcare_data.schema import OUTPUT_FORMAT
 
 MANIFEST = "manifest.json"
@@ -44,28 +45,6 @@ _LARGEST_MANIFEST = 256 * 2**20
 
 class StoreError(RuntimeError):
     """A folder of the store is damaged, or not what its name says, or cannot be written."""
-
-
-# --- keys and digests -------------------------------------------------------------------------------------------
-
-
-def canonical(spec: Any) -> str:
-    """One text per value: JSON with sorted keys, no spaces. Raises StoreError where JSON has no form for it."""
-    try:
-        return json.dumps(spec, sort_keys=True, separators=(",", ":"), allow_nan=False, ensure_ascii=True)
-    except (TypeError, ValueError) as error:
-        raise StoreError(f"spec: expected values that JSON can hold, {error}") from None
-
-
-def spec_key(spec: Any) -> str:
-    """The key of a spec: 12 hex digits of the sha256 of its canonical JSON."""
-    return hashlib.sha256(canonical(spec).encode()).hexdigest()[:12]
-
-
-def file_digest(path: Path) -> str:
-    """sha256 of a file's bytes, as hex."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 # --- folders and single files -----------------------------------------------------------------------------------
@@ -166,12 +145,21 @@ def remove(path: Path) -> None:
 
 
 @contextmanager
-def write_stage(target: Path, *, spec: dict[str, Any], group_readable: bool = True) -> Iterator[Path]:
+def write_stage(
+    target: Path,
+    *,
+    spec: dict[str, Any],
+    group_readable: bool = True,
+    verify: Callable[[], None] = lambda: None,
+) -> Iterator[Path]:
     """Write a stage: yields a private folder to fill, which becomes ``target`` on a clean exit.
 
     Relative links to a sibling (``shards -> ../cxr-0123456789ab``) may be among the files; everything else must be a
     plain file or folder. A complete ``target`` of the same spec is kept and ours discarded; one without a valid
     manifest (empty, left over, damaged) is replaced. After an exception nothing of ours is left.
+
+    Args:
+        verify: called when all is written, before the folder is sealed; what it raises keeps the folder from being.
 
     Raises:
         StoreError: if ``target`` is complete with another spec, or the folder above it cannot be written.
@@ -187,6 +175,7 @@ def write_stage(target: Path, *, spec: dict[str, Any], group_readable: bool = Tr
         raise StoreError(cannot_write(target.parent, error)) from None
     try:
         yield building
+        verify()
         _seal(building, spec, group_readable)
         _move_in(building, target, spec)
     finally:

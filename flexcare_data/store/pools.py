@@ -16,18 +16,16 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from flexcare_data.hashing import canonical, file_digest, spec_key
 from flexcare_data.store.folders import (
     NOT_WRITABLE,
     STORE_FORMAT,
     StoreError,
     atomic_write,
     cannot_write,
-    canonical,
     ensure_folder,
-    file_digest,
     publish_mode,
     read_json,
-    spec_key,
     sweep,
     temporary_path,
 )

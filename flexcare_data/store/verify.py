@@ -8,7 +8,8 @@ from pathlib import Path
 
 import polars as pl
 
-from flexcare_data.store.folders import MANIFEST, StoreError, file_digest, read_manifest, spec_key
+from flexcare_data.hashing import file_digest, spec_key
+from flexcare_data.store.folders import MANIFEST, StoreError, read_manifest
 from flexcare_data.store.listing import files_of, find, ls
 from flexcare_data.store.pools import POOL, part_name, read_pool
 

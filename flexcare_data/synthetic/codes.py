@@ -6,15 +6,14 @@ In: a `Population`. Out: diagnoses_icd, d_icd_diagnoses, drgcodes. The code fami
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import polars as pl
 
+from flexcare_data.package_files import package_file
 from flexcare_data.synthetic import factors as planted
 from flexcare_data.synthetic.population import Population, generator
 
-_FAMILIES = Path(__file__).parent.parent / "resources" / "phenotype_codes.csv"
+_FAMILIES = package_file("flexcare_data/resources/phenotype_codes.csv")
 
 OTHER_CODES: dict[int, tuple[tuple[str, str], ...]] = {
     9: (

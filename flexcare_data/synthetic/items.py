@@ -12,6 +12,8 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
+from flexcare_data.package_files import package_file
+
 
 @dataclass(frozen=True)
 class Dictionary:
@@ -25,16 +27,15 @@ class Dictionary:
 
 @cache
 def chart_items() -> Dictionary:
-    return _read("chart_items.csv")
+    return _read(package_file("flexcare_data/synthetic/chart_items.csv"))
 
 
 @cache
 def lab_items() -> Dictionary:
-    return _read("lab_items.csv")
+    return _read(package_file("flexcare_data/synthetic/lab_items.csv"))
 
 
-def _read(name: str) -> Dictionary:
-    path = Path(__file__).parent / name
+def _read(path: Path) -> Dictionary:
     items = pl.read_csv(path, infer_schema=False).with_columns(pl.col("itemid").cast(pl.Int64))
     pool = items.select("itemid", pl.col("values").str.split("|")).drop_nulls().explode("values", empty_as_null=True)
     units = dict(items.filter(pl.col("valueuom").is_not_null()).select("itemid", "valueuom").iter_rows())

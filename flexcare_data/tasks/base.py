@@ -7,13 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import polars as pl
 
-from flexcare_data.options import Options
 from flexcare_data.raw.tables import Dropped
 from flexcare_data.schema import COHORT, WINDOWS, check
+
+if TYPE_CHECKING:
+    from flexcare_data.options import Options
 
 Kind = Literal["binary", "multilabel", "multiclass"]
 Flow = list[dict[str, Any]]

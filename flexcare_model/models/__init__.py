@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from importlib import import_module
 
-from flexcare_data.code_digest import model_classes
+from flexcare_data.discovery import model_classes
 from flexcare_model.models.base import Model, ModelConfig, Output, Readout
 
 # Found, not listed: a list would be code that every training depends on (see flexcare_data/tasks).

@@ -13,11 +13,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +23,16 @@ import numpy as np
 import polars as pl
 import torch
 
+from flexcare_data.code_digest import code_digest
+from flexcare_data.hashing import spec_key
+from flexcare_data.progress import meter
 from flexcare_data.schema import NOTES_INDEX, check
 from flexcare_data.shares import ALL, Share
-from flexcare_data.store.folders import is_complete, spec_key, write_stage
+from flexcare_data.stages.work import StageWork
+from flexcare_data.store.folders import write_stage
 from flexcare_data.store.pools import Pool
 from flexcare_data.tasks import TASKS
+from flexcare_model.notes.computing import CPU_BATCH_TOKENS, STORED, batches, computing, empty_arrays, put
 from flexcare_model.notes.encoder import (
     WIDTH,
     Encoder,
@@ -37,18 +40,11 @@ from flexcare_model.notes.encoder import (
     encoder_digest,
     find_encoder,
     load_encoder,
-    make_tiny_encoder,
 )
-from flexcare_model.notes.vectors import quantize
 
 PART_TOKENS = 2**18
 """Tokens per part: 403 MB in float16. Fixed, as it decides the bytes of a build."""
-TINY = "tiny"
-"""Name of the encoder that is made of the texts themselves."""
-
-_CPU_BATCH_TOKENS = 2048
 _SECTION = NOTES_INDEX.columns[1].dtype
-_STORED = {"float16": np.float16, "int8": np.int8, "tokens": np.int32}
 
 
 def wanted_notes(cohorts: Mapping[str, pl.DataFrame]) -> pl.DataFrame:
@@ -63,7 +59,7 @@ def wanted_notes(cohorts: Mapping[str, pl.DataFrame]) -> pl.DataFrame:
 def build(
     sections: pl.LazyFrame,
     wanted: pl.DataFrame,
-    encoder: str,
+    encoder: Path | str,
     *,
     out_dir: Path,
     spec: dict[str, Any],
@@ -74,6 +70,7 @@ def build(
     threads: int | None = None,
     share: Share | None = None,
     group_readable: bool = True,
+    verify: Callable[[], None] = lambda: None,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, int]:
     """Embed what the pool lacks of ``wanted`` and write the stage ``out_dir`` that points into the pool beside it.
@@ -84,7 +81,7 @@ def build(
     Args:
         sections: SECTIONS.
         wanted: note_id, section.
-        encoder: local folder, hub name, or `TINY` (made of these texts, kept in the store).
+        encoder: local folder or hub name.
         spec: spec of the stage.
         storage: float16; int8 with one float16 scale per token; tokens (word-piece ids only).
         max_tokens: word pieces kept of a text.
@@ -92,6 +89,7 @@ def build(
         device: auto (CUDA where there is one), cpu, cuda.
         threads: on a CPU, batches at once; None: the cores this process may use.
         share: one of several shares of the work, for a job of its own.
+        verify: called before the stage is sealed, see `write_stage`.
         progress: called with tokens done and to do.
 
     Returns:
@@ -102,12 +100,12 @@ def build(
         EncoderError: see `load_encoder`; also without the CUDA asked for, or with too little of its memory.
         ValueError: if a wanted section is missing in ``sections``.
     """
-    if storage not in _STORED:
-        raise ValueError(f"notes.storage: expected one of {sorted(_STORED)}, got {storage!r}")
+    if storage not in STORED:
+        raise ValueError(f"notes.storage: expected one of {sorted(STORED)}, got {storage!r}")
     store = Path(out_dir).parent
     notes = _texts(sections, wanted)
     texts = notes.unique("text_key").select("text_key", "text").sort("text_key")
-    folder = _tiny(store, texts, group_readable) if encoder == TINY else find_encoder(encoder)
+    folder = find_encoder(str(encoder))
     settings = pool_spec(encoder_digest(folder), storage=storage, max_tokens=max_tokens)
     pool = Pool(store / f"vectors-{spec_key(settings)}", key="text_key", spec=settings, group_readable=group_readable)
     todo = set(texts.join(_known(pool), on="text_key", how="anti")["text_key"])
@@ -129,17 +127,17 @@ def build(
     }
     if share is not None:
         return counts
-    with write_stage(out_dir, spec=spec, group_readable=group_readable) as building:
+    with write_stage(out_dir, spec=spec, group_readable=group_readable, verify=verify) as building:
         check(index, NOTES_INDEX).write_parquet(building / "index.parquet")
         (building / "counts.json").write_text(json.dumps(counts, indent=1, sort_keys=True) + "\n")
         (building / "shards").symlink_to(f"../{pool.folder.name}")
-        if encoder == TINY:
+        if folder.parent == store:  # prepared by the stage `encoder`; needed again where only token ids are stored
             (building / "encoder").symlink_to(f"../{folder.name}")
     return counts
 
 
 def pool_spec(digest: str, *, storage: str, max_tokens: int) -> dict[str, Any]:
-    """What decides the vectors of a text: the key of the pool. Batch size and device change them by rounding only."""
+    """What decides the vectors of a text, so the key of the pool. Batch size and device change them by rounding only."""
     return {
         "pool": "notes",
         "encoder": digest,
@@ -148,7 +146,8 @@ def pool_spec(digest: str, *, storage: str, max_tokens: int) -> dict[str, Any]:
         "max_tokens": max_tokens,
         "special_tokens": False,
         "part_tokens": PART_TOKENS,
-        "revision": 1,
+        "code": code_digest("flexcare_model.notes.encoder", "flexcare_model.notes.computing"),
+        "libraries": {name: version(name) for name in ("numpy", "tokenizers", "torch", "transformers")},
     }
 
 
@@ -185,16 +184,6 @@ def _known(pool: Pool) -> pl.DataFrame:
     return pool.lookup().select(*columns) if pool.parts() else pl.DataFrame(schema=columns)
 
 
-def _tiny(store: Path, texts: pl.DataFrame, group_readable: bool) -> Path:
-    """The folder of the small encoder with the vocabulary of ``texts``, made where the store lacks it."""
-    spec = {"stage": "encoder", "texts": spec_key(texts["text_key"].to_list()), "seed": 0, "revision": 1}
-    target = store / f"encoder-{spec_key(spec)}"
-    if not is_complete(target):
-        with write_stage(target, spec=spec, group_readable=group_readable) as building:
-            make_tiny_encoder(building, texts["text"])
-    return target
-
-
 @dataclass(frozen=True)
 class _Work:
     """How the work is done, and which share of it."""
@@ -225,8 +214,8 @@ def _grow(
     total, done = sum(len(pieces[i]) for part in parts for i in part), 0
     if storage != "tokens":
         encoder.to(device)
-    budget = min(work.batch_tokens, _CPU_BATCH_TOKENS) if device.type == "cpu" else work.batch_tokens
-    with _computing(encoder, device, work.threads) as compute:
+    budget = min(work.batch_tokens, CPU_BATCH_TOKENS) if device.type == "cpu" else work.batch_tokens
+    with computing(encoder, device, work.threads) as compute:
         for part in parts:
             lengths = np.array([len(pieces[i]) for i in part])
             offsets = np.concatenate([[0], np.cumsum(lengths)])
@@ -235,12 +224,10 @@ def _grow(
                 arrays = {"": np.concatenate([pieces[i] for i in part])}
                 done = _report(progress, done, tokens, total)
             else:
-                arrays = _empty_arrays(storage, tokens)
-                batches = [part[a:b] for a, b in _batches(lengths, budget)]
-                starts = [int(offsets[a]) for a, _ in _batches(lengths, budget)]
-                jobs = [(start, [pieces[i] for i in batch]) for start, batch in zip(starts, batches, strict=True)]
+                arrays = empty_arrays(storage, tokens)
+                jobs = [(int(offsets[a]), [pieces[i] for i in part[a:b]]) for a, b in batches(lengths, budget)]
                 for start, vectors in compute(jobs):
-                    _put(arrays, start, vectors)
+                    put(arrays, start, vectors)
                     done = _report(progress, done, len(vectors), total)
             index = pl.DataFrame(
                 {
@@ -268,85 +255,35 @@ def _parts(order: Sequence[int], lengths: Sequence[int]) -> Iterator[list[int]]:
         yield part
 
 
-def _batches(lengths: np.ndarray, budget: int) -> list[tuple[int, int]]:
-    """[first, last) of batches of at most ``budget`` padded tokens; ``lengths`` ascend, empty texts are skipped."""
-    first = int(np.searchsorted(lengths, 1))
-    batches = []
-    for i in range(first, len(lengths) + 1):
-        if i == len(lengths) or (i > first and lengths[i] * (i - first + 1) > budget):
-            if i > first:
-                batches.append((first, i))
-            first = i
-    return batches
-
-
-def _empty_arrays(storage: str, tokens: int) -> dict[str, np.ndarray]:
-    arrays = {"": np.empty((tokens, WIDTH), dtype=_STORED[storage])}
-    return arrays | {"scale": np.empty(tokens, dtype=np.float16)} if storage == "int8" else arrays
-
-
-def _put(arrays: dict[str, np.ndarray], start: int, vectors: np.ndarray) -> None:
-    """Store ``vectors`` (n, width) float32 from row ``start`` on."""
-    if not np.isfinite(vectors).all() or np.abs(vectors).max() > np.finfo(np.float16).max:
-        raise EncoderError("the encoder gave vectors that float16 cannot hold; are its weights what they should be?")
-    place = slice(start, start + len(vectors))
-    if "scale" in arrays:
-        arrays[""][place], arrays["scale"][place] = quantize(vectors)
-    else:
-        arrays[""][place] = vectors
-
-
 def _report(progress: Callable[[int, int], None] | None, done: int, more: int, total: int) -> int:
     if progress is not None:
         progress(done + more, total)
     return done + more
 
 
-@contextmanager
-def _computing(encoder: Encoder, device: torch.device, threads: int | None) -> Iterator[Any]:
-    """A function from (start, ids of a batch) to (start, vectors of all its tokens), in any order."""
-
-    def compute(job: tuple[int, list[np.ndarray]]) -> tuple[int, np.ndarray]:
-        start, batch = job
-        lengths = torch.tensor([len(ids) for ids in batch])
-        ids = torch.zeros(len(batch), int(lengths.max()), dtype=torch.int64)
-        for row, pieces in zip(ids, batch, strict=True):
-            row[: len(pieces)] = torch.from_numpy(pieces)
-        inside = torch.arange(ids.shape[1]) < lengths.unsqueeze(1)
-        try:
-            hidden = encoder.vectors(ids.to(device), lengths.to(device))  # (B, N, width)
-            return start, hidden[inside.to(device)].cpu().numpy()
-        except torch.OutOfMemoryError:
-            raise EncoderError("not enough memory on the GPU; set notes.batch_tokens lower") from None
-
-    if device.type == "cuda":
-        yield lambda jobs: map(compute, jobs)
-        return
-    before = torch.get_num_threads()
-    # One thread per batch: sums are then taken in the same order however many cores there are.
-    torch.set_num_threads(1)
-    try:
-        with ThreadPoolExecutor(threads or _cores()) as executor:
-
-            def run(jobs: Sequence[tuple[int, list[np.ndarray]]]) -> Iterator[tuple[int, np.ndarray]]:
-                futures = [executor.submit(compute, job) for job in jobs]
-                try:
-                    for future in as_completed(futures):
-                        yield future.result()
-                finally:
-                    for future in futures:
-                        future.cancel()
-
-            yield run
-    finally:
-        torch.set_num_threads(before)
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def _device(name: str) -> torch.device:
     if name == "cuda" and not torch.cuda.is_available():
         raise EncoderError("notes.device: cuda is not available here; expected auto or cpu")
     return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+def run(work: StageWork) -> None:
+    """Stage `notes`; with the setting ``part`` only one of several parts of the pool, and no stage."""
+    settings = work.settings
+    cohorts = {task: pl.read_parquet(folder / f"{task}.parquet") for task, folder in work.cohorts().items()}
+    build(
+        pl.scan_parquet(work.upstream["sections"] / "sections.parquet"),
+        wanted_notes(cohorts),
+        work.upstream.get("encoder") or settings["encoder"],
+        out_dir=work.out,
+        spec=dict(work.spec),
+        storage=settings["storage"],
+        max_tokens=settings["max_tokens"],
+        batch_tokens=settings["batch_tokens"],
+        device=settings["device"],
+        threads=work.threads,
+        share=settings.get("part"),
+        group_readable=work.group_readable,
+        verify=work.check_unchanged,
+        progress=meter("tokens"),
+    )

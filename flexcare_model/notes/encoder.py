@@ -1,8 +1,8 @@
-"""The frozen note encoder: loaded from a local folder or the hub, converted, or made small for trials.
+"""The frozen note encoder, loaded from a local folder or from the hub.
 
-In: a folder with ``config.json``, tokenizer files and ``*.safetensors``, or the hub name of such a repository (looked
-for in the local cache first, and only there where ``HF_HUB_OFFLINE`` is set). Out: `Encoder`. Pickled weights are never
-read here; `convert` turns those of older repositories (BioBERT's among them) into safetensors once.
+In: a folder with ``config.json``, tokenizer files and ``*.safetensors``, or the hub name of such a repository (searched
+in the local cache first, and only there where ``HF_HUB_OFFLINE`` is set). Out: `Encoder`. Pickled weights are never
+read here; `flexcare_model.notes.convert` turns those of older repositories (such as BioBERT's) into safetensors once.
 """
 
 from __future__ import annotations
@@ -10,8 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -22,15 +21,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from flexcare_data.store.folders import file_digest
+from flexcare_data.hashing import file_digest
 
 WIDTH = 768
 """Width of the token vectors that the models take."""
 
-_FILES = ("*.json", "*.txt", "*.safetensors", "*.model")
+FILES = ("*.json", "*.txt", "*.safetensors", "*.model")
 _NO_EFFECT = ("transformers_version", "_name_or_path", "torch_dtype", "dtype", "architectures")
 _OFFLINE = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
-_SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
 
 class EncoderError(RuntimeError):
@@ -102,7 +100,7 @@ def load_encoder(name: str) -> Encoder:
 
     folder = find_encoder(name)
     try:
-        with _quiet():
+        with quiet():
             tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
             model, loading = AutoModel.from_pretrained(
                 folder,
@@ -113,7 +111,7 @@ def load_encoder(name: str) -> Encoder:
                 output_loading_info=True,
             )
     except Exception as error:  # damaged folders raise errors of many kinds (json, safetensors, size mismatches)
-        raise EncoderError(f"encoder {name}: cannot be loaded: {_first_line(error)}") from None
+        raise EncoderError(f"encoder {name}: cannot be loaded: {first_line(error)}") from None
     # The pooler is not used; anything else that is missing would be random numbers.
     absent = sorted(key for key in loading["missing_keys"] if not key.startswith("pooler."))
     if absent:
@@ -125,15 +123,15 @@ def load_encoder(name: str) -> Encoder:
 
 def find_encoder(name: str) -> Path:
     """The local folder of an encoder that `load_encoder` can read."""
-    folder = _folder(name, _FILES, "*.safetensors")
-    _check_files(folder, name)
+    folder = local_folder(name, FILES, "*.safetensors")
+    check_files(folder, name)
     return folder
 
 
 def encoder_digest(folder: Path) -> str:
     """sha256 of weights, configuration and tokenizer; fields without effect on the vectors are left out."""
     parts = []
-    for path in sorted({path for pattern in _FILES for path in Path(folder).glob(pattern)}):
+    for path in sorted({path for pattern in FILES for path in Path(folder).glob(pattern)}):
         if path.suffix == ".json":
             settings = json.loads(path.read_bytes())
             if isinstance(settings, dict):
@@ -145,95 +143,7 @@ def encoder_digest(folder: Path) -> str:
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
-def convert(source: str, folder: Path) -> None:
-    """Write the encoder ``source`` (folder or hub name) whose weights are pickled as safetensors into ``folder``.
-
-    The file is read by ``torch.load(weights_only=True)``, which builds tensors and runs no code.
-    """
-    from transformers import AutoConfig, AutoModel, AutoTokenizer
-
-    origin = _folder(source, ("*.json", "*.txt", "*.model", "pytorch_model.bin"), "pytorch_model.bin")
-    weights = origin / "pytorch_model.bin"
-    if not weights.is_file():
-        raise EncoderError(f"encoder {source}: expected pytorch_model.bin in {origin}, found none")
-    try:
-        state = torch.load(weights, map_location="cpu", weights_only=True)
-        config = AutoConfig.from_pretrained(origin, local_files_only=True, trust_remote_code=False)
-        tokenizer = AutoTokenizer.from_pretrained(origin, local_files_only=True, trust_remote_code=False)
-    except Exception as error:  # unpickling errors of several kinds; none may leave half a folder
-        raise EncoderError(f"encoder {source}: cannot be read: {_first_line(error)}") from None
-    model = AutoModel.from_config(config, dtype=torch.float32)
-    prefix = f"{model.base_model_prefix}."
-    old_names = {".gamma": ".weight", ".beta": ".bias"}  # LayerNorm in checkpoints converted from TensorFlow
-    renamed = {}
-    for key, tensor in state.items():
-        key = key.removeprefix(prefix)
-        for old, new in old_names.items():
-            key = key.removesuffix(old) + new if key.endswith(old) else key
-        renamed[key] = tensor
-    wanted = model.state_dict()
-    absent = [key for key in wanted if key not in renamed and not key.startswith("pooler.")]
-    if absent:
-        raise EncoderError(f"encoder {source}: {len(absent)} weights are missing, {absent[0]} for one")
-    for key in wanted:
-        if key not in renamed:
-            renamed[key] = torch.zeros_like(wanted[key])  # an unused pooler; not left to chance
-    model.load_state_dict({key: renamed[key] for key in wanted})
-    with _quiet():
-        model.save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
-
-
-def make_tiny_encoder(folder: Path, texts: Iterable[str], *, seed: int = 0, words: int = 4000) -> None:
-    """Write a small random BERT with a vocabulary of ``texts`` into ``folder``; for trials, not for results.
-
-    Two layers and the width of the real one. Equal texts and seed give equal bytes.
-    """
-    from transformers import BertConfig, BertModel, BertTokenizer
-
-    vocabulary = _vocabulary(texts, words)
-    config = BertConfig(
-        vocab_size=len(vocabulary),
-        hidden_size=WIDTH,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        intermediate_size=256,
-        max_position_embeddings=512,
-    )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        model = BertModel(config)
-    with _quiet():
-        model.save_pretrained(folder)
-        BertTokenizer(vocab=vocabulary, do_lower_case=False).save_pretrained(folder)
-
-
-def _vocabulary(texts: Iterable[str], words: int) -> dict[str, int]:
-    """Special pieces, every character, then the commonest words, beginnings and ends of words; ties by the alphabet.
-
-    All of ASCII is in it, so that a new text has unknown pieces only where it has foreign letters.
-    """
-    from tokenizers.normalizers import BertNormalizer
-    from tokenizers.pre_tokenizers import BertPreTokenizer
-
-    normalizer, splitter = BertNormalizer(lowercase=False), BertPreTokenizer()
-    counts: Counter[str] = Counter()
-    for text in texts:
-        counts.update(word for word, _ in splitter.pre_tokenize_str(normalizer.normalize_str(text)))
-    pieces: Counter[str] = Counter()
-    characters = {chr(code) for code in range(33, 127)}
-    for word, count in counts.items():
-        characters.update(word)
-        pieces[word] += count
-        for size in range(2, min(len(word), 7)):
-            pieces[word[:size]] += count
-            pieces[f"##{word[-size:]}"] += count
-    single = [form for character in sorted(characters) for form in (character, f"##{character}")]
-    common = sorted(pieces, key=lambda piece: (-pieces[piece], piece))[:words]
-    return {piece: number for number, piece in enumerate(dict.fromkeys([*_SPECIAL, *single, *common]))}
-
-
-def _folder(name: str, patterns: Sequence[str], needed: str) -> Path:
+def local_folder(name: str, patterns: Sequence[str], needed: str) -> Path:
     """The local folder of an encoder: itself, or the hub's cache, filled from the network where that is allowed.
 
     A cache without any file of the pattern ``needed`` is filled if it can be, else taken as it is.
@@ -247,14 +157,14 @@ def _folder(name: str, patterns: Sequence[str], needed: str) -> Path:
     try:
         cached = Path(snapshot_download(name, allow_patterns=list(patterns), local_files_only=True))
     except Exception as error:  # the hub's client has an error of its own for each way to fail
-        reason = reason if offline else _first_line(error)
+        reason = reason if offline else first_line(error)
     if cached is not None and (offline or any(cached.glob(needed))):
         return cached
     if not offline:
         try:
             return Path(snapshot_download(name, allow_patterns=list(patterns)))
         except Exception as error:
-            reason = _first_line(error)
+            reason = first_line(error)
     if cached is not None:
         return cached
     raise EncoderError(
@@ -263,7 +173,7 @@ def _folder(name: str, patterns: Sequence[str], needed: str) -> Path:
     )
 
 
-def _check_files(folder: Path, name: str) -> None:
+def check_files(folder: Path, name: str) -> None:
     if not (folder / "config.json").is_file():
         raise EncoderError(f"encoder {name}: expected config.json in {folder}, found none")
     if any(folder.glob("*.safetensors")):
@@ -276,7 +186,7 @@ def _check_files(folder: Path, name: str) -> None:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Without progress bars and warnings of the transformers library (an unused pooler that is not in the file)."""
     from transformers import logging
 
@@ -291,5 +201,5 @@ def _quiet() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]

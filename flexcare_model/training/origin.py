@@ -10,7 +10,8 @@ import hashlib
 from collections.abc import Iterable
 from pathlib import Path
 
-from flexcare_data.store.folders import MANIFEST, StoreError, file_digest, read_manifest
+from flexcare_data.hashing import file_digest
+from flexcare_data.store.folders import MANIFEST, StoreError, read_manifest
 
 _SERIES = ("index.parquet", "values.npy", "observed.npy", "scaler.json")
 _TAILS = ("index.parquet", "values.npy", "observed.npy")

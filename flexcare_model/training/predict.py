@@ -59,12 +59,24 @@ def predict(
     model, run = load_model(folder, device=device)
     if task not in run.tasks:
         raise SampleError(f"{folder}: expected a task of this run, {', '.join(run.tasks)}; got {task}")
-    output = output or folder.resolve().parents[3]
+    output = output or output_of(folder)
     data = load_task(
         output, task, split, max_hours=run.max_hours, augment=False, cohort=cohort,
         embedder=find_embedder(output, encoder, device),
     )  # fmt: skip
     return _explained(model, run, data.without(*without) if without else data, Feed(torch.device(device)))
+
+
+def output_of(folder: Path) -> Path:
+    """The output folder that the run in ``folder`` belongs to: the nearest folder above with cohorts.
+
+    Raises:
+        SampleError: if there is none.
+    """
+    for place in Path(folder).absolute().parents:
+        if (place / "cohorts").is_dir():
+            return place
+    raise SampleError(f"{folder}: expected a run below an output folder with cohorts/, found none; set --output")
 
 
 def _explained(model: Model, run: RunConfig, data: TaskDataset, feed: Feed) -> pl.DataFrame:

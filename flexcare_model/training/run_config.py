@@ -13,7 +13,7 @@ from typing import Any, Literal
 from pydantic import ValidationError
 
 from flexcare_data.config import Train
-from flexcare_data.tasks import TASKS
+from flexcare_model.experiments import EXPERIMENTS
 from flexcare_model.models import MODELS, ModelConfig
 
 RUN_FORMAT = 1
@@ -22,49 +22,6 @@ RUN_FORMAT = 1
 
 class RunConfigError(ValueError):
     """A run cannot be made of these settings; one line per mistake."""
-
-
-@dataclass(frozen=True)
-class Experiment:
-    """What a run trains on.
-
-    Attributes:
-        name: as in the path of the run.
-        tasks: in training order; None: the setting `tasks`.
-        percent: share of the training samples; validation and test are always complete.
-        pretrained: starts from the best weights of the multi-task run of the same model and seed.
-        fine_tuning: counts its epochs by the setting `baseline_epochs`, as the paper's fine-tuning does.
-        description: one line for menus.
-    """
-
-    name: str
-    tasks: tuple[str, ...] | None
-    percent: int = 100
-    pretrained: bool = False
-    fine_tuning: bool = False
-    description: str = ""
-
-
-EXPERIMENTS: dict[str, Experiment] = {
-    experiment.name: experiment
-    for experiment in (
-        Experiment("six_tasks", None, description="all tasks of train.tasks in one model"),
-        *(
-            Experiment(name, (name,), fine_tuning=name == "drg", description=f"one task: {task.description}")
-            for name, task in TASKS.items()
-        ),
-        *(
-            Experiment(
-                f"drg_{percent}pct" + ("_pretrained" if pretrained else ""), ("drg",), percent, pretrained, True,
-                f"drg on {percent} % of the training data, "
-                + ("from the multi-task weights" if pretrained else "from scratch"),
-            )
-            for percent in (1, 100)
-            for pretrained in (False, True)
-        ),
-    )
-}  # fmt: skip
-"""All experiments, by name."""
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,8 @@ import numpy as np
 import polars as pl
 import torch
 
-from flexcare_data.store.folders import atomic_write, file_digest
+from flexcare_data.hashing import file_digest
+from flexcare_data.store.folders import atomic_write
 from flexcare_data.tasks import METRICS, TASKS
 from flexcare_model.data.dataset import TaskDataset, load_task
 from flexcare_model.data.loader import Feed, place_inputs, shuffled

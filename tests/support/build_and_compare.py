@@ -20,10 +20,11 @@ from oracle.cohorts import TASKS, Benchmark
 from flexcare_data import load_matrix
 from flexcare_data.__main__ import main
 from flexcare_data.draws import keyed_share
+from flexcare_data.package_files import package_folder
 from flexcare_data.series import SeriesReader, expand
 from flexcare_data.stages import splits
 from flexcare_data.tasks import TASKS as PACKAGE_TASKS
-from flexcare_data.variables import COLUMNS, RESOURCES
+from flexcare_data.variables import COLUMNS
 
 INPUTS = ("subject_id", "hadm_id", "stay_id", "study_id", "split", "period_length", "n_hours", "dicom_id", "note_id")
 
@@ -75,10 +76,10 @@ def recount(roots: Roots, options: dict[str, str]) -> Benchmark:
         share = keyed_share(f"hour-{task}", stay_id)
         return hours[int(share * len(hours))]
 
-    codes = raw.rows(RESOURCES, "phenotype_codes")
+    codes = raw.rows(package_folder("flexcare_data/resources"), "phenotype_codes")
     if options["icd10"] == "ccs":
         codes = [row for row in codes if row["icd_version"] == "9"]
-        codes += raw.rows(RESOURCES, "phenotype_codes_icd10_ccs")
+        codes += raw.rows(package_folder("flexcare_data/resources"), "phenotype_codes_icd10_ccs")
     return Benchmark(
         roots.mimiciv, roots.mimic_cxr_jpg, roots.mimic_iv_note, options, codes, split=splits._hashed, draw=draw
     )

@@ -63,6 +63,6 @@ def build(raw: Path, out: Path, *, tasks: tuple[str, ...] = tuple(TASKS), option
     inputs = ("stays", "splits", "hourly", "sections", "events")
     for task in tasks:
         run("cohort", read=("mimiciv", "mimic_cxr_jpg"), upstream=inputs, stage=f"cohort-{task}", more=("--task", task))
-    cohorts = ["--cohorts", *(str(out / f"cohort-{task}") for task in tasks)]
+    cohorts = [*(word for task in tasks for word in ("--cohorts", str(out / f"cohort-{task}")))]
     run("audit", read=("mimiciv", "mimic_cxr_jpg"), upstream=inputs, more=cohorts)
     return built

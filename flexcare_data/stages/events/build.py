@@ -14,13 +14,14 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
+from typing import TYPE_CHECKING
 
 import numpy as np
 import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from flexcare_data.options import Options
+from flexcare_data import progress
 from flexcare_data.parallel import ahead
 from flexcare_data.raw.event_scan import KeptStays, ScanCounts, scan_events, size_of
 from flexcare_data.raw.event_scan_kernel import LINKED, REASONS
@@ -28,7 +29,12 @@ from flexcare_data.raw.event_values import PairTable
 from flexcare_data.raw.tables import Dropped, count
 from flexcare_data.stages.events.cleaning import CleanPairs, clean_pairs
 from flexcare_data.stages.events.settle import NO_TEXT, ORDER, SETTLED, Settler
+from flexcare_data.stages.work import StageWork, write_counts
+from flexcare_data.stages.work import scratch as scratch_folder
 from flexcare_data.variables import ITEMS, VARIABLES
+
+if TYPE_CHECKING:
+    from flexcare_data.options import Options
 
 _BYTES_PER_BUCKET = 16 << 20
 _MOST_BUCKETS = 256
@@ -278,3 +284,27 @@ def _text_array(texts: Sequence[str]) -> pa.Array:
     encoded = [text.encode() for text in texts]
     starts = np.cumsum([0, *map(len, encoded)], dtype=np.int32)
     return pa.StringArray.from_buffers(len(texts), pa.py_buffer(starts), pa.py_buffer(b"".join(encoded)))
+
+
+def run(work: StageWork) -> None:
+    """Stage `events`: events.parquet."""
+    tables = {name: work.locate(name) for name in ("chartevents", "labevents")}
+    size = sum(path.stat().st_size for path in tables.values())
+    with work.folder() as folder, scratch_folder(folder) as scratch:
+        meter, read = progress.meter("bytes"), dict.fromkeys(tables, 0)
+
+        def show(name: str, done: int, total: int) -> None:
+            read[name] = done  # the tables are read side by side
+            if meter:
+                meter(sum(read.values()), size)
+
+        counts = build_events(
+            tables,
+            work.table("stays", "stays"),
+            work.options,
+            out=folder / "events.parquet",
+            scratch=scratch,
+            threads=work.threads,
+            progress=show,
+        )
+        write_counts(folder, counts.flow, counts.dropped)

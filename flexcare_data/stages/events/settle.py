@@ -10,14 +10,17 @@ and to every kept stay of the subject that contains the time, both ends in.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from flexcare_data.options import Options
 from flexcare_data.raw.compiled import compiled
 from flexcare_data.raw.event_scan import KeptStays
 from flexcare_data.stages.events.cleaning import CleanPairs
 from flexcare_data.variables import CATEGORIES, VARIABLES
+
+if TYPE_CHECKING:
+    from flexcare_data.options import Options
 
 ORDER: tuple[str, ...] = tuple(sorted(VARIABLES))
 """EVENTS is sorted by the variable's name; codes are positions in this order."""

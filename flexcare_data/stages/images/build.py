@@ -1,20 +1,20 @@
-"""Radiographs: which there are and when they were taken; the shards of all needed ones.
+"""Stage `cxr`: the tensors of the radiographs that the cohorts need.
 
-In: the metadata table and the JPEGs of MIMIC-CXR-JPG. Out: AP radiographs with study times; uint8 tensors (256, 256)
-in a pool that grows by what is missing; the stage `cxr`: index.parquet (CXR_INDEX), problems.parquet, counts.json.
+In: the radiographs that the cohorts point at, the JPEGs of MIMIC-CXR-JPG. Out: uint8 tensors (256, 256) in a pool that
+grows by what is missing; index.parquet (CXR_INDEX), problems.parquet, counts.json.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import threading
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from importlib.metadata import version
 from multiprocessing import get_context, parent_process
 from pathlib import Path
 from typing import Any
@@ -22,12 +22,17 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from flexcare_data.progress import Progress
+from flexcare_data.code_digest import code_digest
+from flexcare_data.hashing import spec_key
+from flexcare_data.progress import Progress, meter
 from flexcare_data.raw.radiographs import MISSING, radiograph_path, with_sizes
+from flexcare_data.raw.tables import empty_counts
 from flexcare_data.schema import CXR_INDEX, check
 from flexcare_data.shares import ALL, Share
-from flexcare_data.stages.images.decoding import DECODED_SIDE, SIDE, ImageError, decode, reasons
-from flexcare_data.store.folders import atomic_write, spec_key, write_stage
+from flexcare_data.stages.images.decoding import SIDE, ImageError, decode_into
+from flexcare_data.stages.images.radiographs import read_radiographs
+from flexcare_data.stages.work import StageWork
+from flexcare_data.store.folders import atomic_write, write_stage
 from flexcare_data.store.pools import Pool
 
 PART_SIZE = 4096
@@ -39,56 +44,13 @@ _FEWEST_FOR_PROCESSES = 64
 _PROBLEMS = {"path": pl.String, "dicom_id": pl.String, "problem": pl.String}
 
 
-# --- which radiographs ------------------------------------------------------------------------------------------
-
-
-def study_time(date: pl.Expr, time: pl.Expr) -> pl.Expr:
-    """Datetime of StudyDate (integer 21800506) and StudyTime (float 123.002 is 00:01:23); null where it is no time.
-
-    The fraction of a second is cut, the time padded to six digits.
-    """
-    clock = time.floor().cast(pl.Int64, strict=False)
-    digits = date.cast(pl.String).str.zfill(8) + clock.cast(pl.String).str.zfill(6)
-    parsed = digits.str.to_datetime("%Y%m%d%H%M%S", time_unit="us", strict=False)
-    return pl.when(clock % 100 < 60).then(parsed)  # the parser takes second 60 for the next minute
-
-
-def ap_radiographs(metadata: pl.DataFrame) -> tuple[pl.DataFrame, dict[str, int]]:
-    """The AP radiographs of the metadata table, in file order, and how many have no readable study time.
-
-    Args:
-        metadata: the raw table ``metadata``, rows in file order.
-
-    Returns:
-        dicom_id, subject_id, study_id, study_datetime (null where unreadable), file_order (row in the file, from 0);
-        and {"unreadable study time": n} over these rows.
-    """
-    radiographs = (
-        metadata.with_row_index("file_order")
-        .filter(pl.col("ViewPosition") == "AP")
-        .select(
-            "dicom_id",
-            "subject_id",
-            "study_id",
-            study_datetime=study_time(pl.col("StudyDate"), pl.col("StudyTime")),
-            file_order=pl.col("file_order").cast(pl.Int64),
-        )
-    )
-    return radiographs, {"unreadable study time": radiographs["study_datetime"].null_count()}
-
-
-# --- all needed radiographs -------------------------------------------------------------------------------------
-
-
 def pool_spec() -> dict[str, Any]:
-    """What decides a tensor given its file: the key of the pool."""
+    """What decides a tensor given its file, so the key of the pool: the code of `decoding` and the image library."""
     return {
         "pool": "cxr",
-        "side": SIDE,
         "part_size": PART_SIZE,
-        "decoded_side": DECODED_SIDE,
-        "filter": "bilinear",
-        "revision": 1,
+        "code": code_digest("flexcare_data.stages.images.decoding"),
+        "libraries": {name: version(name) for name in ("numpy", "pillow")},
     }
 
 
@@ -103,6 +65,7 @@ def build(
     broken_share: float = 0.01,
     allow_missing: bool = False,
     group_readable: bool = True,
+    verify: Callable[[], None] = lambda: None,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Decode what the pool lacks of ``dicoms`` and write the stage ``out_dir`` that points into the pool.
@@ -116,6 +79,7 @@ def build(
         spec: spec of the stage.
         pool_dir: the pool, a sibling of ``out_dir`` (None: ``tensors-<key>``); made where it does not exist.
         broken_share: largest share of broken files (and missing ones, unless ``allow_missing``), 0 to 1.
+        verify: called before the stage is sealed, see `write_stage`.
 
     Returns:
         The counts, as in counts.json: radiographs, tensors, missing, broken, problems (reason -> count).
@@ -154,7 +118,7 @@ def build(
         "problems": dict(sorted(Counter(reasons).items())),
     }
     _refuse_many(counts, broken_share, allow_missing, table, Path(out_dir), group_readable)
-    with write_stage(out_dir, spec=spec, group_readable=group_readable) as folder:
+    with write_stage(out_dir, spec=spec, group_readable=group_readable, verify=verify) as folder:
         check(index, CXR_INDEX).write_parquet(folder / "index.parquet")
         table.write_parquet(folder / "problems.parquet")
         (folder / "counts.json").write_text(json.dumps(counts, indent=1, sort_keys=True) + "\n")
@@ -260,15 +224,15 @@ def _reserve(path: Path, n: int) -> None:
 
 @contextmanager
 def _workers(processes: int) -> Iterator[Any]:
-    """A function that runs `_decode_into` on tasks and yields results as they come."""
+    """A function that runs `decode_into` on tasks and yields results as they come."""
     if processes <= 1:
-        yield lambda tasks: map(_decode_into, tasks)
+        yield lambda tasks: map(decode_into, tasks)
         return
     with ProcessPoolExecutor(processes, mp_context=get_context("spawn"), initializer=_end_with_parent) as executor:
 
         def run(tasks: Iterable[tuple[str, int, list[str]]]) -> Iterator[Any]:
             try:
-                for future in as_completed([executor.submit(_decode_into, task) for task in tasks]):
+                for future in as_completed([executor.submit(decode_into, task) for task in tasks]):
                     yield future.result()
             except BrokenProcessPool:
                 raise ImageError(
@@ -290,23 +254,6 @@ def _end_with_parent() -> None:
     threading.Thread(target=wait, daemon=True).start()
 
 
-def _decode_into(task: tuple[str, int, list[str]]) -> tuple[int, list[tuple[str, int, str | None]]]:
-    """Decode files into consecutive rows of a mapped array: the first row, and (sha256, bytes, problem) of each."""
-    array_path, first, paths = task
-    tensors = np.lib.format.open_memmap(array_path, mode="r+")
-    results: list[tuple[str, int, str | None]] = []
-    for row, path in enumerate(paths, first):
-        try:
-            with reasons():
-                data = Path(path).read_bytes()
-            tensors[row] = decode(data)
-            results.append((hashlib.sha256(data).hexdigest(), len(data), None))
-        except ImageError as error:
-            results.append(("", 0, str(error)))
-    tensors.flush()
-    return first, results
-
-
 def _refuse_many(
     counts: dict[str, Any],
     broken_share: float,
@@ -326,3 +273,38 @@ def _refuse_many(
         f"images: {counted} of {candidates} radiographs cannot be used, expected at most {broken_share:.2%} "
         f"(images.broken_share): {counts['problems']}; listed in {listing}{hint}"
     )
+
+
+def run(work: StageWork) -> None:
+    """Stage `cxr`; with the setting ``part`` only one of several parts of the pool, and no stage."""
+    columns = ["dicom_id", "subject_id", "study_id"]
+    if work.settings["which"] == "all_ap":
+        wanted = read_radiographs(work, empty_counts()).select(columns)
+    else:
+        cohorts = [pl.read_parquet(folder / f"{task}.parquet") for task, folder in work.cohorts().items()]
+        chosen = [cohort.drop_nulls("dicom_id").select(columns) for cohort in cohorts]
+        wanted = pl.concat(chosen).unique().sort("dicom_id")
+    root = work.roots.get("mimic_cxr_jpg", work.out.parent)
+    how: dict[str, Any] = {
+        "pool_dir": work.out.parent / f"tensors-{spec_key(pool_spec())}",
+        "processes": work.settings["processes"],
+        "group_readable": work.group_readable,
+        "progress": meter("images"),
+    }
+    if (part := work.settings.get("part")) is not None:
+        n = decode_share(wanted, root, part, **how)
+        print(f"part {part.number} of {part.total}: {n:,} radiographs are in the store")
+        return
+    counts = build(
+        wanted,
+        root,
+        out_dir=work.out,
+        spec=dict(work.spec),
+        broken_share=work.settings["broken_share"],
+        allow_missing=work.settings["allow_missing"],
+        verify=work.check_unchanged,
+        **how,
+    )
+    print(f"{counts['tensors']:,} of {counts['radiographs']:,} radiographs are in the store")
+    if problems := {reason: n for reason, n in counts["problems"].items() if n}:
+        print(f"the rest: {problems}, each named in {work.out / 'problems.parquet'}")

@@ -5,6 +5,7 @@ In: a JPEG, or anything that Pillow reads. Out: uint8 (256, 256), or an `ImageEr
 
 from __future__ import annotations
 
+import hashlib
 import io
 import warnings
 from collections.abc import Iterator
@@ -101,3 +102,20 @@ def reasons() -> Iterator[None]:
         raise ImageError("truncated" if "truncated" in str(error) else "damaged") from None
     except Exception as error:  # decoders raise almost anything (SyntaxError, struct.error, ...) on damaged bytes
         raise ImageError(f"damaged ({type(error).__name__})") from None
+
+
+def decode_into(task: tuple[str, int, list[str]]) -> tuple[int, list[tuple[str, int, str | None]]]:
+    """Decode files into consecutive rows of a mapped array: the first row, and (sha256, bytes, problem) of each."""
+    array_path, first, paths = task
+    tensors = np.lib.format.open_memmap(array_path, mode="r+")
+    results: list[tuple[str, int, str | None]] = []
+    for row, path in enumerate(paths, first):
+        try:
+            with reasons():
+                data = Path(path).read_bytes()
+            tensors[row] = decode(data)
+            results.append((hashlib.sha256(data).hexdigest(), len(data), None))
+        except ImageError as error:
+            results.append(("", 0, str(error)))
+    tensors.flush()
+    return first, results

@@ -10,18 +10,18 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import polars as pl
 
+from flexcare_data.package_files import package_file
 from flexcare_data.tasks import TASKS
 from flexcare_model.report.figures.style import COLOURS, MARKERS, REFERENCE_COLOUR
 from flexcare_model.report.numbers.layout import Cell, Layout, absent, number, words
 from flexcare_model.report.numbers.results import METRIC_TITLES, SIX_TASKS, Results
 from flexcare_model.report.numbers.suppression import count_text, share_text
 
-PUBLISHED = Path(__file__).parents[1] / "resources" / "published.csv"
+PUBLISHED = package_file("flexcare_model/report/resources/published.csv")
 SINGLE = "single"
 """Experiment of a method that is trained per task; stands for the name of the task."""
 BASELINES = ("medfuse", "mt", "m3care", "mmf", "multimodn")

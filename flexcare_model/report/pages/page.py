@@ -10,13 +10,13 @@ import html
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import jinja2
 import yaml
 from matplotlib.figure import Figure
 
+from flexcare_data.package_files import package_folder
 from flexcare_data.tasks import TASKS
 from flexcare_model.report.figures import paper as figures
 from flexcare_model.report.figures.drawings import draw
@@ -25,7 +25,7 @@ from flexcare_model.report.numbers import beyond, facts, tables
 from flexcare_model.report.numbers.layout import Layout, inline
 from flexcare_model.report.numbers.results import Results
 
-TEMPLATES = Path(__file__).resolve().parents[3] / "workflow" / "report"
+TEMPLATES = package_folder("workflow/report")
 
 
 @dataclass(frozen=True)

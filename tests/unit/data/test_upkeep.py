@@ -10,8 +10,9 @@ import numpy as np
 import polars as pl
 import pytest
 
+from flexcare_data.hashing import spec_key
 from flexcare_data.store import listing, origins, prune, verify
-from flexcare_data.store.folders import StoreError, spec_key, temporary_path, write_stage
+from flexcare_data.store.folders import StoreError, temporary_path, write_stage
 from flexcare_data.store.pools import Pool
 
 POOL_SPEC = {"pool": "cxr", "side": 256}

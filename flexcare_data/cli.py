@@ -1,0 +1,428 @@
+"""Commands of the data half: one per stage, and those that look, report and tidy up.
+
+A command parses its arguments and calls one function; what decides a result is in that function, so this module is part
+of no key. Everything is imported inside the commands, which keeps `--help` fast.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import click
+
+from flexcare_data.shares import Share as JobPart
+
+FOLDER = click.Path(path_type=Path)
+OUT = click.option("--out", type=FOLDER, required=True, help="Folder to write.")
+
+
+class Menu(click.Group):
+    """A group that lists its commands in the order in which they were added."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.commands)
+
+
+def run_commands(group: click.Group, program: str, arguments: Sequence[str] | None = None) -> int:
+    """Run a command; an error that the user can fix is one message and exit status 1.
+
+    Args:
+        arguments: those of the command line; None: of this process.
+
+    Returns:
+        The exit status.
+    """
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    os.umask(os.umask(0o077) | 0o007)  # what is derived from patients is never open to everybody
+    threads = next((value for flag, value in pairwise(given) if flag == "--threads"), None)
+    if threads:
+        os.environ["POLARS_MAX_THREADS"] = threads  # read once, when polars is imported
+    try:
+        return group.main(given, prog_name=program, standalone_mode=False) or 0
+    except click.exceptions.Exit as stop:
+        return stop.exit_code
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except Exception as error:
+        from flexcare_data import errors
+
+        place = next((Path(value) for flag, value in pairwise(given) if flag in ("--out", "--output")), None)
+        text = errors.report(error, place)
+        if text is None:
+            raise
+        print(text, file=sys.stderr)
+        return 1
+
+
+@click.group(cls=Menu, context_settings={"help_option_names": ["-h", "--help"]})
+def commands() -> None:
+    """Data half of the FlexCare-benchmark: from raw PhysioNet tables to seven cohorts."""
+
+
+# --- stages -----------------------------------------------------------------------------------------------------
+
+
+def options(*decorators: Callable) -> Callable:
+    """Several click options as one decorator, in the order in which they are listed in the help."""
+
+    def decorate(function: Callable) -> Callable:
+        for decorator in reversed(decorators):
+            function = decorator(function)
+        return function
+
+    return decorate
+
+
+def roots(*names: str) -> Callable:
+    """Options for the folders of raw data sets."""
+    return options(
+        *(click.option(f"--{name.replace('_', '-')}", type=FOLDER, help=f"Folder raw.{name}.") for name in names)
+    )
+
+
+def folders(*names: str) -> Callable:
+    """Options for the folders of upstream stages."""
+    return options(
+        *(click.option(f"--{name}", type=FOLDER, required=True, help=f"Folder of {name}.") for name in names)
+    )
+
+
+COHORTS = click.option(
+    "--cohorts", type=FOLDER, multiple=True, required=True, help="Folder of a cohort; once for each."
+)
+PART = click.option("--part", type=JobPart.parse, help="2/8: do only the second of eight parts, and write no stage.")
+STAGE = options(
+    click.option("--option", "option", multiple=True, metavar="NAME=VALUE", help="Option of the protocol."),
+    click.option("--spec", type=FOLDER, help="File with what decides the content (JSON), to be checked and stored."),
+    click.option("--private", is_flag=True, help="Readable by the owner only, not by the group."),
+    click.option("--threads", type=click.IntRange(1), default=1, help="Threads."),
+    OUT,
+)
+
+
+def run_stage(stage: str, arguments: dict[str, Any], **settings: Any) -> None:
+    """Call ``run`` of a stage's module with what its command line says.
+
+    Args:
+        arguments: values of the options `roots`, `folders`, `COHORTS` and `STAGE`.
+        settings: further settings of the stage.
+    """
+    from importlib import import_module
+
+    from flexcare_data.options import Options
+    from flexcare_data.plan import stage_row
+    from flexcare_data.schema import RAW_ROOTS
+    from flexcare_data.stages.work import DeclaredOptions, StageWork
+
+    row = stage_row(stage)
+    given = Options.model_validate(dict(pair.partition("=")[::2] for pair in arguments["option"]))
+    upstream = {name: arguments[name] for name in row.upstream if arguments.get(name)}
+    # A folder of the store is called cohort-<task>-<key>; made by hand, cohort-<task>.
+    for folder in arguments.get("cohorts", ()):
+        upstream[f"cohort-{_task_of(folder)}"] = folder
+    work = StageWork(
+        name=stage,
+        out=arguments["out"],
+        options=DeclaredOptions(given, row.options),
+        declared_raw=row.raw,
+        roots={root: arguments[root] for root in RAW_ROOTS if arguments.get(root)},
+        upstream=upstream,
+        settings=settings,
+        spec=json.loads(arguments["spec"].read_text())["spec"] if arguments["spec"] else {},
+        threads=arguments["threads"],
+        group_readable=not arguments["private"],
+    )
+    work.check_unchanged()
+    import_module(row.module).run(work)
+
+
+def _task_of(folder: Path) -> str:
+    tables = [path.stem for path in sorted(folder.glob("*.parquet")) if path.stem != "windows"]
+    if len(tables) != 1:
+        raise click.BadParameter(
+            f"{folder}: expected the folder of one cohort, found tables {tables}", param_hint="--cohorts"
+        )
+    return tables[0]
+
+
+@commands.command("stays")
+@roots("mimiciv")
+@STAGE
+def stays(**arguments: Any) -> None:
+    """ICU stays of the benchmark and their phenotypes."""
+    run_stage("stays", arguments)
+
+
+@commands.command("splits")
+@roots("mimiciv")
+@STAGE
+def splits(**arguments: Any) -> None:
+    """Train, validation and test patients."""
+    run_stage("splits", arguments)
+
+
+@commands.command("events")
+@roots("mimiciv")
+@folders("stays")
+@STAGE
+def events(**arguments: Any) -> None:
+    """Charted values of the kept stays, from chartevents and labevents."""
+    run_stage("events", arguments)
+
+
+@commands.command("hourly")
+@folders("stays", "splits", "events")
+@STAGE
+def hourly(**arguments: Any) -> None:
+    """Hourly grids of the kept stays."""
+    run_stage("hourly", arguments)
+
+
+@commands.command("sections")
+@roots("mimic_iv_note")
+@STAGE
+def sections(**arguments: Any) -> None:
+    """Sections of the discharge summaries."""
+    run_stage("sections", arguments)
+
+
+@commands.command("cohort")
+@click.option("--task", required=True, help="Name of the task.")
+@roots("mimiciv", "mimic_cxr_jpg")
+@folders("stays", "splits", "hourly", "sections")
+@click.option("--events", type=FOLDER, help="Folder of events, for a task whose input may end inside an hour.")
+@STAGE
+def cohort(task: str, **arguments: Any) -> None:
+    """Samples and labels of one task."""
+    from flexcare_data.discovery import task_names
+
+    if task not in task_names():
+        raise click.BadParameter(f"expected one of {', '.join(task_names())}, got {task}", param_hint="--task")
+    run_stage(f"cohort-{task}", arguments, task=task)
+
+
+@commands.command("audit")
+@roots("mimiciv", "mimic_cxr_jpg")
+@folders("stays", "splits", "events", "hourly", "sections")
+@COHORTS
+@STAGE
+def audit(**arguments: Any) -> None:
+    """Selection steps, dropped values and leakage certificate of all cohorts."""
+    run_stage("audit", arguments)
+
+
+@commands.command("images")
+@roots("mimic_cxr_jpg")
+@COHORTS
+@click.option(
+    "--which", type=click.Choice(["needed", "all_ap"]), default="needed", help="Images of the cohorts, or all AP."
+)
+@click.option("--processes", type=click.IntRange(1), default=1, help="Processes that decode.")
+@click.option(
+    "--broken-share", type=click.FloatRange(0, 1), default=0.01, help="Share of broken files that is an error."
+)
+@click.option("--allow-missing", is_flag=True, help="Missing files do not count as broken.")
+@PART
+@STAGE
+def images(which: str, processes: int, broken_share: float, allow_missing: bool, part: Any, **arguments: Any) -> None:
+    """Tensors of the radiographs that the cohorts need."""
+    settings = {"which": which, "processes": processes, "broken_share": broken_share, "allow_missing": allow_missing}
+    run_stage("cxr", arguments, part=part, **settings)
+
+
+@commands.command("synthetic")
+@click.option("--patients", type=click.IntRange(1), required=True, help="Number of patients.")
+@click.option("--seed", type=int, default=1, help="Seed of the generator.")
+@click.option("--edition", default="2.2", help="Edition whose layout is written.")
+@STAGE
+def synthetic(patients: int, seed: int, edition: str, **arguments: Any) -> None:
+    """Fabricated raw data with planted answers, as a stage of the store."""
+    run_stage("synthetic", arguments, patients=patients, seed=seed, edition=edition)
+
+
+# --- tools ------------------------------------------------------------------------------------------------------
+
+
+@commands.command("synthesize")
+@click.option("--patients", type=click.IntRange(1), required=True, help="Number of patients.")
+@click.option("--seed", type=int, default=1, help="Seed of the generator.")
+@click.option("--edition", default="2.2", help="Edition whose layout is written.")
+@OUT
+def synthesize(patients: int, seed: int, edition: str, out: Path) -> None:
+    """Fabricate raw data with planted answers in a folder, one data set per subfolder."""
+    from flexcare_data.synthetic import write
+
+    write(out, patients=patients, seed=seed, edition=edition)
+
+
+@commands.command("doctor")
+@roots("mimiciv", "mimic_cxr_jpg", "mimic_iv_note")
+@click.option("--config", "config", type=FOLDER, help="Configuration file (YAML or JSON).")
+@click.option("--encoder", help="Note encoder: a folder or a hub name.")
+@click.option("--output", help="Output folder of the build.")
+@click.option("--store", help="Folder of the store.")
+@click.option("--fast", is_flag=True, help="Only what takes a second or two; only problems are reported.")
+@click.option("--json", "as_json", is_flag=True, help="The report as JSON.")
+@click.option(
+    "--checksums", type=click.Choice(["tables", "all"]), help="Compare with SHA256SUMS.txt: the tables, or all files."
+)
+def doctor(config: Path | None, fast: bool, as_json: bool, checksums: str | None, **given: Any) -> int:
+    """Report what will go wrong, before anything runs; exit status 1 for errors."""
+    import yaml
+
+    from flexcare_data import progress
+    from flexcare_data.config import load_config
+    from flexcare_data.doctor import examine
+    from flexcare_data.schema import RAW_ROOTS
+
+    user: dict[str, Any] = (yaml.safe_load(config.read_text()) or {}) if config else {}
+    places = {("raw", root): given[root] for root in RAW_ROOTS}
+    places |= {("notes", "encoder"): given["encoder"], ("store", "path"): given["store"]}
+    for (section, name), value in places.items():
+        if value is not None:
+            user[section] = (user.get(section) or {}) | {name: str(value)}
+    if given["output"] is not None:
+        user["output"] = given["output"]
+    report = examine.examine(load_config(user), fast=fast, checksums=checksums, progress=progress.meter("bytes"))
+    if as_json:
+        print(json.dumps(report.as_dict(), indent=1))
+    else:
+        print(report.text(("error", "warning") if fast else ("error", "warning", "info")))
+    return 0 if report.ok else 1
+
+
+@commands.command("explain")
+@click.option("--output", type=FOLDER, default=Path("results"), help="Output folder of the build.")
+@click.option("--task", required=True, help="Name of the task.")
+@click.option("--sample", required=True, help="Its sample_id.")
+@click.option("--out", type=FOLDER, help="Write the matrix with the names of its columns to this file (CSV).")
+def explain(output: Path, task: str, sample: str, out: Path | None) -> None:
+    """One sample in full: times, matrix, image and note, and why they are chosen."""
+    from flexcare_data.export.explain_sample import explain as explain_sample
+    from flexcare_data.store.folders import atomic_write
+
+    text, matrix = explain_sample(output, task, sample)
+    if out:
+        atomic_write(out, matrix.write_csv())
+    print(text)
+
+
+@commands.command("image-list")
+@roots("mimic_cxr_jpg")
+@COHORTS
+@click.option("--base", help="URL before each path; empty: paths only, for wget --base (default: PhysioNet).")
+@click.option("--absent-only", is_flag=True, help="Leave out what --mimic-cxr-jpg has already.")
+@OUT
+def image_list(
+    mimic_cxr_jpg: Path | None, cohorts: tuple[Path, ...], base: str | None, absent_only: bool, out: Path
+) -> None:
+    """The radiographs that the cohorts need, for wget -i; with their number and size."""
+    from flexcare_data.export.download_list import write_list
+
+    write_list(list(map(_cohort, cohorts)), root=mimic_cxr_jpg, base=base, absent_only=absent_only, out=out)
+
+
+@commands.command("meds-labels")
+@COHORTS
+@OUT
+def meds_labels(cohorts: tuple[Path, ...], out: Path) -> None:
+    """The cohorts as label files of MEDS, a folder per task."""
+    import polars as pl
+
+    from flexcare_data.export.meds_labels import write_all
+
+    windows = {_task_of(folder): pl.read_parquet(folder / "windows.parquet") for folder in cohorts}
+    write_all({_task_of(folder): _cohort(folder) for folder in cohorts}, windows, out)
+
+
+def _cohort(folder: Path) -> Any:
+    import polars as pl
+
+    return pl.read_parquet(folder / f"{_task_of(folder)}.parquet")
+
+
+@commands.command("config-schema")
+def config_schema() -> None:
+    """Write workflow/config/default.yaml and config.schema.json from the configuration model."""
+    from flexcare_data.generate.config_files import write_config_files
+
+    write_config_files()
+
+
+@commands.command("docs")
+def docs() -> None:
+    """Write the generated parts of docs/benchmark.md and docs/data_dictionary.md."""
+    from flexcare_data.generate.documents import write_pages
+
+    write_pages()
+
+
+# --- store ------------------------------------------------------------------------------------------------------
+
+
+@commands.group("store", cls=Menu)
+def store() -> None:
+    """Maintain the store that a lab shares."""
+
+
+STORE = click.option("--store", "folder", type=FOLDER, required=True, help="Folder of the store.")
+NAMES = click.argument("names", nargs=-1)
+
+
+@store.command("ls")
+@STORE
+def store_ls(folder: Path) -> None:
+    """List its folders with kind, size and age."""
+    from flexcare_data.store import listing
+
+    print(listing.table(listing.ls(folder)))
+
+
+@store.command("verify")
+@NAMES
+@STORE
+def store_verify(names: tuple[str, ...], folder: Path) -> int:
+    """Read every byte again; exit status 1 if anything is damaged."""
+    from flexcare_data.store.verify import verify
+
+    problems = verify(folder, names)
+    print("\n".join(problems) or "no problems")
+    return 1 if problems else 0
+
+
+@store.command("prune")
+@NAMES
+@STORE
+@click.option("--keep", multiple=True, help="A folder to keep, with what it reads; once for each.")
+@click.option("--days", type=float, help="Keep what was written in the last days.")
+@click.option("--yes", is_flag=True, help="Remove, do not only list.")
+def store_prune(names: tuple[str, ...], folder: Path, keep: tuple[str, ...], days: float | None, yes: bool) -> int:
+    """List what can be removed: remains of killed jobs, and what nothing kept needs."""
+    from flexcare_data.store.prune import prune
+
+    removals = prune(folder, keep=[*names, *keep], keep_days=days, dry_run=not yes)
+    for removal in removals:
+        verb = ("removed" if removal.done else "could not remove") if yes else "would remove"
+        print(f"{verb} {removal.path}, {removal.bytes / 1e6:,.1f} MB: {removal.reason}")
+    print(f"{len(removals)} to remove" + ("" if yes or not removals else "; add --yes to do it"))
+    return 1 if yes and not all(removal.done for removal in removals) else 0
+
+
+@store.command("explain")
+@NAMES
+@STORE
+def store_explain(names: tuple[str, ...], folder: Path) -> None:
+    """What a folder was made of; with two names, in what they differ."""
+    from flexcare_data.store.folders import StoreError
+    from flexcare_data.store.origins import explain as explain_folder
+
+    if len(names) not in (1, 2):
+        raise StoreError(f"store explain: expected one folder, or two to compare, got {len(names)}")
+    print(explain_folder(folder, *names))

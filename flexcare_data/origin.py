@@ -1,0 +1,114 @@
+"""What an output folder is made from: real data from which folders, or fabricated data.
+
+In: the configuration, the configuration files that were given. Out: `origin.json` in the output folder, which the next
+build is compared with, so that a forgotten ``--configfile`` cannot turn results of real data into fabricated ones.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from flexcare_data.config import Config
+from flexcare_data.errors import UserError
+from flexcare_data.hashing import remembered_digest
+from flexcare_data.raw.tables import RawDataError, locate
+from flexcare_data.store.folders import atomic_write
+
+NAME = "origin.json"
+
+
+class OriginError(UserError):
+    """The output folder holds results of other raw data than this build would use."""
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where results come from.
+
+    Attributes:
+        synthetic: whether the raw data is fabricated.
+        raw: absolute paths of the raw data sets that are set.
+        identity: digests of small tables of each data set, by which a folder that was moved is recognised.
+        configfiles: absolute paths of the configuration files that were given.
+    """
+
+    synthetic: bool
+    raw: dict[str, str]
+    identity: dict[str, str]
+    configfiles: list[str]
+
+    @classmethod
+    def of(cls, config: Config, configfiles: Iterable[str | Path]) -> Origin:
+        """The origin of a build."""
+        roots = {} if config.is_synthetic else {name: path for name, path in config.raw if path is not None}
+        return cls(
+            synthetic=config.is_synthetic,
+            raw={name: os.path.abspath(path) for name, path in roots.items()},
+            identity={name: digest for name, path in roots.items() if (digest := _identity(name, path))},
+            configfiles=[os.path.abspath(path) for path in configfiles],
+        )
+
+    def check(self, output: Path) -> None:
+        """Compare with what ``output`` was built from. A data set that is added or left out is no contradiction.
+
+        Raises:
+            OriginError: fabricated instead of real data, or the other way round, or other folders with other content.
+        """
+        known = read(output)
+        if known is None:
+            return
+        if known.synthetic != self.synthetic:
+            kinds = {True: "fabricated data", False: f"real data ({', '.join(known.raw.values())})"}
+            now = "the embedded fabricated data" if self.synthetic else f"real data ({', '.join(self.raw.values())})"
+            meant = " ".join(known.configfiles)
+            hint = f"did you forget `--configfile {meant}`? Otherwise " if meant and self.synthetic else ""
+            raise OriginError(
+                f"{output}: holds results of {kinds[known.synthetic]}, and this build would use {now}; "
+                f"{hint}set output to another folder"
+            )
+        for name, path in self.raw.items():
+            before = known.raw.get(name)
+            if before not in (None, path) and known.identity.get(name) != self.identity.get(name):
+                raise OriginError(
+                    f"{output}: holds results of raw.{name} {before}, and this build would use {path}, whose tables "
+                    "differ; set output to another folder"
+                )
+
+    def write(self, output: Path) -> None:
+        """Note the origin in ``output``; data sets noted before are kept."""
+        known = read(output)
+        merged = self
+        if known is not None:
+            merged = Origin(
+                self.synthetic,
+                known.raw | self.raw,
+                known.identity | self.identity,
+                self.configfiles or known.configfiles,
+            )
+        if merged != known:
+            atomic_write(output / NAME, json.dumps(asdict(merged), indent=1, sort_keys=True) + "\n")
+
+
+def read(output: Path) -> Origin | None:
+    """The origin noted in ``output``; None where there is none."""
+    try:
+        return Origin(**json.loads((output / NAME).read_text()))
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (ValueError, TypeError):
+        raise OriginError(
+            f"{output / NAME}: expected what this workflow wrote, got something else; remove it"
+        ) from None
+
+
+def _identity(name: str, root: Path) -> str:
+    """A digest of a small table that differs between editions; empty where it cannot be read."""
+    table = {"mimiciv": "icustays", "mimic_cxr_jpg": "metadata", "mimic_iv_note": "discharge"}[name]
+    try:
+        return remembered_digest(locate(root, table))[:16]
+    except (RawDataError, OSError):
+        return ""

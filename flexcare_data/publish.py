@@ -1,0 +1,67 @@
+"""Published names: links below the output folder that show the products of one configuration.
+
+In: a `Product`, the output folder. Out: what its links should say, and whether they do. A link that is dangling or shows
+another product counts as absent. A file or folder that is no link is never replaced.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+from pathlib import Path
+
+from flexcare_data.errors import UserError
+from flexcare_data.plan import Product
+
+
+class PublishError(UserError):
+    """Something that the workflow did not make has the name that a result should get."""
+
+
+def link_targets(product: Product, output: Path) -> dict[Path, str]:
+    """Each published name of ``product`` and what its link should say.
+
+    Relative where product and output folder are in one tree, so that the tree can be moved; else absolute.
+    """
+    top = Path(os.path.realpath(output))
+    targets = {}
+    for name, path in product.published.items():
+        place, target = top / name, Path(os.path.realpath(path.parent)) / path.name
+        inside = target.is_relative_to(top)
+        targets[output / name] = os.path.relpath(target, place.parent) if inside else str(target)
+    return targets
+
+
+def is_published(product: Product, output: Path) -> bool:
+    """True if every name is there and shows this product."""
+    return all(_says(place, target) and place.exists() for place, target in link_targets(product, output).items())
+
+
+def withdraw(product: Product, output: Path) -> None:
+    """Remove links of these names that are dangling or show another product.
+
+    Raises:
+        PublishError: if a name is taken by something that is no link.
+    """
+    for place, target in link_targets(product, output).items():
+        if place.is_symlink():
+            if not _says(place, target) or not place.exists():
+                place.unlink()
+        elif place.exists():
+            kind = "a folder" if place.is_dir() else "a file"
+            raise PublishError(
+                f"{place}: expected a link that this workflow made, found {kind}; move it away, or set output to "
+                "another folder"
+            )
+
+
+def link_commands(product: Product, output: Path) -> str:
+    """Shell commands that make the links, the one that stands for the whole product last."""
+    pairs = list(link_targets(product, output).items())
+    folders = sorted({str(place.parent) for place, _ in pairs})
+    links = [f"ln -sfn {shlex.quote(target)} {shlex.quote(str(place))}" for place, target in reversed(pairs)]
+    return " && ".join([shlex.join(["mkdir", "-p", *folders]), *links])
+
+
+def _says(place: Path, target: str) -> bool:
+    return place.is_symlink() and os.readlink(place) == target

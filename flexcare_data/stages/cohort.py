@@ -1,0 +1,54 @@
+"""Stage `cohort-<task>`: the samples and labels of one task.
+
+In: the stages below, the raw tables that the task declares. Out: <task>.parquet (COHORT), windows.parquet (WINDOWS),
+and for a task whose input may end inside an hour tails/. What a sample is, `flexcare_data.tasks.<task>` decides.
+"""
+
+from __future__ import annotations
+
+import polars as pl
+
+from flexcare_data.raw.tables import Dropped, count, empty_counts
+from flexcare_data.stages import hourly
+from flexcare_data.stages.images.radiographs import read_radiographs
+from flexcare_data.stages.sections import section_marks
+from flexcare_data.stages.work import StageWork, merged_counts, write_counts
+from flexcare_data.tasks import TASKS
+from flexcare_data.tasks.base import Sources
+
+
+def run(work: StageWork) -> None:
+    """Build the cohort of ``work.settings["task"]``."""
+    task = TASKS[work.settings["task"]]
+    dropped = empty_counts()
+    cohort = task.build(read_sources(work, dropped))
+    with work.folder() as folder:
+        cohort.table.write_parquet(folder / f"{task.name}.parquet")
+        cohort.windows.write_parquet(folder / "windows.parquet")
+        if cohort.ends is not None:
+            (folder / "tails").mkdir()
+            hourly.build_tails(
+                work.upstream["events"] / "events.parquet", cohort.ends, work.options, out=folder / "tails"
+            )
+        write_counts(folder, {task.name: cohort.flow}, merged_counts([dropped, cohort.dropped]))
+
+
+def read_sources(work: StageWork, dropped: Dropped) -> Sources:
+    """The tables that the cohort is built from."""
+    task = TASKS[work.settings["task"]]
+    admissions = work.read("admissions", {})  # counted by `stays`
+    marks = section_marks(work.upstream["sections"])
+    # A note belongs to an admission of its own patient; releases of different age know different admissions.
+    sections = marks.join(admissions, on=["subject_id", "hadm_id"], how="semi")
+    count(dropped, "sections", "", "admission_unknown", marks.height - sections.height)
+    return Sources(
+        stays=work.table("stays", "stays"),
+        splits=work.table("splits", "splits"),
+        series=pl.read_parquet(work.upstream["hourly"] / "index.parquet"),
+        phenotypes=work.table("stays", "phenotypes"),
+        admissions=admissions,
+        radiographs=read_radiographs(work, dropped),
+        sections=sections,
+        options=work.options,
+        raw={name: work.read(name, dropped) for name in task.raw},
+    )

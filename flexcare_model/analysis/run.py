@@ -1,0 +1,50 @@
+"""Tables about one trained run: what is inside it, and how it scores with fewer modalities.
+
+In: a folder that shows the run and its data by their published names. Out: representations.parquet and experts.parquet,
+or modalities.parquet.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from flexcare_model.analysis import inside
+from flexcare_model.data.dataset import load_task
+from flexcare_model.data.loader import Feed
+from flexcare_model.training.checkpoint import load_model
+from flexcare_model.training.predict import find_embedder
+from flexcare_model.training.train import choose_device
+
+
+def run(
+    output: Path,
+    run_folder: Path,
+    out: Path,
+    *,
+    kind: str,
+    device: str = "auto",
+    encoder: str | None = None,
+    seed: int = 0,
+) -> None:
+    """Write the tables of ``kind``.
+
+    Args:
+        output: folder with cohorts and shards.
+        run_folder: the trained run.
+        out: folder to write into.
+        kind: ``inside`` or ``modalities``.
+        seed: of the drawn samples, of t-SNE and of the lost modalities.
+    """
+    where = choose_device(device)
+    embedder = find_embedder(output, encoder, where)
+    model, config = load_model(run_folder, device=where)
+    datasets = {
+        task: load_task(output, task, "test", max_hours=config.max_hours, embedder=embedder) for task in config.tasks
+    }
+    if kind == "inside":
+        representations, experts = inside.collect(model, datasets, Feed(where), batch_size=config.batch_size, seed=seed)
+        representations.write_parquet(out / "representations.parquet")
+        experts.write_parquet(out / "experts.parquet")
+    else:
+        scores = inside.score_with_less(model, datasets, Feed(where), batch_size=config.batch_size, seed=seed)
+        scores.write_parquet(out / "modalities.parquet")

@@ -1,0 +1,422 @@
+"""Commands of the model half: note vectors, runs, analyses, tables, figures, pages.
+
+A command parses its arguments and calls one function. In the workflow a command gets a recipe (``--recipe``), which
+says what it makes and of what; by hand it reads an output folder (``--output``).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+
+from flexcare_data.cli import COHORTS, FOLDER, OUT, PART, STAGE, Menu, folders, run_stage
+from flexcare_data.store.views import Recipe
+
+
+def prepare_environment() -> None:
+    """Settings that libraries read when they are imported."""
+    # Before torch makes its first CUDA handle: matrix products of the same inputs are then the same.
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    os.environ.setdefault("DO_NOT_TRACK", "1")
+    # Threads that wait for one another sleep. Spinning, the default, is many times slower where cores are shared.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+
+@click.group(cls=Menu, context_settings={"help_option_names": ["-h", "--help"]})
+def commands() -> None:
+    """Model half of the FlexCare-benchmark: from cohorts to trained models, tables and the report."""
+    import logging
+    import sys
+
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr, force=True)
+
+
+DEVICE = click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", help="Where to compute.")
+ENCODER = click.option("--encoder", help="Note encoder, where the notes are stored as word-piece ids.")
+OUTPUT = click.option("--output", type=FOLDER, help="Output folder of the build.")
+RECIPE = click.option("--recipe", type=FOLDER, help="What to make and of what, as the workflow writes it.")
+BELOW = click.option("--suppress-below", "below", type=int, default=10, help="Counts in [1, N) are not shown.")
+SEEDS = click.option(
+    "--seeds", type=int, multiple=True, help="A seed that was asked for; once for each (default: found)."
+)
+SYNTHETIC = click.option("--synthetic", is_flag=True, help="Mark all of it: the data is fabricated.")
+
+
+# --- notes ------------------------------------------------------------------------------------------------------
+
+
+@commands.command("encoder")
+@click.option("--encoder", required=True, help="Hub name, or `tiny` for a small random one (trials only).")
+@click.option("--sections", type=FOLDER, help="Folder of the stage sections, for `tiny`.")
+@STAGE
+def encoder(encoder: str, **arguments: Any) -> None:
+    """Prepare a note encoder that is not a local folder."""
+    run_stage("encoder", arguments, encoder=encoder)
+
+
+@commands.command("embed")
+@folders("sections")
+@COHORTS
+@click.option("--encoder", required=True, help="Folder or hub name of the note encoder.")
+@click.option("--storage", type=click.Choice(["float16", "int8", "tokens"]), default="float16", help="What is stored.")
+@click.option("--max-tokens", type=click.IntRange(1, 512), default=512, help="Word pieces kept of a text.")
+@click.option("--batch-tokens", type=click.IntRange(1), default=8192, help="Padded word pieces per batch.")
+@DEVICE
+@PART
+@STAGE
+def embed(
+    encoder: str, storage: str, max_tokens: int, batch_tokens: int, device: str, part: Any, **arguments: Any
+) -> None:
+    """Token vectors of the notes that the cohorts need."""
+    settings = {"storage": storage, "max_tokens": max_tokens, "batch_tokens": batch_tokens, "device": device}
+    run_stage("notes", arguments, encoder=encoder, part=part, **settings)
+
+
+@commands.command("tiny-encoder")
+@click.option("--sections", type=FOLDER, required=True, help="The table sections.parquet.")
+@OUT
+def tiny_encoder(sections: Path, out: Path) -> None:
+    """A small random note encoder with the vocabulary of given texts, for trials."""
+    import polars as pl
+
+    from flexcare_model.notes.tiny import make_tiny_encoder
+
+    frame = pl.read_parquet(sections)
+    names = ("past_medical_history", "brief_hospital_course")
+    make_tiny_encoder(out, [text for name in names for text in frame[name].drop_nulls()])
+
+
+@commands.command("convert-encoder")
+@click.argument("source")
+@click.argument("out", type=FOLDER)
+def convert_encoder(source: str, out: Path) -> None:
+    """Convert the pickled weights of SOURCE (folder or hub name) to safetensors in the folder OUT, once."""
+    from flexcare_model.notes.convert import convert
+
+    convert(source, out)
+
+
+# --- runs -------------------------------------------------------------------------------------------------------
+
+
+@commands.command("train")
+@OUTPUT
+@RECIPE
+@click.option("--model", help="Name of the model, such as flexcare or medfuse.")
+@click.option(
+    "--experiment", default="six_tasks", help="six_tasks, the name of a task, or drg_<percent>pct[_pretrained]."
+)
+@click.option("--seed", type=int, default=40, help="Seed of everything random.")
+@click.option("--settings", type=json.loads, default="{}", help="Section `train` of the configuration (JSON).")
+@click.option("--pretrained", type=FOLDER, help="Folder of the run whose weights a pretrained experiment takes.")
+@click.option("--interaction", is_flag=True, help="Evaluate all tasks after each task (figure 7; slow).")
+@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), help="Where to train, instead of the setting.")
+@click.option("--threads", type=int, help="CPU threads, instead of the setting.")
+@click.option("--workers", type=int, help="DataLoader workers, instead of the setting.")
+@click.option("--data-device", type=click.Choice(["auto", "cpu", "cuda"]), help="Where the data is kept, likewise.")
+@ENCODER
+@click.option("--out", type=FOLDER, help="Folder of the run (default: below OUTPUT/runs).")
+def train(
+    output: Path | None,
+    recipe: Path | None,
+    model: str | None,
+    experiment: str,
+    seed: int,
+    settings: dict[str, Any],
+    pretrained: Path | None,
+    interaction: bool,
+    encoder: str | None,
+    out: Path | None,
+    **fast: Any,
+) -> None:
+    """Train a model, continuing where a killed training stopped, and evaluate it."""
+    from flexcare_data.hashing import spec_key
+    from flexcare_model.training.run import run
+
+    execution = {name: value for name, value in fast.items() if value is not None}
+    if recipe:
+        made = Recipe.read(recipe)
+        made.check_unchanged()
+        spec, extra = made.spec, made.extra
+        with made.view() as view:
+            run(
+                view,
+                _given(out, "--out"),
+                model=spec["model"],
+                experiment=spec["experiment"],
+                seed=spec["seed"],
+                settings=spec["settings"] | execution,
+                pretrained=Path(extra["pretrained"]) if extra.get("pretrained") else None,
+                encoder=extra.get("encoder"),
+                interaction=interaction,
+                made_of=spec_key(spec),
+                verify=made.check_unchanged,
+            )
+        return
+    name, place = _given(model, "--model"), _given(output, "--output")
+    folder = out or place / "runs" / name / experiment / f"seed{seed}"
+    run(
+        place,
+        folder,
+        model=name,
+        experiment=experiment,
+        seed=seed,
+        settings=settings | execution,
+        pretrained=pretrained,
+        encoder=encoder,
+        interaction=interaction,
+    )
+
+
+@commands.command("evaluate")
+@click.option("--run", "folder", type=FOLDER, required=True, help="Folder of the run.")
+@OUTPUT
+@ENCODER
+@DEVICE
+def evaluate(folder: Path, output: Path | None, encoder: str | None, device: str) -> None:
+    """Score the test split with a trained run again."""
+    from flexcare_model.data.loader import Feed
+    from flexcare_model.training.evaluate import evaluate_run
+    from flexcare_model.training.predict import find_embedder, output_of
+    from flexcare_model.training.train import choose_device
+
+    where = choose_device(device)
+    place = output or output_of(folder)
+    evaluate_run(place, folder, Feed(where), embedder=find_embedder(place, encoder, where))
+
+
+@commands.command("predict")
+@click.option("--run", "folder", type=FOLDER, required=True, help="Folder of the run.")
+@click.option("--task", required=True, help="One of the run's tasks.")
+@click.option("--split", type=click.Choice(["train", "val", "test"]), help="Default: all samples.")
+@click.option("--cohort", type=FOLDER, help="A cohort table of your own; labels are not needed.")
+@click.option(
+    "--without", multiple=True, type=click.Choice(["time_series", "image", "note"]),
+    help="A modality to take away; once for each.",
+)  # fmt: skip
+@OUTPUT
+@ENCODER
+@DEVICE
+@click.option("--out", type=FOLDER, required=True, help="Table to write, .parquet or .csv.")
+def predict(
+    folder: Path,
+    task: str,
+    split: str | None,
+    cohort: Path | None,
+    without: tuple[str, ...],
+    output: Path | None,
+    encoder: str | None,
+    device: str,
+    out: Path,
+) -> None:
+    """Score any cohort, with any subset of the modalities."""
+    from flexcare_data.store.folders import atomic_write
+    from flexcare_model.training.predict import predict as score
+    from flexcare_model.training.train import choose_device
+
+    frame = score(
+        folder,
+        task,
+        output=output,
+        split=split,
+        without=without,
+        cohort=cohort,
+        encoder=encoder,
+        device=choose_device(device),
+    )
+    atomic_write(out, frame.write_csv if out.suffix == ".csv" else frame.write_parquet)
+
+
+@commands.command("analyse")
+@RECIPE
+@OUTPUT
+@click.option("--run", "folder", type=FOLDER, help="Folder of the run.")
+@click.option("--kind", type=click.Choice(["inside", "modalities"]), required=True, help="What to look at.")
+@ENCODER
+@DEVICE
+@OUT
+def analyse(
+    recipe: Path | None,
+    output: Path | None,
+    folder: Path | None,
+    kind: str,
+    encoder: str | None,
+    device: str,
+    out: Path,
+) -> None:
+    """Representations and expert choices of a run, or its scores with fewer modalities."""
+    from flexcare_model.analysis.run import run
+
+    with results_of(recipe, output) as (place, made), sealed(made, out) as target:
+        trained = Path(made.extra["run"]) if made else _given(folder, "--run")
+        run(place, trained, target, kind=kind, device=device, encoder=made.extra.get("encoder") if made else encoder)
+
+
+# --- report -----------------------------------------------------------------------------------------------------
+
+
+@commands.command("statistics")
+@RECIPE
+@OUTPUT
+@BELOW
+@click.option("--replicates", type=int, default=1000, help="Draws of patients.")
+@click.option("--seed", type=int, default=0, help="Seed of the draws.")
+@OUT
+def statistics(recipe: Path | None, output: Path | None, below: int, replicates: int, seed: int, out: Path) -> None:
+    """Intervals, paired tests, calibration and groups of patients, from the predictions."""
+    from flexcare_model.report.numbers.results import Results
+    from flexcare_model.report.numbers.run import run
+
+    with results_of(recipe, output) as (place, made), sealed(made, out) as target:
+        below = made.spec["settings"]["suppress_below"] if made else below
+        run(Results(place), target, below=below, replicates=replicates, seed=seed)
+
+
+@commands.command("tables")
+@click.argument("name", type=click.Choice(["table2", "table3", "table4", "table5", "table6", "statistics"]))
+@RECIPE
+@OUTPUT
+@BELOW
+@SEEDS
+@OUT
+def tables(name: str, recipe: Path | None, output: Path | None, below: int, seeds: tuple[int, ...], out: Path) -> None:
+    """A table of the paper, or those of the statistics, as CSV, Markdown and LaTeX."""
+    from flexcare_model.report.numbers.results import Results
+    from flexcare_model.report.run import write_tables
+
+    with results_of(recipe, output) as (place, made), sealed(made, out) as target:
+        asked = about(made, below=below, seeds=seeds)
+        write_tables(Results(place), name, target, below=asked.below, seeds=asked.seeds)
+
+
+@commands.command("figure")
+@click.argument("name")
+@RECIPE
+@OUTPUT
+@BELOW
+@SYNTHETIC
+@OUT
+def figure(name: str, recipe: Path | None, output: Path | None, below: int, synthetic: bool, out: Path) -> None:
+    """A figure by the name of its file (figure1b, ..., calibration), as SVG and PNG."""
+    from flexcare_model.report.numbers.results import Results
+    from flexcare_model.report.run import write_figure
+
+    with results_of(recipe, output) as (place, made), sealed(made, out) as target:
+        asked = about(made, below=below, synthetic=synthetic)
+        write_figure(Results(place), name, target, below=asked.below, synthetic=bool(asked.is_synthetic))
+
+
+@commands.command("report")
+@RECIPE
+@OUTPUT
+@BELOW
+@SEEDS
+@SYNTHETIC
+@OUT
+def report(
+    recipe: Path | None, output: Path | None, below: int, seeds: tuple[int, ...], synthetic: bool, out: Path
+) -> None:
+    """One self-contained page (page.html) and the tables that it shows."""
+    from flexcare_model.report.numbers.results import Results
+    from flexcare_model.report.run import write_page
+
+    with results_of(recipe, output) as (place, made), sealed(made, out) as target:
+        write_page(Results(place), target, about(made, below=below, seeds=seeds, synthetic=synthetic))
+
+
+@commands.command("card")
+@RECIPE
+@OUTPUT
+@BELOW
+@SYNTHETIC
+@OUT
+def card(recipe: Path | None, output: Path | None, below: int, synthetic: bool, out: Path) -> None:
+    """Dataset card (Markdown) and Croissant description (JSON-LD)."""
+    from flexcare_model.report.numbers.results import Results
+    from flexcare_model.report.run import write_card
+
+    with results_of(recipe, output) as (place, made), sealed(made, out) as target:
+        write_card(Results(place), target, about(made, below=below, synthetic=synthetic))
+
+
+@commands.command("compare-protocols")
+@RECIPE
+@click.option("--flexcare", type=FOLDER, help="Output folder under protocol flexcare.")
+@click.option("--corrected", type=FOLDER, help="Output folder under protocol corrected.")
+@BELOW
+@SYNTHETIC
+@OUT
+def compare_protocols(
+    recipe: Path | None, flexcare: Path | None, corrected: Path | None, below: int, synthetic: bool, out: Path
+) -> None:
+    """One page: what the published quirks cost."""
+    from flexcare_model.report.numbers.results import Results
+    from flexcare_model.report.run import write_comparison
+
+    if recipe:
+        made = Recipe.read(recipe)
+        with made.view() as view, sealed(made, out) as target:
+            write_comparison(Results(view / "flexcare"), Results(view / "corrected"), target, about(made))
+        return
+    sides = Results(_given(flexcare, "--flexcare")), Results(_given(corrected, "--corrected"))
+    with sealed(None, out) as target:
+        write_comparison(*sides, target, about(None, below=below, synthetic=synthetic))
+
+
+# --- common -----------------------------------------------------------------------------------------------------
+
+
+def _given(value: Any, option: str) -> Any:
+    if value is None:
+        raise click.UsageError(f"expected {option}, or --recipe")
+    return value
+
+
+@contextmanager
+def results_of(recipe: Path | None, output: Path | None) -> Iterator[tuple[Path, Recipe | None]]:
+    """The folder to read results from, and the recipe where there is one."""
+    if recipe is None:
+        yield _given(output, "--output"), None
+        return
+    made = Recipe.read(recipe)
+    made.check_unchanged()
+    with made.view() as view:
+        yield view, made
+
+
+@contextmanager
+def sealed(made: Recipe | None, out: Path) -> Iterator[Path]:
+    """The folder to write into: sealed under its recipe, or an ordinary folder."""
+    from flexcare_data.store.folders import ensure_folder, write_stage
+
+    if made is None:
+        yield ensure_folder(out)
+        return
+    with write_stage(out, spec=made.spec, verify=made.check_unchanged) as folder:
+        yield folder
+
+
+def about(made: Recipe | None, *, below: int = 10, seeds: tuple[int, ...] = (), synthetic: bool = False) -> Any:
+    """What a page or table needs to know of the build: from the recipe, or from the command line."""
+    from importlib.metadata import version
+
+    from flexcare_model.report.pages.page import About
+
+    code = version("flexcare")
+    if made is None:
+        return About(below=below, seeds=seeds or None, is_synthetic=synthetic or None, code_version=code)
+    settings = made.spec["settings"]
+    return About(
+        config=settings.get("config", {}),
+        code_version=code,
+        below=settings["suppress_below"],
+        seeds=tuple(settings["seeds"]),
+        is_synthetic=settings["synthetic"],
+    )

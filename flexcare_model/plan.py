@@ -1,0 +1,369 @@
+"""What is made of the cohorts: runs, analyses, tables, figures, pages. What each reads, its key, and its folder.
+
+In: the `Plan` of the data half. Out: a `Product` for each. A product is stored in ``<output>/by_key/``, under a key
+of all that decides it, so a changed setting makes another product beside the old one, and a table can only show runs of the
+configuration that it was made for. No model library is imported.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from flexcare_data.config import Config, Train
+from flexcare_data.discovery import model_classes, task_names
+from flexcare_data.errors import UserError
+from flexcare_data.hashing import spec_key
+from flexcare_data.plan import Plan, Product, code_spec, cohort_stage, library_versions
+from flexcare_data.schema import OUTPUT_FORMAT
+from flexcare_data.store.folders import MANIFEST
+from flexcare_model.experiments import EXPERIMENTS, MULTI_TASK, TRANSFER
+
+RUN_LIBRARIES = ("numpy", "polars", "torch", "torchvision")
+REPORT_LIBRARIES = ("jinja2", "matplotlib", "numpy", "polars", "scikit-learn", "scipy")
+RUN_FILES = ("metrics.json", "model.safetensors", "config.json", "history.parquet", "predictions")
+
+ABLATIONS = ("flexcare_base", "flexcare_no_ct", "flexcare_no_decorr", "flexcare_no_moe")
+TASK_TOKEN = "flexcare_no_task_token"
+
+_SHARED_SETTINGS = (
+    "hidden_dim", "layers", "heads", "dropout", "batch_size", "max_hours", "note_dropout", "augment", "precision",
+    "compile",
+)  # fmt: skip
+"""Settings of `train` that decide every run."""
+_FLEXCARE_SETTINGS = (
+    "attention_mask", "covariance_normaliser", "decorr_weight", "decorr_present_only", "moe_weight", "experts",
+    "experts_per_token", "temperature", "task_token",
+)  # fmt: skip
+"""Settings of `train` that decide FlexCare and its variants."""
+
+TABLE_STEMS = {
+    **{f"table{n}": (f"table{n}", f"table{n}_wide") for n in (3, 4, 5, 6)},
+    "table2": ("table2",),
+    "statistics": ("uncertainty", "comparisons", "calibration", "subgroups"),
+}
+"""Files of each target that makes tables, without their ending."""
+FIGURES = ("figure1b", "figure1c", "figure4", "figure5", "figure6", "figure7", "missing_modalities", "calibration")
+PAGES = ("report", "so_far", "paper")
+STATISTICS = ("estimates", "comparisons", "curves", "calibration", "subgroups")
+
+
+class RunError(UserError):
+    """A run that cannot be: an unknown name, or a cohort without samples."""
+
+
+class ModelPlan:
+    """Products that are made of trained models, under one configuration."""
+
+    def __init__(self, data: Plan) -> None:
+        self.data = data
+        self.config: Config = data.config
+        self.train: Train = data.config.train
+        self._runs: dict[tuple[str, str, int], Product] = {}
+
+    # --- runs ---------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def trained_tasks(self) -> tuple[str, ...]:
+        """Tasks of `train.tasks` that are configured and have samples, in training order."""
+        left_out = {**self.data.without_samples, **self.data.left_out}
+        return tuple(task for task in self.train.tasks if task in self.config.tasks and task not in left_out)
+
+    @property
+    def compared(self) -> tuple[str, ...]:
+        """Baselines of a comparison that is asked for by name: all, where the configuration trains none by default."""
+        return self.train.baselines or Train().baselines
+
+    def tasks_of(self, experiment: str) -> tuple[str, ...]:
+        """Tasks that a run of ``experiment`` trains on.
+
+        Raises:
+            RunError: if one of them is not configured or has no samples.
+        """
+        tasks = EXPERIMENTS[experiment].tasks
+        if tasks is None:
+            if not self.trained_tasks:
+                raise RunError(f"{experiment}: expected tasks with samples among train.tasks, got none")
+            return self.trained_tasks
+        for task in tasks:
+            if task not in self.config.tasks:
+                # Radiographs and notes are prepared for the configured cohorts; without them a model learns from less.
+                raise RunError(f"{task}: expected a configured task; add it to `tasks` (now {list(self.config.tasks)})")
+            if reason := self.data.without_samples.get(task) or self.data.left_out.get(task):
+                raise RunError(f"{task}: its cohort has no samples ({reason}), so no model can be trained on it")
+        return tasks
+
+    def run(self, model: str, experiment: str, seed: int) -> Product:
+        """One training and its evaluation.
+
+        Raises:
+            RunError: an unknown model or experiment, or a task that cannot be trained on.
+        """
+        name = (model, experiment, seed)
+        if name not in self._runs:
+            self._runs[name] = self._run(model, experiment, seed)
+        return self._runs[name]
+
+    def _run(self, model: str, experiment: str, seed: int) -> Product:
+        models = model_classes()
+        if model not in models:
+            raise RunError(f"model: expected one of {', '.join(models)}; got {model}")
+        if experiment not in EXPERIMENTS:
+            raise RunError(f"experiment: expected one of {', '.join(EXPERIMENTS)}; got {experiment}")
+        tasks = self.tasks_of(experiment)
+        inputs = {name: self.data.product(name) for name in ("hourly", "cxr", "notes", *map(cohort_stage, tasks))}
+        pretrained = self.run(model, MULTI_TASK, seed) if EXPERIMENTS[experiment].pretrained else None
+        spec = {
+            "product": "run",
+            "model": model,
+            "experiment": experiment,
+            "seed": seed,
+            "settings": self.settings(model, experiment) | {"tasks": list(tasks)},
+            "samples": {task: self.data.samples_spec(task) for task in tasks},
+            "pretrained": pretrained.key if pretrained else None,
+            "code": code_spec(
+                "flexcare_model.training.run", models[model][0], *(f"flexcare_data.tasks.{task}" for task in tasks)
+            ),
+            "libraries": library_versions(RUN_LIBRARIES),
+            "format": OUTPUT_FORMAT,
+        }
+        folder = self.data.by_key / "runs" / f"{model}-{experiment}-seed{seed}-{spec_key(spec)}"
+        return Product(
+            f"run-{model}-{experiment}-seed{seed}",
+            spec,
+            folder,
+            done=folder / "metrics.json",
+            published={f"runs/{model}/{experiment}/seed{seed}/{file}": folder / file for file in RUN_FILES},
+            inputs=inputs | ({"pretrained": pretrained} if pretrained else {}),
+        )
+
+    def settings(self, model: str, experiment: str) -> dict[str, Any]:
+        """The settings of `train` that decide a run of ``model``; others may change without training it again.
+
+        What only decides where and how fast it is computed (device, threads, workers, data_device) is not among them.
+        """
+        multi_task = model.split("_")[0] == "flexcare"
+        known = EXPERIMENTS[experiment]
+        names = [*_SHARED_SETTINGS, *(_FLEXCARE_SETTINGS if multi_task else ())]
+        names += ["epochs"] if multi_task and not known.fine_tuning else ["baseline_epochs"]
+        names += ["lr"] if multi_task else ["baseline_lr"]
+        names += ["drg_subset"] if known.percent < 100 else []
+        return {name: getattr(self.train, name) for name in sorted(names)}
+
+    def runs(self, models: Iterable[str], experiments: Iterable[str]) -> list[Product]:
+        """Every combination, for all configured seeds."""
+        return [
+            self.run(model, experiment, seed)
+            for model in models
+            for experiment in experiments
+            for seed in self.train.seeds
+        ]
+
+    @cached_property
+    def reported_runs(self) -> list[Product]:
+        """Runs of `all`: FlexCare on all tasks, the configured baselines on each."""
+        flexcare = self.runs(["flexcare"], [MULTI_TASK]) if self.trained_tasks else []
+        return [*flexcare, *self.runs(self.train.baselines, self.trained_tasks)]
+
+    @cached_property
+    def method_runs(self) -> list[Product]:
+        """Runs of table 3."""
+        return [
+            *self.runs(["flexcare"], [MULTI_TASK, *self.trained_tasks]),
+            *self.runs(self.compared, self.trained_tasks),
+        ]
+
+    @property
+    def variants(self) -> tuple[str, ...]:
+        """FlexCare without one of its parts."""
+        return (*ABLATIONS, TASK_TOKEN)
+
+    def transfer_runs(self, baselines: Iterable[str]) -> list[Product]:
+        """Runs of table 5."""
+        scratch = [name for name in TRANSFER if not EXPERIMENTS[name].pretrained]
+        return [*self.runs(["flexcare"], TRANSFER), *self.runs(baselines, scratch)]
+
+    def runs_of_table(self, table: str) -> list[Product]:
+        """Runs that a table of the paper shows."""
+        if table == "table3":
+            return self.method_runs
+        if table == "table4":
+            return self.runs(["flexcare", *ABLATIONS], [MULTI_TASK])
+        if table == "table5":
+            return self.transfer_runs(self.compared)
+        return self.runs(["flexcare", TASK_TOKEN], [MULTI_TASK])
+
+    # --- analyses -----------------------------------------------------------------------------------------------
+
+    def analysis(self, kind: str, model: str, experiment: str, seed: int) -> Product:
+        """Tables about one trained run: ``inside`` it, its scores with fewer ``modalities``, or the ``interaction`` of
+        the tasks while training (a training of its own)."""
+        run = self.run(model, experiment, seed)
+        place = f"analysis/{model}/{experiment}/seed{seed}"
+        files = {
+            "inside": ("representations.parquet", "experts.parquet"),
+            "modalities": ("modalities.parquet",),
+            "interaction": (),
+        }[kind]
+        inputs = {name: product for name, product in run.inputs.items() if name != "pretrained"}
+        if kind == "interaction":
+            spec = run.spec | {"product": "interaction"}
+            folder = self.data.by_key / "runs" / f"interaction-{model}-{experiment}-seed{seed}-{spec_key(spec)}"
+            published = {f"{place}/interaction/history.parquet": folder / "history.parquet"}
+            return Product(folder.name[:-13], spec, folder, folder / "metrics.json", published, inputs)
+        inputs = {"run": run, **inputs}
+        spec = self._made(kind, {"run": run}, {}, "flexcare_model.analysis.run")
+        return self._sealed(f"{kind}-{model}-{experiment}-seed{seed}", spec, {f"{place}/{f}": f for f in files}, inputs)
+
+    def analyses(self, kind: str, runs: Iterable[Product]) -> list[Product]:
+        """Analyses of several runs."""
+        return [self.analysis(kind, r.spec["model"], r.spec["experiment"], r.spec["seed"]) for r in runs]
+
+    @cached_property
+    def statistics(self) -> Product:
+        """Intervals, paired tests, calibration and groups of the runs of table 3."""
+        inputs = self._named([self.data.product("stays"), *self._cohorts(), *self.method_runs])
+        settings = {"suppress_below": self.config.report.suppress_below}
+        spec = self._made("statistics", inputs, settings, "flexcare_model.report.numbers.run")
+        files = {f"analysis/statistics/{name}.parquet": f"{name}.parquet" for name in STATISTICS}
+        return self._sealed("statistics", spec, files, inputs)
+
+    # --- tables, figures, pages ---------------------------------------------------------------------------------
+
+    def table(self, name: str) -> Product:
+        """Tables as CSV, Markdown and LaTeX: table2 to table6, or those of the target `statistics`."""
+        if name == "table2":
+            inputs = [*self._cohorts(), self.data.product("cxr")]
+        elif name == "statistics":
+            inputs = [self.statistics]
+        else:
+            inputs = self.runs_of_table(name)
+        stems = TABLE_STEMS[name]
+        files = {f"tables/{stem}{end}": f"{stem}{end}" for stem in stems for end in (".csv", ".md", ".tex")}
+        return self._report(f"tables-{name}", inputs, files)
+
+    def figure(self, name: str) -> Product:
+        """A figure as SVG and PNG."""
+        files = {f"figures/{name}{end}": f"{name}{end}" for end in (".svg", ".png")}
+        return self._report(f"figures-{name}", self._figure_inputs(name), files)
+
+    def _figure_inputs(self, name: str) -> list[Product]:
+        seed = self.train.seeds[0]
+        if name in ("figure1b", "figure1c"):
+            return self._cohorts()
+        if name == "figure4":
+            return self.runs_of_table("table4")
+        if name == "figure5":
+            return [self.analysis("inside", model, MULTI_TASK, seed) for model in ("flexcare", TASK_TOKEN)]
+        if name == "figure6":
+            return [self.analysis("inside", "flexcare", MULTI_TASK, seed)]
+        if name == "figure7":
+            return [self.analysis("interaction", "flexcare", MULTI_TASK, seed)]
+        if name == "missing_modalities":
+            return self.analyses("modalities", self.method_runs)
+        return [self.statistics]
+
+    @cached_property
+    def card(self) -> Product:
+        """Dataset card and Croissant description."""
+        inputs = [self.data.product("stays"), self.data.product("splits"), *self._cohorts()]
+        files = {f"card/{name}": name for name in ("DATASET_CARD.md", "croissant.json")}
+        return self._report("card", inputs, files, config=True)
+
+    def page(self, name: str) -> Product:
+        """``report`` shows what `all` trains, ``paper`` everything, ``so_far`` the runs that are finished now."""
+        data = [self.data.product(stage) for stage in ("stays", "splits", "events", "hourly", "sections")]
+        data += [*self._cohorts(), *(self.data.product(stage) for stage in ("audit", "cxr", "notes"))]
+        inputs = [*data, *{"report": self._all, "paper": self._everything, "so_far": self._finished}[name]()]
+        files = {f"{name}.html": "page.html", f"{name}_tables": "tables"}
+        return self._report(f"page-{name}", inputs, files, config=True)
+
+    def _all(self) -> list[Product]:
+        return self.reported_runs
+
+    def _everything(self) -> list[Product]:
+        runs = [run for table in ("table3", "table4", "table5", "table6") for run in self.runs_of_table(table)]
+        analyses = [product for name in FIGURES[3:] for product in self._figure_inputs(name)]
+        return [*runs, *analyses]
+
+    def _finished(self) -> list[Product]:
+        return [product for product in self._everything() if product.done.is_file()]
+
+    @cached_property
+    def image_list(self) -> Product:
+        """The radiographs that the cohorts need, as a list."""
+        return self._cohort_export("image_list", ".txt", "flexcare_data.export.download_list")
+
+    @cached_property
+    def meds_labels(self) -> Product:
+        """The cohorts as label files of MEDS."""
+        return self._cohort_export("meds_labels", "", "flexcare_data.export.meds_labels")
+
+    def _cohort_export(self, name: str, ending: str, module: str) -> Product:
+        inputs = self._named(self._cohorts())
+        spec = self._made(name, inputs, {}, module)
+        path = self.data.by_key / f"{name}-{spec_key(spec)}{ending}"
+        return Product(name, spec, path.parent, path, {f"{name}{ending}": path}, inputs)
+
+    def comparison(self, other: ModelPlan) -> Product:
+        """What the published quirks cost: this configuration beside the same one under the other protocol."""
+        inputs = {}
+        for plan in (self, other):
+            both = [*plan._cohorts(), *plan.runs(["flexcare"], [MULTI_TASK])]
+            inputs |= {f"{plan.config.protocol}/{name}": product for name, product in self._named(both).items()}
+        files = {"protocols/comparison.html": "page.html", "protocols/tables": "tables"}
+        settings = self._report_settings()
+        spec = self._made("comparison", inputs, settings, "flexcare_model.report.run")
+        return self._sealed("comparison", spec, files, inputs)
+
+    # --- common -------------------------------------------------------------------------------------------------
+
+    def _cohorts(self) -> list[Product]:
+        return [self.data.product(name) for name in self.data.cohorts]
+
+    def _report_settings(self) -> dict[str, Any]:
+        return {
+            "suppress_below": self.config.report.suppress_below,
+            "seeds": list(self.train.seeds),
+            "synthetic": self.config.is_synthetic,
+        }
+
+    def _report(self, name: str, inputs: Iterable[Product], files: dict[str, str], *, config: bool = False) -> Product:
+        named = self._named(inputs)
+        settings = self._report_settings()
+        if config:
+            settings |= {"config": self.config.model_dump(mode="json")}
+        spec = self._made(name, named, settings, "flexcare_model.report.run")
+        return self._sealed(name, spec, files, named)
+
+    def _made(self, name: str, inputs: Mapping[str, Product], settings: dict[str, Any], module: str) -> dict[str, Any]:
+        tasks = [f"flexcare_data.tasks.{task}" for task in task_names()]
+        return {
+            "product": name,
+            "inputs": {name: product.key for name, product in inputs.items()},
+            "settings": settings,
+            "code": code_spec(module, *tasks),
+            "libraries": library_versions(REPORT_LIBRARIES),
+            "format": OUTPUT_FORMAT,
+        }
+
+    def _sealed(self, name: str, spec: dict[str, Any], files: dict[str, str], inputs: Mapping[str, Product]) -> Product:
+        folder = self.data.by_key / f"{name}-{spec_key(spec)}"
+        published = {link: folder / file for link, file in files.items()}
+        return Product(name, spec, folder, folder / MANIFEST, published, dict(inputs))
+
+    @staticmethod
+    def _named(products: Iterable[Product]) -> dict[str, Product]:
+        return {product.name: product for product in products}
+
+
+def links_of(product: Product) -> dict[str, str]:
+    """Published names of everything that ``product`` reads -> absolute paths."""
+    found: dict[str, str] = {}
+    for name, read in product.inputs.items():
+        side, _, _ = name.rpartition("/")
+        prefix = f"{side}/" if side else ""
+        found |= {f"{prefix}{link}": str(Path(path).absolute()) for link, path in read.published.items()}
+    return found

@@ -1,0 +1,32 @@
+"""Numbers behind the target `statistics`: intervals, paired tests, calibration and groups, from the predictions.
+
+In: `Results` with the runs of table 3. Out: five parquet files. Minutes on full data.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from flexcare_model.report.numbers import groups, uncertainty
+from flexcare_model.report.numbers.results import Results
+
+
+def run(results: Results, out: Path, *, below: int, replicates: int = 1000, seed: int = 0) -> None:
+    """Write estimates, comparisons, curves, calibration and subgroups.
+
+    Args:
+        below: counts in [1, below) are not shown.
+        replicates: draws of patients.
+        seed: of the draws.
+    """
+    estimates, compared = uncertainty.bootstrap(results, replicates=replicates, seed=seed)
+    curves, summaries = groups.calibration(results, below=below)
+    frames = {
+        "estimates": estimates,
+        "comparisons": compared,
+        "curves": curves,
+        "calibration": summaries,
+        "subgroups": groups.subgroups(results, below=below),
+    }
+    for name, frame in frames.items():
+        frame.write_parquet(out / f"{name}.parquet")

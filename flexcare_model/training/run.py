@@ -1,0 +1,59 @@
+"""One run: a training and the evaluation of its best weights.
+
+In: a folder that shows cohorts and shards by their published names, a model, an experiment, a seed, settings. Out: the
+folder of the run: model.safetensors, config.json, history.parquet, predictions/, and metrics.json, written last.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from flexcare_model.training.checkpoint import forget_state
+from flexcare_model.training.evaluate import evaluate_run
+from flexcare_model.training.predict import find_embedder
+from flexcare_model.training.run_config import resolve_run
+from flexcare_model.training.train import choose_device, train
+
+
+def run(
+    output: Path,
+    folder: Path,
+    *,
+    model: str,
+    experiment: str,
+    seed: int,
+    settings: Mapping[str, Any],
+    pretrained: Path | None = None,
+    encoder: str | None = None,
+    interaction: bool = False,
+    made_of: str = "",
+    verify: Callable[[], None] = lambda: None,
+) -> None:
+    """Train to the end, continuing a killed training in ``folder``, and evaluate the test split.
+
+    Args:
+        output: folder with cohorts and shards.
+        settings: section `train` of the configuration; a missing setting has its default.
+        pretrained: folder of the run whose weights a pretrained experiment starts from.
+        encoder: note encoder, where the notes are stored as word-piece ids.
+        interaction: evaluate all tasks after each task of each epoch (figure 7).
+        made_of: what data and code the run is made of; a state that was made of something else is ignored.
+        verify: called before the results are written.
+    """
+    config, execution = resolve_run(model, experiment, seed, dict(settings))
+    embedder = find_embedder(output, encoder, choose_device(execution.device))
+    loader, state = train(
+        output,
+        folder,
+        config,
+        execution,
+        pretrained=pretrained,
+        interaction=interaction,
+        embedder=embedder,
+        code=made_of,
+    )
+    verify()
+    evaluate_run(output, folder, loader, embedder=embedder, best_epoch=state.best_epoch)
+    forget_state(folder)
