@@ -25,6 +25,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from flexcare_data.discovery import model_classes, task_names
+from flexcare_data.errors import UserError
 from flexcare_data.options import PAPER_TASKS, PROTOCOLS, Options, resolve
 from flexcare_data.package_files import package_folder
 
@@ -46,7 +47,7 @@ TaskName = Annotated[str, AfterValidator(_known_task)]
 ModelName = Annotated[str, AfterValidator(lambda value: _of_known(value, model_classes()))]
 
 
-class ConfigError(ValueError):
+class ConfigError(UserError, ValueError):
     """The configuration is wrong; the message has one line per mistake."""
 
 

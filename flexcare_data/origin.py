@@ -7,15 +7,15 @@ build is compared with, so that a forgotten ``--configfile`` cannot turn results
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from flexcare_data.config import Config
 from flexcare_data.errors import UserError
-from flexcare_data.hashing import remembered_digest
+from flexcare_data.hashing import spec_key
 from flexcare_data.raw.tables import RawDataError, locate
+from flexcare_data.schema import RAW
 from flexcare_data.store.folders import atomic_write
 
 NAME = "origin.json"
@@ -32,7 +32,7 @@ class Origin:
     Attributes:
         synthetic: whether the raw data is fabricated.
         raw: absolute paths of the raw data sets that are set.
-        identity: digests of small tables of each data set, by which a folder that was moved is recognised.
+        identity: a digest of the sizes of its tables for each data set, by which a folder that was moved is recognised.
         configfiles: absolute paths of the configuration files that were given.
     """
 
@@ -47,9 +47,9 @@ class Origin:
         roots = {} if config.is_synthetic else {name: path for name, path in config.raw if path is not None}
         return cls(
             synthetic=config.is_synthetic,
-            raw={name: os.path.abspath(path) for name, path in roots.items()},
+            raw={name: str(path.absolute()) for name, path in roots.items()},
             identity={name: digest for name, path in roots.items() if (digest := _identity(name, path))},
-            configfiles=[os.path.abspath(path) for path in configfiles],
+            configfiles=[str(Path(path).absolute()) for path in configfiles],
         )
 
     def check(self, output: Path) -> None:
@@ -106,9 +106,12 @@ def read(output: Path) -> Origin | None:
 
 
 def _identity(name: str, root: Path) -> str:
-    """A digest of a small table that differs between editions; empty where it cannot be read."""
-    table = {"mimiciv": "icustays", "mimic_cxr_jpg": "metadata", "mimic_iv_note": "discharge"}[name]
-    try:
-        return remembered_digest(locate(root, table))[:16]
-    except (RawDataError, OSError):
-        return ""
+    """A digest of the sizes of the tables of a data set; empty where none is found."""
+    sizes = {}
+    for table in RAW.values():
+        if table.root == name:
+            try:
+                sizes[table.name] = locate(root, table.name).stat().st_size
+            except (RawDataError, OSError):
+                continue
+    return spec_key(sizes) if sizes else ""

@@ -1,7 +1,7 @@
 """Published names: links below the output folder that show the products of one configuration.
 
-In: a `Product`, the output folder. Out: what its links should say, and whether they do. A link that is dangling or shows
-another product counts as absent. A file or folder that is no link is never replaced.
+In: a `Product`, the output folder. Out: what its links should say, and whether they do. A link that is dangling or
+shows another product counts as absent. A file or folder that is no link is never replaced.
 """
 
 from __future__ import annotations
@@ -64,4 +64,4 @@ def link_commands(product: Product, output: Path) -> str:
 
 
 def _says(place: Path, target: str) -> bool:
-    return place.is_symlink() and os.readlink(place) == target
+    return place.is_symlink() and str(place.readlink()) == target

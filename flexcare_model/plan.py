@@ -1,8 +1,8 @@
 """What is made of the cohorts: runs, analyses, tables, figures, pages. What each reads, its key, and its folder.
 
 In: the `Plan` of the data half. Out: a `Product` for each. A product is stored in ``<output>/by_key/``, under a key
-of all that decides it, so a changed setting makes another product beside the old one, and a table can only show runs of the
-configuration that it was made for. No model library is imported.
+of all that decides it, so a changed setting makes another product beside the old one, and a table can only show runs
+of the configuration that it was made for. No model library is imported.
 """
 
 from __future__ import annotations

@@ -27,6 +27,9 @@ from snakemake.exceptions import WorkflowError
 
 try:
     CONFIG = load_config(config)
+    PLAN = Plan(CONFIG)
+    PLAN.check_roots()
+    Origin.of(CONFIG, workflow.overwrite_configfiles).check(CONFIG.output)
 except UserError as error:
     raise WorkflowError(str(error)) from None
 
@@ -34,7 +37,6 @@ OUT = str(CONFIG.output)
 BY_KEY = f"{OUT}/by_key"
 DRY_RUN = workflow.output_settings.dryrun
 IS_MAIN = workflow.is_main_process
-PLAN = Plan(CONFIG)
 MODELS = ModelPlan(PLAN)
 
 # Nothing derived from patients is readable by everybody: this holds for what Snakemake makes and for all its jobs.
@@ -78,10 +80,8 @@ def other_models():
 
 @cache
 def begin():
-    """Called before the first product is planned: check the raw folders and the output folder, and renew the marks."""
-    told(PLAN.check_roots)()
+    """Called before the first product is planned: renew the marks, which Snakemake reads once."""
     if IS_MAIN:
-        told(Origin.of(CONFIG, workflow.overwrite_configfiles).check)(CONFIG.output)
         for task, reason in PLAN.left_out.items():
             print(f"note: {task} is left out: {reason}", file=sys.stderr)
     renew_marks(PLAN)

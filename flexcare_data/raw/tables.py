@@ -20,6 +20,7 @@ from typing import IO
 import polars as pl
 from isal import igzip, isal_zlib
 
+from flexcare_data.errors import UserError
 from flexcare_data.schema import CHEXPERT, RAW, RawTable
 
 WHERE = {
@@ -54,7 +55,7 @@ ORDERED = {"icustays": ("intime", "outtime"), "admissions": ("admittime", "disch
 """Times of which the second cannot come first. Such rows are used as published, and counted."""
 
 
-class RawDataError(ValueError):
+class RawDataError(UserError, ValueError):
     """A raw file cannot be used: which, what was expected, what came and what to do. Holds no patient's value."""
 
 

@@ -30,6 +30,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from flexcare_data.errors import UserError
 from flexcare_data.hashing import canonical, file_digest
 from flexcare_data.schema import OUTPUT_FORMAT
 
@@ -43,7 +44,7 @@ _TEMPORARY = re.compile(r"\..+\.tmp\.(?P<machine>[0-9a-f]{8})\.(?P<pid>\d+)\.[0-
 _LARGEST_MANIFEST = 256 * 2**20
 
 
-class StoreError(RuntimeError):
+class StoreError(UserError, RuntimeError):
     """A folder of the store is damaged, or not what its name says, or cannot be written."""
 
 
