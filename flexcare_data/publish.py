@@ -37,17 +37,14 @@ def is_published(product: Product, output: Path) -> bool:
     return all(_says(place, target) and place.exists() for place, target in link_targets(product, output).items())
 
 
-def withdraw(product: Product, output: Path) -> None:
-    """Remove links of these names that are dangling or show another product.
+def check_free(product: Product, output: Path) -> None:
+    """Raise unless every published name of ``product`` is free or a link.
 
     Raises:
-        PublishError: if a name is taken by something that is no link.
+        PublishError: if a name is taken by a file or a folder, which this workflow did not make.
     """
-    for place, target in link_targets(product, output).items():
-        if place.is_symlink():
-            if not _says(place, target) or not place.exists():
-                place.unlink()
-        elif place.exists():
+    for place in link_targets(product, output):
+        if place.exists() and not place.is_symlink():
             kind = "a folder" if place.is_dir() else "a file"
             raise PublishError(
                 f"{place}: expected a link that this workflow made, found {kind}; move it away, or set output to "

@@ -17,8 +17,7 @@ def analysis_inputs(kind):
     """What an analysis reads."""
 
     def inputs(wildcards):
-        product = analysis_of(kind)(wildcards)
-        return {name.replace("-", "_"): done(read) for name, read in product.inputs.items()}
+        return inputs_of(analysis_of(kind)(wildcards))
 
     return inputs
 

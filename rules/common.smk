@@ -18,12 +18,13 @@ from flexcare_data.hashing import spec_key
 from flexcare_data.options import Options
 from flexcare_data.origin import Origin
 from flexcare_data.plan import Plan, cohort_stage
-from flexcare_data.publish import is_published, link_commands, withdraw
+from flexcare_data.publish import check_free, is_published, link_commands
 from flexcare_data.store.folders import is_complete
 from flexcare_data.store.views import Recipe
 from flexcare_model.experiments import EXPERIMENTS
 from flexcare_model.plan import FIGURES, TABLE_STEMS, ModelPlan, links_of
 from snakemake.exceptions import WorkflowError
+from snakemake.io import Mtime
 
 try:
     CONFIG = load_config(config)
@@ -143,14 +144,23 @@ def done(product):
     return ancient(str(product.done))
 
 
+def inputs_of(product):
+    """What ``product`` reads, as named inputs of its rule.
+
+    A product that is there needs nothing made again: of its inputs, those that are there are named.
+    """
+    is_there = product.done.exists()
+    reads = {name: read for name, read in product.inputs.items() if not is_there or read.done.exists()}
+    return {re.sub("[^a-z0-9]", "_", name): done(read) for name, read in reads.items()}
+
+
 def stage_inputs(name):
     """What stage ``name`` reads, as named inputs of its rule."""
 
     def inputs(wildcards):
         product = by_key(name.format(**wildcards), wildcards.key)
-        found = {upstream.replace("-", "_"): done(read) for upstream, read in product.inputs.items()}
-        raw = PLAN.stage(product.name).raw
-        return found | ({"checked": checked()} if raw and not CONFIG.is_synthetic else {})
+        looked_at = PLAN.stage(product.name).raw and not CONFIG.is_synthetic and not product.done.exists()
+        return inputs_of(product) | ({"checked": checked()} if looked_at else {})
 
     return inputs
 
@@ -201,8 +211,7 @@ def product_inputs(product):
 
     def inputs(wildcards):
         begin()
-        found = told(product)(wildcards).inputs
-        return {re.sub("[^a-z0-9]", "_", name): done(read) for name, read in found.items()}
+        return inputs_of(told(product)(wildcards))
 
     return inputs
 

@@ -50,14 +50,14 @@ wildcard_constraints:
 
 
 def shown(wildcards):
-    """The product to show. A link that shows another one, or nothing, counts as absent."""
+    """The product to show. A link that shows another one, or nothing, is made again, whatever its date."""
     product = product_of(wildcards.published)
     if not is_published(product, CONFIG.output):
-        if DRY_RUN:
-            # Nothing is changed; Snakemake is told that the name is not there, so that it plans what it will do.
-            workflow.iocache.exists_local[f"{OUT}/{wildcards.published}"] = False
-        elif IS_MAIN:
-            told(withdraw)(product, CONFIG.output)
+        told(check_free)(product, CONFIG.output)
+        name = f"{OUT}/{wildcards.published}"
+        if os.path.lexists(name):
+            workflow.dag.forcefiles.add(name)
+            workflow.iocache.mtime[name] = Mtime(local=0.0)  # a dangling link has none
     return done(product)
 
 

@@ -14,7 +14,7 @@ def run_of(wildcards):
 
 def run_inputs(wildcards):
     """Cohorts, series, radiographs and notes of a run, and the run whose weights it starts from."""
-    return {name.replace("-", "_"): done(product) for name, product in run_of(wildcards).inputs.items()}
+    return inputs_of(run_of(wildcards))
 
 
 def run_recipe(wildcards):
