@@ -228,6 +228,7 @@ class Plan:
         self.store = config.store_path
         self.by_key = config.output / "by_key"
         self._products: dict[str, Product] = {}
+        self._raw_digests: dict[str, str] = {}
 
     # --- tasks --------------------------------------------------------------------------------------------------
 
@@ -323,7 +324,7 @@ class Plan:
         if name == "synthetic":
             return self.config.synthetic.model_dump(mode="json")
         if name == "cxr":
-            return {"which": self.config.images.which, "files": self._listing()}
+            return {"which": self.config.images.which, "files": self._listing}
         if name == "encoder":
             return {"encoder": notes.encoder}
         if name == "notes":
@@ -341,7 +342,7 @@ class Plan:
         return {
             "cohort": self.product(cohort_stage(task)).key,
             "hourly": self.product("hourly").key,
-            "images": {name: images[name] for name in ("raw", "code", "libraries")} | {"files": self._listing()},
+            "images": {name: images[name] for name in ("raw", "code", "libraries")} | {"files": self._listing},
             "notes": {name: notes[name] for name in ("settings", "code", "libraries")}
             | {"upstream": {name: key for name, key in notes["upstream"].items() if name in ("sections", "encoder")}},
         }
@@ -383,13 +384,17 @@ class Plan:
 
     def raw_digest(self, name: str) -> str:
         """sha256 of a raw table's file; ``absent`` where its data set is not set."""
-        root = self.root(RAW[name].root)
-        if root is None:
-            return "absent"
-        if self.config.is_synthetic:
-            return self.product("synthetic").key
-        return remembered_digest(locate(root, name))
+        if name not in self._raw_digests:
+            root = self.root(RAW[name].root)
+            if root is None:
+                self._raw_digests[name] = "absent"
+            elif self.config.is_synthetic:
+                self._raw_digests[name] = self.product("synthetic").key
+            else:
+                self._raw_digests[name] = remembered_digest(locate(root, name))
+        return self._raw_digests[name]
 
+    @cached_property
     def _listing(self) -> str:
         """A digest of which radiographs exist; of embedded synthetic data, their settings decide."""
         root = self.root("mimic_cxr_jpg")
