@@ -11,7 +11,8 @@ __all__ = ["COLUMNS", "load_matrix"]
 
 
 def __getattr__(name: str) -> Any:
-    # Loaded when asked for: most commands import this package and need neither.
+    # Loaded on demand: the workflow imports this package to plan and does not read series, and a mistake in
+    # variables.toml must not stop the import.
     if name == "COLUMNS":
         from flexcare_data.variables import COLUMNS
 

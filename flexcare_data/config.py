@@ -24,7 +24,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from flexcare_data.discovery import model_classes, task_names
+from flexcare_data import discovery
 from flexcare_data.errors import UserError
 from flexcare_data.options import PAPER_TASKS, PROTOCOLS, Options, resolve
 from flexcare_data.package_files import package_folder
@@ -39,12 +39,8 @@ def _of_known(value: str, known: Iterable[str]) -> str:
     return value
 
 
-def _known_task(value: str) -> str:
-    return _of_known(value, task_names())
-
-
-TaskName = Annotated[str, AfterValidator(_known_task)]
-ModelName = Annotated[str, AfterValidator(lambda value: _of_known(value, model_classes()))]
+TaskName = Annotated[str, AfterValidator(lambda value: _of_known(value, discovery.tasks()))]
+ModelName = Annotated[str, AfterValidator(lambda value: _of_known(value, discovery.models()))]
 
 
 class ConfigError(UserError, ValueError):

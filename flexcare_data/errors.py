@@ -1,41 +1,136 @@
-"""Errors that the user can fix: shown as one message without a traceback."""
+"""Errors that a user can fix, and the words in which a command reports any exception.
+
+In: an exception. Out: one message without a traceback, or None where the exception is a mistake of this program.
+`UserError` is the base class of all errors that a user can fix. Refusals of the machine (a full disk, a lost
+permission, a file that was removed) come from Python and the libraries in different forms: an OSError with a number,
+one without, or an error of a library that quotes the system.
+"""
 
 from __future__ import annotations
 
+import errno
+import os
+import re
+import traceback
 from pathlib import Path
 
 
 class UserError(Exception):
-    """Something that the user can fix; the message says what was expected, what came, where, and what to do."""
+    """An error that the user can fix. Its message is shown as it is: expected, got, where, what to do.
+
+    The message holds names, counts and paths, never a value of a patient.
+    """
+
+
+FULL_ERRORS = "FLEXCARE_FULL_ERRORS"
+_AGAIN = "nothing that was finished is lost, and the same command goes on from there"
+_FULL = f"free some space, or set store.path or output to a larger disk; {_AGAIN}"
+_ADVICE = {
+    errno.ENOSPC: _FULL,
+    errno.EDQUOT: _FULL,
+    errno.EFBIG: f"the file system or a limit of this account (ulimit -f) allows no larger file; {_AGAIN}",
+    errno.EACCES: f"ask its owner for access, or set output and store.path to folders of your own; {_AGAIN}",
+    errno.EPERM: f"ask its owner for access, or set output and store.path to folders of your own; {_AGAIN}",
+    errno.EROFS: f"set output or store.path to a disk that you may write; {_AGAIN}",
+    errno.ENOENT: f"it was moved or removed while it was needed: put it back; {_AGAIN}",
+    errno.ESTALE: f"it was moved or removed while it was needed: put it back; {_AGAIN}",
+    errno.EIO: f"the disk or its network connection failed: look after it; {_AGAIN}",
+    errno.EMFILE: f"allow more open files (ulimit -n 4096); {_AGAIN}",
+    errno.ENFILE: f"too many files are open on this machine: try later; {_AGAIN}",
+}
+_QUOTED = re.compile(r"\(os error (\d+)\)")
+# Polars, where the last bytes of a parquet file do not fit.
+_NO_END = "Invalid thrift: transport error"
+_DAMAGED = re.compile(r"parquet: File out of specification|Parquet magic bytes not found|Couldn't deserialize thrift")
+_CUT_SHORT = re.compile(r"\d+ requested and \d+ written")
 
 
 def message(error: BaseException, where: Path | None = None) -> str | None:
-    """What to report of ``error``, None where it is a mistake of the program. ``where``: what was written."""
-    from pydantic import ValidationError
+    """What to print for ``error``, or None where it is a mistake of the program; ``where``: what was being written.
 
-    from flexcare_data.config import ConfigError
-    from flexcare_data.export.explain_sample import UnknownSampleError
-    from flexcare_data.faults import explain
-    from flexcare_data.raw.tables import RawDataError
-    from flexcare_data.schema import SchemaError
-    from flexcare_data.stages.audit import LeakageError
-    from flexcare_data.stages.images.decoding import ImageError
-    from flexcare_data.store.folders import StoreError
+    Example:
+        >>> message(UserError("train.epochs: expected a number above 0, got 0"))
+        'train.epochs: expected a number above 0, got 0'
+        >>> message(ZeroDivisionError()) is None
+        True
+    """
+    from pydantic import ValidationError  # imported here, because short commands pay for every import
 
-    known = (
-        UserError, ConfigError, UnknownSampleError, RawDataError, SchemaError, StoreError, ImageError, LeakageError,
-        ValidationError,
-    )  # fmt: skip
-    return str(error) if isinstance(error, known) else explain(error, where)
+    return str(error) if isinstance(error, UserError | ValidationError) else explain(error, where)
 
 
 def report(error: BaseException, where: Path | None = None) -> str | None:
-    """What to print of ``error``; None where the user asked for the full error (`FULL_ERRORS`)."""
-    import os
-
-    from flexcare_data.faults import FULL_ERRORS, withheld
-
+    """What to print for ``error``; None where the exception itself is asked for (`FULL_ERRORS`)."""
     text = message(error, where)
     if text is not None:
         return f"error: {text}"
     return None if os.environ.get(FULL_ERRORS) else withheld(error)
+
+
+def explain(error: BaseException, where: Path | None = None) -> str | None:
+    """The message for ``error``; ``where`` is named where the error itself names no file.
+
+    Example:
+        >>> explain(OSError(28, "No space left on device", "/disk/events.parquet")).split(";")[0]
+        '/disk/events.parquet: No space left on device'
+        >>> explain(KeyError("stay_id")) is None
+        True
+    """
+    place = getattr(error, "filename", None) or where or "a file"
+    if _NO_END in str(error):
+        return f"{place}: a file could not be written to its end: is the disk full, or file size limited? {_FULL}"
+    if damage := _DAMAGED.match(str(error)):
+        return (
+            f"{place}: a table that it reads is damaged ({damage[0]}); find it with `python -m flexcare_data store "
+            "verify`, remove its folder and give the same command again"
+        )
+    number = _number(error)
+    if number not in _ADVICE:
+        return None
+    return f"{place}: {os.strerror(number)}; {_ADVICE[number]}"
+
+
+def _number(error: BaseException) -> int | None:
+    if isinstance(error, OSError) and error.errno is not None:
+        return error.errno
+    text = str(error)
+    if quoted := _QUOTED.search(text):
+        return int(quoted[1])
+    # numpy tells a write that was cut short by its counts alone.
+    return errno.ENOSPC if isinstance(error, OSError) and _CUT_SHORT.search(text) else None
+
+
+def withheld(error: BaseException) -> str:
+    """Where an unexpected ``error`` was raised, and its type.
+
+    The text of the exception is left out, because libraries quote the values that they cannot use, and a log may hold
+    no value of a patient. Setting `FULL_ERRORS` in the environment makes the commands raise the exception itself.
+    An exception that was raised inside a model keeps its text: models see tensors, and their errors are about shapes.
+    """
+    in_model = _is_of_a_model(error)
+    if in_model:
+        lines = ["error: the model raised an exception; its file and line are below"]
+    else:
+        lines = ["error: unexpected, a mistake of this program; please report what follows"]
+    following: BaseException | None = error
+    while following is not None:
+        lines += [line.rstrip() for line in traceback.format_tb(following.__traceback__)]
+        name = type(following).__name__
+        if _is_of_a_model(following):
+            lines.append(f"{name}: {following}")
+        else:
+            lines.append(f"{name} (its words may quote patients' values: set {FULL_ERRORS}=1 to see them)")
+        following = following.__cause__ or (None if following.__suppress_context__ else following.__context__)
+    return "\n".join(lines)
+
+
+_PROJECT = Path(__file__).resolve().parents[1]
+_PACKAGES = (_PROJECT / "flexcare_data", _PROJECT / "flexcare_model")
+_MODELS = _PROJECT / "flexcare_model" / "models"
+
+
+def _is_of_a_model(error: BaseException) -> bool:
+    """Whether the innermost frame of this project is in `flexcare_model/models/`."""
+    files = [Path(frame.filename).resolve() for frame in traceback.extract_tb(error.__traceback__)]
+    own = [file for file in files if any(file.is_relative_to(package) for package in _PACKAGES)]
+    return bool(own) and own[-1].is_relative_to(_MODELS)

@@ -10,11 +10,13 @@ from dataclasses import dataclass
 
 import polars as pl
 
+from flexcare_data.errors import UserError
+
 OUTPUT_FORMAT = 1
 """Version of the files below the output folder; files of another version are refused (`store.check_format`)."""
 
 
-class SchemaError(ValueError):
+class SchemaError(UserError):
     """A table is not what `TABLES` says. The message holds counts and column names, never a patient's values."""
 
 

@@ -7,15 +7,17 @@ published order (FlexCare's discretiser).
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from flexcare_data.errors import UserError
 from flexcare_data.package_files import package_file
 
 _DECLARED = package_file("flexcare_data/resources/variables.toml")
 
 
-class VariableError(ValueError):
+class VariableError(UserError):
     """A declaration in `resources/variables.toml` is not one of a variable."""
 
 
@@ -70,7 +72,10 @@ def _variable(name: str, values: Any) -> Variable:
     where = f"{_DECLARED.name}, [{name}]"
     if not isinstance(values, dict):
         raise VariableError(f"{where}: expected a table of fields, got {values!r}")
-    items = tuple(_made(Item, entry, f"{where}, items", variable=name) for entry in values.get("items", ()))
+    entries = values.get("items", [])
+    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+        raise VariableError(f"{where}: expected items as a list of tables, got {entries!r}")
+    items = tuple(_made(Item, entry, f"{where}, items", variable=name) for entry in entries)
     listed = {key: tuple(value) for key, value in values.items() if isinstance(value, list)}
     variable = _made(Variable, values | listed | {"items": items}, where, name=name)
     if variable.categories:
@@ -87,54 +92,114 @@ def _made(kind: type[Any], values: dict[str, Any], where: str, **given: Any) -> 
     known = {part.name for part in fields(kind)} - set(given)
     if unknown := sorted(set(values) - known):
         raise VariableError(f"{where}: expected fields of {', '.join(sorted(known))}; got {unknown[0]}")
+    for name, value in values.items():
+        expected, is_valid = _KINDS.get(name, _TEXT)
+        if not is_valid(value):
+            raise VariableError(f"{where}: expected {name} to be {expected}, got {value!r}")
     try:
         return kind(**given, **values)
     except TypeError as error:  # a field without default is missing
         raise VariableError(f"{where}: {str(error).partition(') ')[2]}") from None
 
 
-VARIABLE: dict[str, Variable] = parse_variables(_DECLARED.read_text())
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+_TEXT: tuple[str, Callable[[Any], bool]] = ("a text", lambda value: isinstance(value, str))
+_NUMBERS = ("a list of numbers", lambda value: isinstance(value, tuple) and all(map(_is_number, value)))
+_SWITCH = ("true or false", lambda value: isinstance(value, bool))
+_KINDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    "default": ("a number or a text", lambda value: _is_number(value) or isinstance(value, str)),
+    "limits": _NUMBERS,
+    "mimic3": _NUMBERS,
+    "categories": ("a list of texts", lambda value: isinstance(value, tuple) and all(map(_TEXT[1], value))),
+    "grades": (
+        "a table of whole numbers",
+        lambda value: isinstance(value, dict) and all(map(_is_number, value.values())),
+    ),
+    "plain_numbers": _SWITCH,
+    "compared_as_text": _SWITCH,
+    "carried": _SWITCH,
+    "items": ("a list of tables", lambda value: isinstance(value, tuple)),
+    "itemid": ("a whole number", lambda value: isinstance(value, int) and not isinstance(value, bool)),
+    "factor": ("a number", _is_number),
+}
+"""What a field may hold; fields that are not listed hold a text."""
+
+
+VARIABLE: dict[str, Variable]
 """All variables by name, in the order of the input columns and of the observation masks."""
 
-VARIABLES: tuple[str, ...] = tuple(VARIABLE)
+VARIABLES: tuple[str, ...]
+"""The names of all variables."""
 
-ITEMS: tuple[Item, ...] = tuple(item for variable in VARIABLE.values() for item in variable.items)
+ITEMS: tuple[Item, ...]
 """The items of all variables; the position of an item is its code in a scan."""
 
-CATEGORIES: dict[str, tuple[str, ...]] = {name: v.categories for name, v in VARIABLE.items() if v.categories}
+CATEGORIES: dict[str, tuple[str, ...]]
 """One-hot values of the categorical variables, in column order."""
 
-CONTINUOUS: tuple[str, ...] = tuple(name for name in VARIABLES if name not in CATEGORIES)
+CONTINUOUS: tuple[str, ...]
 """The variables with one numeric column each; only these are standardised."""
 
-DEFAULTS: dict[str, float | str] = {name: variable.default for name, variable in VARIABLE.items()}
+DEFAULTS: dict[str, float | str]
 """The value before the first charted one."""
 
-COLUMNS: tuple[str, ...] = tuple(
-    column
-    for name in VARIABLES
-    for column in ([f"{name}={text}" for text in CATEGORIES[name]] if name in CATEGORIES else [name])
-) + tuple(f"observed:{name}" for name in VARIABLES)
+COLUMNS: tuple[str, ...]
 """Names of the input columns: the values (59 as published), then a mask per variable (17)."""
 
-GRADES: dict[str, dict[str, int]] = {name: variable.grades for name, variable in VARIABLE.items() if variable.grades}
+GRADES: dict[str, dict[str, int]]
 """Grade of each known spelling of the variables that are charted as text."""
 
-MERGED_SPELLINGS: dict[str, dict[str, str]] = {
-    variable: {
-        text: next(
-            (
-                numbered
-                for numbered in CATEGORIES[variable]
-                # A tube and silence share grade 1 but stay two categories.
-                if numbered[0].isdigit()
-                and grades.get(numbered) == grade
-                and ("Trach" in numbered) == (text in ("No Response-ETT", "1.0 ET/Trach"))
-            ),
-            text,
-        )
-        for text, grade in grades.items()
+MERGED_SPELLINGS: dict[str, dict[str, str]]
+"""Numbered spelling that replaces each spelling (option `gcs_spellings: merged`)."""
+
+
+def __getattr__(name: str) -> Any:
+    # Read at the first use of a constant, so that a mistake in variables.toml is an error of the command that needs
+    # it, and importing this module never fails.
+    if name not in _CONSTANTS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals().update(_constants(parse_variables(_DECLARED.read_text(encoding="utf-8"))))
+    return globals()[name]
+
+
+_CONSTANTS = frozenset(
+    ("VARIABLE", "VARIABLES", "ITEMS", "CATEGORIES", "CONTINUOUS", "DEFAULTS", "COLUMNS", "GRADES", "MERGED_SPELLINGS")
+)
+
+
+def _constants(declared: dict[str, Variable]) -> dict[str, Any]:
+    categories = {name: variable.categories for name, variable in declared.items() if variable.categories}
+    values = [
+        column
+        for name in declared
+        for column in ([f"{name}={text}" for text in categories[name]] if name in categories else [name])
+    ]
+    grades = {name: variable.grades for name, variable in declared.items() if variable.grades}
+    return {
+        "VARIABLE": declared,
+        "VARIABLES": tuple(declared),
+        "ITEMS": tuple(item for variable in declared.values() for item in variable.items),
+        "CATEGORIES": categories,
+        "CONTINUOUS": tuple(name for name in declared if name not in categories),
+        "DEFAULTS": {name: variable.default for name, variable in declared.items()},
+        "COLUMNS": (*values, *(f"observed:{name}" for name in declared)),
+        "GRADES": grades,
+        "MERGED_SPELLINGS": {
+            name: {text: _merged(text, grade, declared[name]) for text, grade in texts.items()}
+            for name, texts in grades.items()
+        },
     }
-    for variable, grades in GRADES.items()
-}
-"""Numbered spelling that stands for each spelling (option `gcs_spellings: merged`)."""
+
+
+def _merged(text: str, grade: int, variable: Variable) -> str:
+    """The numbered category of the same grade as ``text``, or ``text`` where there is none."""
+    # A tube and silence have grade 1 both, and stay two categories.
+    is_tube = text in ("No Response-ETT", "1.0 ET/Trach")
+    for numbered in variable.categories:
+        same_grade = numbered[0].isdigit() and variable.grades.get(numbered) == grade
+        if same_grade and ("Trach" in numbered) == is_tube:
+            return numbered
+    return text

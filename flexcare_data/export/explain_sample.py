@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
+from flexcare_data.errors import UserError
 from flexcare_data.schema import KNOWN_ONLY_LATER
 from flexcare_data.series import SeriesReader, expand
 from flexcare_data.store import folders as store
@@ -18,11 +19,8 @@ from flexcare_data.tasks import TASKS
 from flexcare_data.variables import COLUMNS
 
 
-class UnknownSampleError(KeyError):
+class UnknownSampleError(UserError):
     """There is no such task or sample in the output folder."""
-
-    def __str__(self) -> str:
-        return str(self.args[0])
 
 
 def load_matrix(output: Path | str, task: str, sample_id: str) -> np.ndarray:

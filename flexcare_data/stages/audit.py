@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
+from flexcare_data.errors import UserError
 from flexcare_data.raw.tables import empty_counts
 from flexcare_data.schema import KNOWN_ONLY_LATER
 from flexcare_data.series import TOLERANCE, n_bins
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 Certificate = dict[str, Any]
 
 
-class LeakageError(RuntimeError):
+class LeakageError(UserError):
     """A sample reads past its prediction time, or a patient is in two folds. Holds task, check and count."""
 
 

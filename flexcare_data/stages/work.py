@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from flexcare_data.options import Options
 
 
-class UndeclaredError(RuntimeError):
+class UndeclaredError(UserError, RuntimeError):
     """A stage reads what its row in `flexcare_data.plan` does not declare: a mistake in the code."""
 
 

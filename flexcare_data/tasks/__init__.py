@@ -1,47 +1,98 @@
 """All tasks. A task is one module here with a `TASK` in it, and nothing elsewhere (docs/add_a_task.md).
 
-The modules are found, not listed: a list would be code that every training depends on, so that a further task would
-have all models trained again.
+The modules are found, not listed: a list would be code that every training depends on, so that one more task would
+train all models again. A module is imported when its task is used, so that a training runs its own tasks only.
 """
 
 from __future__ import annotations
 
-import pkgutil
+from collections.abc import Iterator, Mapping
+from functools import cache
 from importlib import import_module
+from typing import get_args
 
-from flexcare_data.options import PAPER_TASKS, Options
+from flexcare_data import discovery
+from flexcare_data.errors import UserError
+from flexcare_data.options import Options
 from flexcare_data.schema import RAW
-from flexcare_data.tasks.base import METRICS, Task
+from flexcare_data.tasks.base import METRICS, Section, Task
 
 
-class TaskError(ValueError):
+class TaskError(UserError):
     """A module of this folder declares a task that cannot be one."""
 
 
-def _declared() -> dict[str, Task]:
-    """The tasks of the paper in its training order, then the others by id."""
-    found: dict[str, Task] = {}
-    for module in pkgutil.iter_modules(__path__):
-        task = getattr(import_module(f"{__name__}.{module.name}"), "TASK", None)
-        if task is not None:
-            _check(module.name, task, found)
-            found[task.name] = task
-    names = [*PAPER_TASKS, *sorted(found.keys() - set(PAPER_TASKS), key=lambda name: found[name].id)]
-    return {name: found[name] for name in names}
+class _Tasks(Mapping[str, Task]):
+    """Tasks by name, in the order of `discovery.tasks`: the paper's in its training order, then the others by id."""
+
+    def __getitem__(self, name: str) -> Task:
+        if name not in discovery.tasks():
+            raise KeyError(name)
+        return _imported(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(discovery.tasks())
+
+    def __len__(self) -> int:
+        return len(discovery.tasks())
+
+    def __contains__(self, name: object) -> bool:
+        return name in discovery.tasks()
 
 
-def _check(module: str, task: Task, others: dict[str, Task]) -> None:
+@cache
+def _imported(name: str) -> Task:
+    module = discovery.tasks()[name].module
+    try:
+        task = import_module(module).TASK
+    except UserError:
+        raise
+    except Exception as error:
+        # What runs at the import of a task holds no data, so the words of the exception may be shown.
+        raise TaskError(
+            f"flexcare_data/tasks/{name}.py{_line(error, name)}: {type(error).__name__}: {error}"
+        ) from error
+    _check(name, task)
+    return task
+
+
+def _line(error: Exception, name: str) -> str:
+    """The line of the task's file in which ``error`` was raised."""
+    lines = []
+    place = error.__traceback__
+    while place is not None:
+        if place.tb_frame.f_code.co_filename.endswith(f"{name}.py"):
+            lines.append(place.tb_lineno)
+        place = place.tb_next
+    return f", line {lines[-1]}" if lines else ""
+
+
+def _check(module: str, task: Task) -> None:
     where = f"flexcare_data/tasks/{module}.py"
+    if not isinstance(task, Task):
+        raise TaskError(f"{where}: expected TASK to be a Task, got {type(task).__name__}")
     if task.name != module:
         raise TaskError(f"{where}: expected a task named {module}, got {task.name!r}")
-    if twin := next((other.name for other in others.values() if other.id == task.id), None):
-        raise TaskError(f"{where}: expected an id of its own, got {task.id}, that of {twin}")
+    for field in ("labels", "raw", "options", "classes"):
+        if not isinstance(getattr(task, field), tuple):
+            raise TaskError(f"{where}: expected {field} as a tuple such as ('label',), got {getattr(task, field)!r}")
+    known = {"kind": tuple(METRICS), "section": get_args(Section)}
+    for field, values in known.items():
+        if getattr(task, field) not in values:
+            raise TaskError(f"{where}: expected {field} to be one of {', '.join(values)}; got {getattr(task, field)!r}")
+    n_labels = len(task.labels) if task.kind == "multilabel" else 1
+    if len(task.labels) != max(1, n_labels):
+        raise TaskError(f"{where}: expected one label for a {task.kind} task, got {len(task.labels)}")
+    if task.kind != "multiclass" and task.n_outputs != n_labels:
+        raise TaskError(f"{where}: expected n_outputs={n_labels} for its labels, got {task.n_outputs}")
+    if task.classes and len(task.classes) != task.n_outputs:
+        raise TaskError(f"{where}: expected {task.n_outputs} classes, got {len(task.classes)}")
     if unknown := sorted(set(task.raw) - set(RAW)):
         raise TaskError(f"{where}: expected raw tables of {', '.join(RAW)}; got {unknown[0]}")
     if unknown := sorted(set(task.options) - set(Options.model_fields)):
         raise TaskError(f"{where}: expected options of {', '.join(Options.model_fields)}; got {unknown[0]}")
 
 
-TASKS: dict[str, Task] = _declared()
+TASKS: Mapping[str, Task] = _Tasks()
 
 __all__ = ["METRICS", "TASKS", "Task", "TaskError"]

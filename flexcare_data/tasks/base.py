@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import polars as pl
 
+from flexcare_data.discovery import USUAL_ORDER
 from flexcare_data.raw.tables import Dropped
 from flexcare_data.schema import COHORT, WINDOWS, check
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from flexcare_data.options import Options
 
 Kind = Literal["binary", "multilabel", "multiclass"]
+Section = Literal["past_medical_history", "brief_hospital_course"]
 Flow = list[dict[str, Any]]
 """What each step of a selection kept: its name and counts."""
 
@@ -44,6 +46,10 @@ class Task:
         loss_weight: weight of the task in the multi-task loss (paper, section 4).
         description: one line for menus and reports.
         build: makes the cohort.
+        order: place among the tasks, in tables and figures; tasks of one order are sorted by id. `discovery.tasks`
+            reads it and ``id`` from the text of the file, so both are literals.
+        in_comparison: is a block of the comparisons of methods (tables 3, 4 and 6, statistics, figures) once a model is
+            trained on it. drg is not: it has a table of its own (transfer, table 5).
         raw: raw tables (names in `schema.RAW`) that ``build`` reads besides admissions and radiograph metadata.
         options: options of the protocol that ``build`` reads besides those that choose a note.
         ends_within_hour: the input may end inside an hour, so the cohort gives `Cohort.ends` and reads the events.
@@ -57,10 +63,12 @@ class Task:
     kind: Kind
     labels: tuple[str, ...]
     n_outputs: int | None
-    section: Literal["past_medical_history", "brief_hospital_course"]
+    section: Section
     loss_weight: float
     description: str
     build: Callable[[Sources], Cohort] = field(repr=False)
+    order: int = USUAL_ORDER
+    in_comparison: bool = True
     raw: tuple[str, ...] = ()
     options: tuple[str, ...] = ()
     ends_within_hour: bool = False

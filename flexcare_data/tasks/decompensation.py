@@ -28,6 +28,7 @@ TASK = Task(
     name="decompensation",
     abbreviation="DEC",
     id=1,
+    order=3,
     kind="binary",
     labels=("label",),
     n_outputs=1,

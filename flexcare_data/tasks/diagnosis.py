@@ -94,6 +94,7 @@ TASK = Task(
     name="diagnosis",
     abbreviation="DIA",
     id=5,
+    order=6,
     kind="multilabel",
     labels=CHEXPERT,
     n_outputs=14,

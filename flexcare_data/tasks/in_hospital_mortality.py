@@ -19,6 +19,7 @@ TASK = Task(
     name="in_hospital_mortality",
     abbreviation="IHM",
     id=0,
+    order=1,
     kind="binary",
     labels=("label",),
     n_outputs=1,

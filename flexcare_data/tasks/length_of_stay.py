@@ -29,6 +29,7 @@ TASK = Task(
     name="length_of_stay",
     abbreviation="LOS",
     id=3,
+    order=2,
     kind="multiclass",
     labels=("label",),
     n_outputs=10,

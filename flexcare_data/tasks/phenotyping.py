@@ -19,6 +19,7 @@ TASK = Task(
     name="phenotyping",
     abbreviation="PHE",
     id=2,
+    order=4,
     kind="multilabel",
     labels=PHENOTYPES,
     n_outputs=25,

@@ -23,6 +23,7 @@ TASK = Task(
     name="readmission",
     abbreviation="REA",
     id=4,
+    order=5,
     kind="binary",
     labels=("label",),
     n_outputs=1,

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from flexcare_data import variables
+from flexcare_data import discovery, variables
 from flexcare_data.tasks import TASKS, Task
 
 MODALITIES = ("time_series", "image", "note")
@@ -30,10 +30,10 @@ MAX_LENGTH = 512
 @cache
 def task_of(task_id: int) -> Task:
     """The task with this id (the row of the embedding table)."""
-    known = {task.id: task for task in TASKS.values()}
+    known = {task.id: task.name for task in discovery.tasks().values()}
     if task_id not in known:
         raise ValueError(f"batch: expected a task id of {sorted(known)}, got {task_id}")
-    return known[task_id]
+    return TASKS[known[task_id]]
 
 
 def single_task(task_ids: Iterable[int]) -> int:

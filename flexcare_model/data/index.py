@@ -14,6 +14,7 @@ import polars as pl
 import torch
 from torch import Tensor
 
+from flexcare_data.errors import UserError
 from flexcare_data.store.folders import check_format
 from flexcare_data.tasks import Task
 from flexcare_model.data.batch import MODALITIES
@@ -32,7 +33,7 @@ from flexcare_model.data.shards import (
 )
 
 
-class SampleError(ValueError):
+class SampleError(UserError):
     """A cohort cannot be turned into samples. The message holds counts and paths, never a patient's values."""
 
 

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from flexcare_data.errors import UserError
 from flexcare_data.variables import CATEGORIES, CONTINUOUS, VARIABLES
 
 N_VALUE_COLUMNS = sum(len(CATEGORIES.get(name, ("",))) for name in VARIABLES)
@@ -40,7 +41,7 @@ NOTES: Kinds = {"<f2": (768,), "|i1": (768,), "<i4": ()}
 SCALES: Kinds = {"<f2": ()}
 
 
-class ShardError(ValueError):
+class ShardError(UserError):
     """A shard below the output folder is not what its index says."""
 
 

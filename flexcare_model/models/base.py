@@ -100,26 +100,60 @@ class Model(nn.Module):
     """Base of all models: ``Model(config, task_outputs)``, ``forward(batch, *, details=False) -> Output``, `loss`.
 
     Attributes:
-        name: as in targets and in the configuration; a subclass without one of its own is no model.
+        name: as in targets and in the configuration (lower-case letters, digits, _). A class whose body does not set
+            it is not a model.
         multi_task: whether one model is trained on several tasks (FlexCare and variants) or one per task.
         gradient_clip: largest gradient norm in training, None for no clipping.
+        title: in tables, figures and on the page; the name where there is none.
+        role: the comparison that the model belongs to. baseline: tables 3 and 5, statistics and figures, beside the
+            paper's methods; ablation: table 4 and figure 4; task_token: table 6 and figure 5; unlisted: none;
+            reference: FlexCare, which the others are compared with.
+        table_order: place among the models of its role; models of one order are sorted by name.
+        marks: of an ablation, whether it has combination tokens, decorrelation, mixture of experts.
+        colour, marker: of the model in figures; a free one where there is none.
+        colour_alone, marker_alone: of a multi-task model where it is trained on each task alone.
+        hatch: of the bar of an ablation.
+
+    All but ``multi_task`` and ``gradient_clip`` are read from the text of the file (`flexcare_data.discovery`), because
+    tables are made without importing a model: they are literals, and a subclass does not inherit them.
     """
 
     name: ClassVar[str]
+    title: ClassVar[str]
+    role: ClassVar[str]
+    table_order: ClassVar[int]
+    marks: ClassVar[tuple[bool, ...]]
+    colour: ClassVar[str]
+    marker: ClassVar[str]
+    colour_alone: ClassVar[str]
+    marker_alone: ClassVar[str]
+    hatch: ClassVar[str]
     multi_task: ClassVar[bool] = False
     gradient_clip: ClassVar[float | None] = None
 
-    def __init__(self, config: ModelConfig, task_outputs: dict[str, int], *, class_std: float = 0.02) -> None:
-        """``task_outputs``: number of logits by task name (single-task models are given one task)."""
+    def __init__(
+        self,
+        config: ModelConfig,
+        task_outputs: dict[str, int],
+        *,
+        class_std: float = 0.02,
+        with_embedding: bool = True,
+    ) -> None:
+        """``task_outputs``: number of logits by task name (single-task models are given one task).
+
+        ``with_embedding`` False is for a model that reads ``batch.ts`` or ``batch.note_tok`` itself: it then has no
+        ``self.embedding``, whose parameters would never be trained.
+        """
         super().__init__()
         unknown = sorted(set(task_outputs) - set(TASKS))
         if unknown or not task_outputs:
             raise ValueError(f"model: expected tasks of {', '.join(TASKS)}; got {unknown or 'none'}")
         self.config = config
         self.task_outputs = dict(task_outputs)
-        self.embedding = Embedding(
-            config.hidden_dim, config.note_width, config.max_hours, config.note_dropout, class_std
-        )
+        if with_embedding:
+            self.embedding = Embedding(
+                config.hidden_dim, config.note_width, config.max_hours, config.note_dropout, class_std
+            )
 
     def loss(self, output: Output, batch: Batch) -> Tensor:
         """The training loss, a scalar: prediction loss and extra losses with their weights."""

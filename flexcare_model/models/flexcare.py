@@ -141,6 +141,13 @@ class FlexCare(Model):
     """
 
     name = "flexcare"
+    title = "FlexCare"
+    role = "reference"
+    marks = (True, True, True)
+    colour = "#000000"
+    marker = "X"
+    colour_alone = "#CC79A7"
+    marker_alone = "P"
     multi_task = True
     combinations: ClassVar[tuple[str, ...]] = COMBINATIONS
     decorrelated: ClassVar[bool] = True

@@ -11,6 +11,11 @@ class FlexCareBase(FlexCare):
     """Three modality tokens, one shared expert, prediction loss only."""
 
     name = "flexcare_base"
+    title = "base"
+    role = "ablation"
+    table_order = 1
+    marks = (False, False, False)
+    colour = "#999999"
     combinations = SINGLE
     decorrelated = False
     mixed = False
@@ -20,6 +25,12 @@ class FlexCareNoCT(FlexCare):
     """Without the dedicated combination tokens, hence without decorrelation."""
 
     name = "flexcare_no_ct"
+    title = "experts only"
+    role = "ablation"
+    table_order = 2
+    marks = (False, False, True)
+    colour = "#0072B2"
+    hatch = "////"
     combinations = SINGLE
     decorrelated = False
 
@@ -28,6 +39,12 @@ class FlexCareNoDecorr(FlexCare):
     """Without decorrelation loss (it is still computed, for comparison)."""
 
     name = "flexcare_no_decorr"
+    title = "without decorrelation"
+    role = "ablation"
+    table_order = 3
+    marks = (True, False, True)
+    colour = "#009E73"
+    hatch = "...."
     decorrelated = False
 
 
@@ -35,6 +52,12 @@ class FlexCareNoMoE(FlexCare):
     """One shared expert for all combinations and tasks."""
 
     name = "flexcare_no_moe"
+    title = "without experts"
+    role = "ablation"
+    table_order = 4
+    marks = (True, True, False)
+    colour = "#E69F00"
+    hatch = "\\\\\\\\"
     mixed = False
 
 
@@ -42,4 +65,6 @@ class FlexCareNoTaskToken(FlexCare):
     """Without task token: routing and fusion see the combinations only, ``rep`` is (B, d); heads stay per task."""
 
     name = "flexcare_no_task_token"
+    title = "without task token"
+    role = "task_token"
     task_token = "none"

@@ -68,6 +68,10 @@ class M3Care(Model):
     """
 
     name = "m3care"
+    title = "M3Care"
+    table_order = 3
+    colour = "#009E73"
+    marker = "^"
     gradient_clip = 20.0
 
     def __init__(self, config: ModelConfig, task_outputs: dict[str, int]) -> None:

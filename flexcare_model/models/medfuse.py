@@ -27,6 +27,10 @@ class MedFuse(Model):
     """Details: unimodal (B, 3, d), zero where absent; rep (B, d), the last LSTM state."""
 
     name = "medfuse"
+    title = "MedFuse"
+    table_order = 1
+    colour = "#0072B2"
+    marker = "o"
 
     def __init__(self, config: ModelConfig, task_outputs: dict[str, int]) -> None:
         super().__init__(config, task_outputs)

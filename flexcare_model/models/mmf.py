@@ -25,6 +25,10 @@ class MMF(Model):
     """Details: unimodal (B, 3, d), normalised class outputs, zero where absent; stream_logits (B, 3, C); rep (B, d)."""
 
     name = "mmf"
+    title = "MMF"
+    table_order = 4
+    colour = "#D55E00"
+    marker = "D"
 
     def __init__(self, config: ModelConfig, task_outputs: dict[str, int]) -> None:
         super().__init__(config, task_outputs)

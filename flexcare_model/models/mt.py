@@ -28,6 +28,10 @@ class MT(Model):
     """Details: class_outputs (B, 4, d) of g_0, g_T, g_I, g_N; rep (B, d), that of g_0."""
 
     name = "mt"
+    title = "MT"
+    table_order = 2
+    colour = "#E69F00"
+    marker = "s"
 
     def __init__(self, config: ModelConfig, task_outputs: dict[str, int]) -> None:
         super().__init__(config, task_outputs)

@@ -32,6 +32,10 @@ class MultiModN(Model):
     """
 
     name = "multimodn"
+    title = "MultiModN"
+    table_order = 5
+    colour = "#56B4E9"
+    marker = "v"
 
     def __init__(self, config: ModelConfig, task_outputs: dict[str, int]) -> None:
         super().__init__(config, task_outputs)

@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from flexcare_data.errors import UserError
 from flexcare_data.hashing import file_digest
 
 WIDTH = 768
@@ -31,7 +32,7 @@ _NO_EFFECT = ("transformers_version", "_name_or_path", "torch_dtype", "dtype", "
 _OFFLINE = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
 
 
-class EncoderError(RuntimeError):
+class EncoderError(UserError):
     """The note encoder cannot be used; the message says what to do."""
 
 

@@ -17,10 +17,11 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from torch.optim import Optimizer
 
+from flexcare_data.errors import UserError
 from flexcare_data.store.folders import atomic_write
 from flexcare_model.models import MODELS, Model
-from flexcare_model.training.optimizer import Adam
 from flexcare_model.training.run_config import RunConfig, RunConfigError, differences, parse_run
 
 logger = logging.getLogger(__name__)
@@ -29,7 +30,7 @@ WEIGHTS, CONFIG, STATE = "model.safetensors", "config.json", "state.safetensors"
 _MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 
 
-class CheckpointError(RuntimeError):
+class CheckpointError(UserError):
     """Weights or a state cannot be used; the message says which file, what was expected and what to do."""
 
 
@@ -110,7 +111,7 @@ def load_pretrained(model: Model, folder: Path, run: RunConfig) -> list[str]:
 class TrainState:
     """How far a run has come: everything that its end depends on.
 
-    Random numbers are no part of it: each (seed, epoch, task) begins its own stream, see `flexcare_model.training.train`.
+    Random numbers are not part of it: each (seed, epoch, task) begins a new stream (`flexcare_model.training.train`).
 
     Attributes:
         epoch: the epoch that is running, from 1.
@@ -120,7 +121,6 @@ class TrainState:
         best_score, best_epoch: of the kept weights; epoch 0: none yet.
         best: the kept weights.
         history: rows of history.parquet.
-        optimizer: moments of Adam by parameter name.
     """
 
     rates: dict[str, float]
@@ -133,8 +133,10 @@ class TrainState:
     history: list[dict[str, Any]] = field(default_factory=list)
 
 
-def save_state(folder: Path, state: TrainState, model: Model, optimizer: Adam, run: RunConfig, made_of: str) -> None:
-    """Write everything needed to go on as one file; ``made_of`` says on which data and by which code it was made."""
+def save_state(
+    folder: Path, state: TrainState, model: Model, optimizer: Optimizer, run: RunConfig, made_of: str
+) -> None:
+    """Write all that is needed to continue to one file; ``made_of`` names the data and the code that made it."""
     tensors = {f"model/{name}": value for name, value in model.state_dict().items()}
     tensors |= {f"best/{name}": value for name, value in state.best.items()}
     for name, parameter in model.named_parameters():
@@ -148,7 +150,7 @@ def save_state(folder: Path, state: TrainState, model: Model, optimizer: Adam, r
 def load_state(
     folder: Path,
     model: Model,
-    optimizer: Adam,
+    optimizer: Optimizer,
     run: RunConfig,
     device: torch.device,
     made_of: str,
@@ -168,7 +170,7 @@ def load_state(
             group, rest = name.split("/", 1)
             groups[group][rest] = value
         state = TrainState(best=groups["best"], **content)
-    except (KeyError, ValueError, TypeError):
+    except (RunConfigError, KeyError, ValueError, TypeError):
         raise CheckpointError(f"{path}: expected the state of a run, got something else; remove it") from None
     if lines := differences(run, earlier):
         raise CheckpointError(

@@ -13,6 +13,7 @@ from typing import Any, Literal
 from pydantic import ValidationError
 
 from flexcare_data.config import Train
+from flexcare_data.errors import UserError
 from flexcare_model.experiments import EXPERIMENTS
 from flexcare_model.models import MODELS, ModelConfig
 
@@ -20,7 +21,7 @@ RUN_FORMAT = 1
 """Version of config.json and of the weights beside it."""
 
 
-class RunConfigError(ValueError):
+class RunConfigError(UserError):
     """A run cannot be made of these settings; one line per mistake."""
 
 

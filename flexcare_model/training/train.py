@@ -26,6 +26,7 @@ import numpy as np
 import polars as pl
 import torch
 
+from flexcare_data.errors import UserError
 from flexcare_data.hashing import file_digest
 from flexcare_data.store.folders import atomic_write
 from flexcare_data.tasks import METRICS, TASKS
@@ -43,7 +44,6 @@ from flexcare_model.training.checkpoint import (
     save_state,
 )
 from flexcare_model.training.evaluate import Scores, mixed_precision, score
-from flexcare_model.training.optimizer import Adam
 from flexcare_model.training.origin import data_digest
 from flexcare_model.training.run_config import Execution, RunConfig
 
@@ -60,7 +60,7 @@ HISTORY = {
 batches of the prediction loss), after_<task> (test metrics after that task, where asked for)."""
 
 
-class TrainError(RuntimeError):
+class TrainError(UserError):
     """Training cannot go on; the message says why and what to do."""
 
 
@@ -112,7 +112,7 @@ def train(
     if run.precision == "bfloat16" and device.type != "cuda":
         logger.warning("train.precision: bfloat16 applies on CUDA only; this run computes in float32")
     torch.set_num_threads(execution.threads)
-    torch.set_deterministic_debug_mode("warn")  # use_deterministic_algorithms would import the compiler
+    torch.use_deterministic_algorithms(True, warn_only=True)
     torch.utils.deterministic.fill_uninitialized_memory = False
     data = _load(output, run, interaction, embedder)
     outputs = {task: splits.train.n_outputs for task, splits in data.items()}
@@ -120,7 +120,7 @@ def train(
     feed = Feed(device, execution.workers)
     seed_everything(run.seed, 0, "weights")
     model = MODELS[run.model](run.settings, outputs).to(device)
-    optimizer = Adam(model.parameters())
+    optimizer = torch.optim.Adam(model.parameters(), lr=run.lr, fused=True)
     start = file_digest(pretrained / WEIGHTS) if pretrained is not None and (pretrained / WEIGHTS).is_file() else ""
     made_of = " ".join([data_digest(output, run.tasks), start, code])
     state = load_state(folder, model, optimizer, run, device, made_of)
@@ -161,7 +161,7 @@ class _Loop:
         self.data: dict[str, Splits] = data
         self.feed: Feed = feed
         self.model: Model = model
-        self.optimizer: Adam = optimizer
+        self.optimizer: torch.optim.Adam = optimizer
         self.state: TrainState = state
         self.interaction: bool = interaction
         self.save_seconds: float = save_seconds
@@ -223,7 +223,9 @@ class _Loop:
             loss.backward()
             if self.model.gradient_clip is not None:
                 torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.model.gradient_clip)
-            self.optimizer.step(rate)
+            for group in self.optimizer.param_groups:
+                group["lr"] = rate  # each task has its own
+            self.optimizer.step()
             total += loss.detach()
             self.progress.show(self.state.epoch, run.epochs, task, number + 1, len(groups), len(batch), loss)
         self.progress.clear()

@@ -33,9 +33,10 @@ def fabricate(
     seeds: tuple[int, ...] = (40, 42),
     baselines: tuple[str, ...] = BASELINES,
     variants: tuple[str, ...] = VARIANTS,
+    tasks: tuple[str, ...] = SIX,
     seed: int = 7,
 ) -> Path:
-    """Write an output folder to ``root`` and return it."""
+    """Write an output folder to ``root`` and return it; the runs are on ``tasks`` and drg."""
     rng = np.random.default_rng(seed)
     subjects = np.arange(10_000, 10_000 + patients)
     splits = rng.choice(["train", "val", "test"], size=patients, p=[0.6, 0.1, 0.3])
@@ -49,9 +50,9 @@ def fabricate(
     _documents(root, stays, cohorts)
     for run_seed in seeds:
         for model in ("flexcare", *variants):
-            _run(rng, root, cohorts, model, "six_tasks", run_seed, SIX)
+            _run(rng, root, cohorts, model, "six_tasks", run_seed, tasks)
         for model in (*baselines, "flexcare"):
-            for task in SIX:
+            for task in tasks:
                 _run(rng, root, cohorts, model, task, run_seed, (task,))
             for experiment in ("drg_1pct", "drg_100pct"):
                 _run(rng, root, cohorts, model, experiment, run_seed, ("drg",))
@@ -240,19 +241,24 @@ def _predictions(rng: np.random.Generator, name: str, test: pl.DataFrame) -> pl.
 
 
 def fabricate_analysis(
-    root: Path, *, seed: int = 3, models: tuple[str, ...] = ("flexcare", "flexcare_no_task_token")
+    root: Path,
+    *,
+    seed: int = 3,
+    models: tuple[str, ...] = ("flexcare", "flexcare_no_task_token"),
+    baselines: tuple[str, ...] = BASELINES[:2],
+    trained: tuple[str, ...] = SIX,
 ) -> None:
-    """What `analyse` would leave for the six-task runs of ``models`` and the single-task runs of two baselines."""
+    """What `analyse` would leave for the runs of ``models`` on all tasks and of ``baselines`` on each task."""
     rng = np.random.default_rng(seed)
-    runs = [(model, "six_tasks", SIX) for model in models]
-    runs += [(model, task, (task,)) for model in BASELINES[:2] for task in SIX]
+    runs = [(model, "six_tasks", trained) for model in models]
+    runs += [(model, task, (task,)) for model in baselines for task in trained]
     for model, experiment, tasks in runs:
         folder = root / "analysis" / model / experiment / "seed40"
         folder.mkdir(parents=True)
         lift = 0.0 if model == "flexcare_no_task_token" else 3.0
         rows = []
         for position, task in enumerate(tasks):
-            rep = rng.normal(size=(40, 6)) + lift * np.eye(6)[position]
+            rep = rng.normal(size=(40, 6)) + lift * np.eye(8)[position, :6]
             points = rng.normal(size=(40, 2)) + lift * position
             rows += [(task, f"sample-{i}", *points[i].tolist(), rep[i].tolist()) for i in range(40)]
         columns = ["task", "sample_id", "x", "y", "rep"]

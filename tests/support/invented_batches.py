@@ -8,7 +8,7 @@ from functools import cache
 import torch
 
 from flexcare_data.tasks import TASKS
-from flexcare_model.data.batch import COLUMNS, Batch
+from flexcare_model.data.batch import COLUMNS, MODALITIES, Batch
 from flexcare_model.models import MODELS, Model, ModelConfig
 
 PATTERNS = [(1, 1, 1), (1, 1, 0), (1, 0, 1), (0, 1, 1), (1, 0, 0), (0, 1, 0), (0, 0, 1)]
@@ -66,9 +66,37 @@ def make_model(name: str, *, seed: int = 1, spread: bool = True, task: str | Non
     return model.eval()
 
 
+@cache
+def modalities_read(name: str) -> tuple[str, ...]:
+    """The modalities whose content changes the scores of the model ``name``."""
+    model, batch = make_model(name), make_batch([(1, 1, 1)] * 2)
+    before, read = scores(model, batch), []
+    for modality, field in zip(MODALITIES, ("ts", "img", "note_tok"), strict=True):
+        if not torch.equal(scores(model, changed(batch, **{field: getattr(batch, field) + 1.0})), before):
+            read.append(modality)
+    return tuple(read)
+
+
 def changed(batch: Batch, **fields) -> Batch:
     """``batch`` with other fields, lengths and presence as they say."""
     return replace(batch, visible=None, **fields)
+
+
+def assert_equal_up_to_rounding(
+    actual: torch.Tensor, expected: torch.Tensor, name: str = "", *, ulps: int = 16
+) -> None:
+    """The same numbers but for ``ulps`` units in the last place of the largest one (of 1, if that is larger).
+
+    For one sum that is computed in two ways: in tensors of other shapes, or in other rows of one matrix product. A
+    kernel computes the rows and columns that do not fill its vectors with another order of the sum or without fused
+    multiply-add, and the width of its vectors depends on the processor. Runs of one shape are compared bit by bit.
+    """
+    if not expected.is_floating_point():
+        assert torch.equal(actual, expected), name
+        return
+    largest = max(1.0, float(expected.detach().abs().max())) if expected.numel() else 1.0
+    allowed = ulps * torch.finfo(expected.dtype).eps * largest
+    torch.testing.assert_close(actual, expected, rtol=0, atol=allowed, msg=lambda text: f"{name} {text}")
 
 
 def scores(model: Model, batch: Batch) -> torch.Tensor:

@@ -13,21 +13,22 @@ PACKAGES = ("flexcare_data", "flexcare_model")
 # Stages never import one another: the table between them is the interface. All of them may use the contracts, and the
 # tools below them; no tool knows a stage.
 STAGES = {"stays", "splits", "events", "hourly", "notes", "phenotypes", "images"}
-CONTRACTS = {"schema", "protocol", "variables", "tasks"}
+CONTRACTS = {"errors", "discovery", "schema", "protocol", "variables", "tasks"}
 TOOLS = {
     "raw", "records", "scan", "scan_loop", "cleaning", "series", "draws", "store", "pool", "progress", "source",
-    "faults", "shares", "decoding", "compiled", "settle", "ahead", "pairs", "radiograph_files",
+    "shares", "decoding", "compiled", "settle", "ahead", "pairs", "radiograph_files",
 }  # fmt: skip
 ALLOWED = {
-    "schema": set(),
+    "schema": {"errors"},
     "protocol": set(),
-    "variables": set(),
+    "variables": {"errors"},
     **dict.fromkeys(sorted(TOOLS), CONTRACTS | TOOLS),
     **dict.fromkeys(sorted(STAGES), CONTRACTS | TOOLS),
     **dict.fromkeys(["tasks", "leakage", "explain"], CONTRACTS | TOOLS),
 }
 MODEL_MAY_READ = {
-    "code_digest", "schema", "tasks", "store", "pool", "variables", "config", "protocol", "progress", "source", "faults", "shares",
+    "code_digest", "schema", "tasks", "store", "pool", "variables", "config", "protocol", "progress", "source",
+    "errors", "discovery", "shares",
 }  # fmt: skip
 HEAVY = {"torch", "torchvision", "transformers", "flexcare_model"}
 

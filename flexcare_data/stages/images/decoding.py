@@ -15,12 +15,14 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from flexcare_data.errors import UserError
+
 SIDE = 256
 DECODED_SIDE = 512
 _LONGEST_SHAPE = 10
 
 
-class ImageError(ValueError):
+class ImageError(UserError):
     """A radiograph cannot be read, or too many cannot. Holds reasons and counts, never an id."""
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from string import ascii_lowercase
 from typing import Any
 
 import numpy as np
@@ -17,9 +18,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from flexcare_data.tasks import TASKS
-from flexcare_model.report.figures.style import COLOURS, PAGE, SEQUENTIAL, house_style, new_figure
-from flexcare_model.report.numbers.results import METRIC_TITLES, SIX_TASKS, Results, read_parquet
-from flexcare_model.report.numbers.tables import METHODS, method_look
+from flexcare_model.report.figures.style import PAGE, SEQUENTIAL, house_style, new_figure, task_colour
+from flexcare_model.report.numbers.methods import compared, look, reference, task_token_variants
+from flexcare_model.report.numbers.results import METRIC_TITLES, Results, read_parquet, tasks_in
 
 COMBINATIONS = ("TIN", "TI", "TN", "IN", "T", "I", "N")
 SUBSET_ORDER = ("TIN", "TI", "TN", "IN", "T", "I", "N")
@@ -33,25 +34,26 @@ def analysis_files(results: Results, model: str, experiment: str, name: str) -> 
 
 def representations(results: Results) -> Figure | None:
     """Figure 5: t-SNE of the representation without and with task token, of the first seed that both have."""
-    sides = [("without task token", "flexcare_no_task_token"), ("with task token", "flexcare")]
+    *others, full = task_token_variants()
     frames = []
-    for title, model in sides:
-        files = analysis_files(results, model, "six_tasks", "representations")
+    for title, method in (*((method.title, method) for method in others), ("with task token", full)):
+        files = analysis_files(results, method.model, method.experiment, "representations")
         if files:
             frames.append((title, pl.read_parquet(files[0])))
     if not frames:
         return None
     from flexcare_model.analysis.inside import separation
 
+    tasks = tasks_in(pl.concat([frame.select("task") for _, frame in frames]))
     with house_style():
-        figure = new_figure(PAGE if len(frames) == 2 else PAGE / 2, 3.6)
+        figure = new_figure(PAGE if len(frames) > 1 else PAGE / 2, 3.6)
         panels = np.atleast_1d(figure.subplots(1, len(frames)))
-        for letter, axes, (title, frame) in zip("ab", panels, frames, strict=False):
+        for letter, axes, (title, frame) in zip(ascii_lowercase, panels, frames, strict=False):
             numbers = separation(np.array(frame["rep"].to_list()), frame["task"].to_list())
-            for position, task in enumerate(SIX_TASKS):
+            for position, task in enumerate(tasks):
                 part = frame.filter(task=task)
                 axes.scatter(
-                    part["x"], part["y"], s=4, color=COLOURS[position], linewidths=0, alpha=0.7, rasterized=True
+                    part["x"], part["y"], s=4, color=task_colour(position), linewidths=0, alpha=0.7, rasterized=True
                 )
             axes.set(xticks=[], yticks=[])
             axes.grid(visible=False)
@@ -60,9 +62,9 @@ def representations(results: Results) -> Figure | None:
                 f"{numbers['knn_accuracy']:.3f}",
                 fontsize=7.5,
             )
-        handles = [panels[0].scatter([], [], s=14, color=COLOURS[position]) for position in range(len(SIX_TASKS))]
-        names = [TASKS[task].abbreviation for task in SIX_TASKS]
-        figure.legend(handles, names, loc="outside lower center", ncols=6)
+        handles = [panels[0].scatter([], [], s=14, color=task_colour(position)) for position in range(len(tasks))]
+        names = [TASKS[task].abbreviation for task in tasks]
+        figure.legend(handles, names, loc="outside lower center", ncols=min(7, len(handles)))
     return figure
 
 
@@ -71,11 +73,11 @@ def expert_choice(results: Results) -> Figure | None:
 
     Experts have no order of their own, so seeds could only be pooled after matching them: the first seed is drawn.
     """
-    files = analysis_files(results, "flexcare", "six_tasks", "experts")
+    files = analysis_files(results, reference().model, reference().experiment, "experts")
     frame = read_parquet(files[0]) if files else None
     if frame is None or frame.height == 0:
         return None
-    tasks = [task for task in SIX_TASKS if task in set(frame["task"])]
+    tasks = tasks_in(frame)
     names = [name for name in COMBINATIONS if name in set(frame["combination"])]
     with house_style():
         figure = new_figure(PAGE, 2.9)
@@ -126,8 +128,8 @@ def missing_modalities(results: Results, *, below: int) -> Figure | None:
     frame = collected_modalities(results)
     if frame is None:
         return None
-    tasks = [task for task in SIX_TASKS if task in set(frame["task"])]
-    methods = [method for method in METHODS if method.title in set(frame["method"])]
+    tasks = tasks_in(frame)
+    methods = [method for method in compared() if method.title in set(frame["method"])]
     with house_style():
         figure = new_figure(PAGE, 4.6)
         grid = figure.subplots(2, len(tasks), squeeze=False)
@@ -145,7 +147,7 @@ def missing_modalities(results: Results, *, below: int) -> Figure | None:
                 for position, method in enumerate(methods):
                     own = part.filter(kind=kind, method=method.title)
                     draw = _drop_curve if kind == "drop_rate" else _subset_points
-                    draw(axes, own, method_look(method), position - (len(methods) - 1) / 2)
+                    draw(axes, own, look(method), position - (len(methods) - 1) / 2)
             upper.set_title(f"{TASKS[task].abbreviation}\n{METRIC_TITLES[metric]}", fontsize=7)
             upper.set_xlabel("modalities lost, %", fontsize=6.5)
             upper.set_xticks([0, 40, 80])
@@ -157,27 +159,31 @@ def missing_modalities(results: Results, *, below: int) -> Figure | None:
             lower.grid(axis="x", which="minor")
             for axes in (upper, lower):
                 axes.tick_params(labelsize=6)
-        handles = [Line2D([], [], **method_look(method)) for method in methods]
-        figure.legend(handles, [method.title for method in methods], loc="outside lower center", ncols=7)
+        handles = [Line2D([], [], **look(method)) for method in methods]
+        figure.legend(
+            handles, [method.title for method in methods], loc="outside lower center", ncols=min(7, len(handles))
+        )
     return figure
 
 
-def _drop_curve(axes: Axes, own: pl.DataFrame, look: dict[str, Any], offset: float) -> None:
+def _drop_curve(axes: Axes, own: pl.DataFrame, drawn: dict[str, Any], offset: float) -> None:
     curve = own.sort("rate")
-    axes.plot(100 * curve["rate"], curve["value"], **look)
+    axes.plot(100 * curve["rate"], curve["value"], **drawn)
 
 
-def _subset_points(axes: Axes, own: pl.DataFrame, look: dict[str, Any], offset: float) -> None:
+def _subset_points(axes: Axes, own: pl.DataFrame, drawn: dict[str, Any], offset: float) -> None:
     found = dict(own.select("kept", "value").rows())
     places = [place + 0.12 * offset for place in range(len(SUBSET_ORDER))]
-    axes.plot(places, [found.get(name, np.nan) for name in SUBSET_ORDER], **look | {"linestyle": "", "markersize": 2.2})
+    axes.plot(
+        places, [found.get(name, np.nan) for name in SUBSET_ORDER], **drawn | {"linestyle": "", "markersize": 2.2}
+    )
 
 
 def collected_modalities(results: Results) -> pl.DataFrame | None:
     """Scores with fewer modalities of the runs of table 3: a mean over seeds per method and condition."""
     frames = []
-    for task in SIX_TASKS:
-        for method in METHODS:
+    for task in results.compared_tasks:
+        for method in compared():
             for path in analysis_files(results, method.model, method.experiment_for(task), "modalities"):
                 frames.append(pl.read_parquet(path).filter(task=task).with_columns(method=pl.lit(method.title)))
     if not frames:

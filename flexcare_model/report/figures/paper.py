@@ -16,34 +16,31 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from flexcare_data.tasks import TASKS
-from flexcare_model.report.figures.style import COLOURS, MARKERS, PAGE, REFERENCE_COLOUR, house_style, new_figure
-from flexcare_model.report.numbers.results import METRIC_TITLES, SIX_TASKS, Results
+from flexcare_model.report.figures.style import COLOURS, PAGE, house_style, new_figure, task_marker
+from flexcare_model.report.numbers.methods import JOINT, Method, ablations, bar, reference
+from flexcare_model.report.numbers.results import METRIC_TITLES, Results, tasks_in, tasks_text
 from flexcare_model.report.numbers.suppression import is_small
-from flexcare_model.report.numbers.tables import ABLATIONS, MODALITIES, Method, summarise
+from flexcare_model.report.numbers.tables import MODALITIES, summarise
 
 MOST_MARKED = 10
 """Epochs of figure 7 up to which every evaluation has its marker; above, only those after the task itself."""
-BARS = (
-    ("#999999", ""), (COLOURS[0], "////"), (COLOURS[2], "...."), (COLOURS[1], "\\\\\\\\"), (REFERENCE_COLOUR, ""),
-)  # fmt: skip
-"""Fill and hatch of the ablations."""
 
 
 def labels_per_sample(results: Results, *, below: int) -> Figure | None:
-    """Figure 1b: how many of the six tasks ask something of an episode.
+    """Figure 1b: how many of the compared tasks ask something of an episode.
 
     An episode is a hospital admission with an ICU stay or, outside of one, a radiograph study.
     """
     asked = [
         cohort.select(episode=_episode(), task=pl.lit(name)).unique()
         for name, cohort in results.cohorts.items()
-        if name in SIX_TASKS
+        if name in results.compared_tasks
     ]
     if not asked:
         return None
     per_episode = pl.concat(asked).group_by("episode").agg(pl.col("task").n_unique())
     sizes = dict(per_episode.group_by("task").len().rows())
-    numbers = list(range(1, len(SIX_TASKS) + 1))
+    numbers = list(range(1, len(results.compared_tasks) + 1))
     with house_style():
         figure = new_figure(PAGE / 2, 2.4)
         axes = figure.subplots()
@@ -61,8 +58,8 @@ def _episode() -> pl.Expr:
 
 
 def modalities_per_sample(results: Results, *, below: int) -> Figure | None:
-    """Figure 1c: samples of the six tasks by number of modalities, split by which ones they are."""
-    cohorts = [cohort for name, cohort in results.cohorts.items() if name in SIX_TASKS]
+    """Figure 1c: samples of the compared tasks by number of modalities, split by which ones they are."""
+    cohorts = [cohort for name, cohort in results.cohorts.items() if name in results.compared_tasks]
     if not cohorts:
         return None
     columns = list(MODALITIES.values())
@@ -79,7 +76,7 @@ def modalities_per_sample(results: Results, *, below: int) -> Figure | None:
                 counts.append(sizes.get(tuple(modality in chosen for modality in MODALITIES), 0))
                 colours.append(COLOURS[number - 1])
         _count_bars(axes, names, counts, below, colours=colours, horizontal=True)
-        axes.set(xlabel="samples of six tasks", title="Modalities per sample")
+        axes.set(xlabel=f"samples of {tasks_text(len(results.compared_tasks))}", title="Modalities per sample")
         axes.grid(axis="x")
         axes.grid(visible=False, axis="y")
     return figure
@@ -111,16 +108,17 @@ def _count_bars(
 
 
 def ablation(results: Results) -> Figure | None:
-    """Figure 4: twelve metrics of the five variants, error bars of one standard deviation over seeds."""
+    """Figure 4: both metrics of each task for the ablations, error bars of one standard deviation over seeds."""
     found = _found(results)
-    variants = [method for method in ABLATIONS if _has(found, method)]
+    variants = [method for method in ablations() if _has(found, method)]
     if not variants:
         return None
-    looks = [BARS[ABLATIONS.index(method)] for method in variants]
+    tasks = results.compared_tasks
+    looks = [bar(method) for method in variants]
     with house_style():
         figure = new_figure(PAGE, 4.0)
-        grid = figure.subplots(2, len(SIX_TASKS))
-        for column, name in enumerate(SIX_TASKS):
+        grid = figure.subplots(2, len(tasks))
+        for column, name in enumerate(tasks):
             for row, metric in enumerate(TASKS[name].metrics):
                 axes = grid[row][column]
                 values = [found.get((m.model, m.experiment, name, metric)) for m in variants]
@@ -139,7 +137,9 @@ def ablation(results: Results) -> Figure | None:
                 if np.isfinite(means).any():
                     axes.set_ylim(*_zoom(means, spread))
         handles = [Patch(facecolor=colour, hatch=hatch, edgecolor="white") for colour, hatch in looks]
-        figure.legend(handles, [method.title for method in variants], loc="outside lower center", ncols=5)
+        figure.legend(
+            handles, [method.title for method in variants], loc="outside lower center", ncols=min(5, len(handles))
+        )
     return figure
 
 
@@ -161,12 +161,13 @@ def _has(found: dict, method: Method) -> bool:
     return any(key[:2] == (method.model, method.experiment) for key in found)
 
 
-def interaction(results: Results, *, model: str = "flexcare", experiment: str = "six_tasks") -> Figure | None:
+def interaction(results: Results) -> Figure | None:
     """Figure 7: test metrics of every task after each task of every epoch, mean over seeds.
 
     Needs a training with option ``--interaction`` (phases ``after_<task>`` in its history), below
-    ``analysis/<model>/<experiment>/seed<k>/interaction``, as it costs six evaluations an epoch.
+    ``analysis/<model>/<experiment>/seed<k>/interaction``, as it tests every task after every task.
     """
+    model, experiment = reference().model, reference().experiment
     histories = [run.history for run in results.runs_of(model, experiment)]
     folder = results.root / "analysis" / model / experiment
     histories += [pl.read_parquet(path) for path in sorted(folder.glob("seed*/interaction/history.parquet"))]
@@ -178,15 +179,16 @@ def interaction(results: Results, *, model: str = "flexcare", experiment: str = 
     if not curves:
         return None
     frame = pl.concat(curves, how="diagonal_relaxed")
-    order = [name for name in SIX_TASKS if name in set(frame["trained"])]
+    order = tasks_in(frame.select(task="trained"))
     step = (
         pl.col("epoch") - 1 + (pl.col("trained").replace_strict({t: i + 1 for i, t in enumerate(order)})) / len(order)
     )
     frame = frame.with_columns(step=step)
     epochs = int(frame["epoch"].max())
     with house_style():
-        figure = new_figure(PAGE, 4.2)
-        grid = figure.subplots(2, 3)
+        lines = max(2, -(-len(order) // 3))
+        figure = new_figure(PAGE, 2.1 * lines)
+        grid = figure.subplots(lines, 3)
         for axes, name in zip(grid.flat, order, strict=False):
             part = frame.filter(pl.col("task") == name)
             for position, metric in enumerate(TASKS[name].metrics):
@@ -199,20 +201,26 @@ def interaction(results: Results, *, model: str = "flexcare", experiment: str = 
                         continue
                     points = curve.filter(pl.col("trained") == trained)
                     axes.plot(
-                        points["step"], points[metric], linestyle="", marker=MARKERS[index], color=COLOURS[position],
-                        markersize=3, markerfacecolor=COLOURS[position] if trained == name else "white",
+                        points["step"], points[metric], linestyle="", marker=task_marker(index), markersize=3,
+                        color=COLOURS[position], markerfacecolor=COLOURS[position] if trained == name else "white",
                     )  # fmt: skip
             axes.set(title=f"{TASKS[name].abbreviation}", xlabel="epoch", xlim=(0, epochs * 1.02))
             axes.xaxis.get_major_locator().set_params(integer=True)
             axes.legend(loc="best")
-        handles = [_marker(MARKERS[index]) for index in range(len(order))]
+        handles = [_marker(task_marker(index)) for index in range(len(order))]
         names = [f"after {TASKS[name].abbreviation}" for name in order]
-        figure.legend(handles, names, loc="outside lower center", ncols=6, title="filled: after the task itself")
+        figure.legend(
+            handles,
+            names,
+            loc="outside lower center",
+            ncols=min(6, len(handles)),
+            title="filled: after the task itself",
+        )
     return figure
 
 
-def _marker(marker: str):
-    return Line2D([], [], linestyle="", marker=marker, color="#444444", markerfacecolor="white")
+def _marker(shape: str):
+    return Line2D([], [], linestyle="", marker=shape, color="#444444", markerfacecolor="white")
 
 
 def training_curves(results: Results, *, model: str, experiments: tuple[str, ...]) -> Figure | None:
@@ -228,7 +236,7 @@ def training_curves(results: Results, *, model: str, experiments: tuple[str, ...
             if history is None:
                 continue
             for name in (name for name in TASKS if name in set(history["task"])):
-                setting = "" if experiment in TASKS or experiment == "six_tasks" else experiment.removeprefix("drg_")
+                setting = "" if experiment in TASKS or experiment == JOINT else experiment.removeprefix("drg_")
                 panels.setdefault((name, setting), []).append(history.filter(pl.col("task") == name))
     if not panels:
         return None

@@ -18,9 +18,7 @@ from flexcare_data.store.folders import atomic_write
 
 # Okabe and Ito's palette, ordered so that neighbours also differ in lightness.
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#56B4E9", "#CC79A7", "#000000", "#999999", "#F0E442")
-MARKERS = ("o", "s", "^", "D", "v", "P", "X")
-REFERENCE_COLOUR = "#000000"
-"""Of FlexCare in every figure that compares it, so that it is found at once."""
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p", "*", "h")
 SEQUENTIAL = "cividis"
 """Colour map of heat maps: perceptually even, readable with any colour vision."""
 COLUMN, PAGE = 3.4, 7.0
@@ -53,6 +51,16 @@ _RC = {
     "svg.fonttype": "path",
     "pdf.fonttype": 42,
 }
+
+
+def task_colour(place: int) -> str:
+    """The colour of the task at ``place``; with more tasks than colours they repeat."""
+    return COLOURS[place % len(COLOURS)]
+
+
+def task_marker(place: int) -> str:
+    """The marker of the task at ``place``; with more tasks than markers they repeat."""
+    return MARKERS[place % len(MARKERS)]
 
 
 @contextmanager

@@ -6,8 +6,8 @@ from matplotlib.figure import Figure
 
 from flexcare_model.report.numbers import groups, uncertainty
 from flexcare_model.report.numbers.layout import Layout
+from flexcare_model.report.numbers.methods import compared
 from flexcare_model.report.numbers.results import Results
-from flexcare_model.report.numbers.tables import METHODS
 
 
 def layouts(results: Results) -> dict[str, Layout]:
@@ -29,7 +29,7 @@ def layouts(results: Results) -> dict[str, Layout]:
 
 def _focus(methods: set[str]) -> str:
     """The last method of table 3 that was run: FlexCare if it was."""
-    return next(method.title for method in reversed(METHODS) if method.title in methods)
+    return next(method.title for method in reversed(compared()) if method.title in methods)
 
 
 def reliability(results: Results) -> Figure | None:

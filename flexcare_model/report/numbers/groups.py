@@ -15,10 +15,10 @@ from matplotlib.lines import Line2D
 from flexcare_data.tasks import TASKS
 from flexcare_model.report.figures.style import PAGE, house_style, new_figure
 from flexcare_model.report.numbers.layout import Layout, absent, number, words
-from flexcare_model.report.numbers.results import METRIC_TITLES, SIX_TASKS, Results
+from flexcare_model.report.numbers.methods import compared, look
+from flexcare_model.report.numbers.results import METRIC_TITLES, Results, tasks_in
 from flexcare_model.report.numbers.scored import Scored, methods_with_runs, scored
 from flexcare_model.report.numbers.suppression import is_small, partition_texts
-from flexcare_model.report.numbers.tables import METHODS, method_look
 from flexcare_model.training.metrics import compute
 
 BINS = 10
@@ -78,7 +78,7 @@ def reliability(score: np.ndarray, happened: np.ndarray) -> tuple[pl.DataFrame, 
 def calibration(results: Results, *, below: int) -> tuple[pl.DataFrame, pl.DataFrame]:
     """CURVES (seeds pooled, small bins without numbers) and CALIBRATION (mean over seeds)."""
     curves, summaries = [], []
-    for task in SIX_TASKS:
+    for task in results.compared_tasks:
         for method, runs in methods_with_runs(results, task):
             found = [one for run in runs if (one := scored(results, run, task)) is not None]
             pairs = [confidences(one) for one in found]
@@ -105,7 +105,7 @@ def calibration(results: Results, *, below: int) -> tuple[pl.DataFrame, pl.DataF
 
 def calibration_table(summaries: pl.DataFrame) -> Layout:
     """Brier score and expected calibration error by method and task."""
-    tasks = [task for task in SIX_TASKS if task in set(summaries["task"])]
+    tasks = tasks_in(summaries)
     cells = {(row["method"], row["task"]): row for row in summaries.to_dicts()}
     rows = []
     for method in dict.fromkeys(summaries["method"]):
@@ -117,19 +117,22 @@ def calibration_table(summaries: pl.DataFrame) -> Layout:
     header = ["Method"]
     for task in tasks:
         header += [f"{TASKS[task].abbreviation} Brier", "ECE"]
-    notes = (
-        f"Mean over seeds. ECE: {BINS} bins of equal width; of all assessed labels for PHE and DIA, of the top class "
-        "for LOS.",
-    )
+    kinds = {"multilabel": "of all assessed labels", "multiclass": "of the top class"}
+    parts = [
+        f"{text} for {' and '.join(TASKS[task].abbreviation for task in tasks if TASKS[task].kind == kind)}"
+        for kind, text in kinds.items()
+        if any(TASKS[task].kind == kind for task in tasks)
+    ]
+    notes = ("; ".join([f"Mean over seeds. ECE: {BINS} bins of equal width", ", ".join(parts)]).rstrip("; ") + ".",)
     return Layout("calibration", "Calibration on the test split", tuple(header), tuple(rows), summaries, notes)
 
 
 def reliability_figure(curves: pl.DataFrame, summaries: pl.DataFrame) -> Figure | None:
     """Observed share against mean score, a panel per task."""
-    tasks = [task for task in SIX_TASKS if task in set(curves["task"])]
+    tasks = tasks_in(curves)
     if not tasks:
         return None
-    methods = [method for method in METHODS if method.title in set(curves["method"])]
+    methods = [method for method in compared() if method.title in set(curves["method"])]
     errors = {(row["method"], row["task"]): row["ece"] for row in summaries.to_dicts()}
     last = methods[-1].title
     with house_style():
@@ -139,7 +142,7 @@ def reliability_figure(curves: pl.DataFrame, summaries: pl.DataFrame) -> Figure 
             axes.plot([0, 1], [0, 1], color="#999999", linewidth=0.8, linestyle=":")
             for method in methods:
                 part = curves.filter(task=task, method=method.title).drop_nulls("observed").sort("bin")
-                axes.plot(part["mean_score"], part["observed"], alpha=0.85, **method_look(method))
+                axes.plot(part["mean_score"], part["observed"], alpha=0.85, **look(method))
             error = errors.get((last, task))
             note = "" if error is None else f"  ({last}: ECE {error:.3f})"
             axes.set(title=TASKS[task].abbreviation + note, xlim=(0, 1), ylim=(0, 1))
@@ -147,8 +150,10 @@ def reliability_figure(curves: pl.DataFrame, summaries: pl.DataFrame) -> Figure 
             axes.set_aspect("equal")
         for axes in grid[len(tasks) :]:
             axes.set_visible(False)
-        handles = [Line2D([], [], **method_look(method)) for method in methods]
-        figure.legend(handles, [method.title for method in methods], loc="outside lower center", ncols=7)
+        handles = [Line2D([], [], **look(method)) for method in methods]
+        figure.legend(
+            handles, [method.title for method in methods], loc="outside lower center", ncols=min(7, len(handles))
+        )
     return figure
 
 
@@ -187,7 +192,7 @@ def subgroups(results: Results, *, below: int) -> pl.DataFrame:
     rows: list[dict[str, Any]] = []
     if stays is None:
         return pl.DataFrame(rows, schema=SUBGROUPS)
-    for task in SIX_TASKS:
+    for task in results.compared_tasks:
         for method, runs in methods_with_runs(results, task):
             found = [one for run in runs if (one := scored(results, run, task)) is not None]
             if not found:
@@ -228,7 +233,7 @@ def _group_metrics(found: list[Scored], ids: list[str], member: np.ndarray, belo
 def subgroups_table(frame: pl.DataFrame, method: str) -> Layout:
     """The two metrics of ``method`` by group, a column pair per task."""
     own = frame.filter(method=method)
-    tasks = [task for task in SIX_TASKS if task in set(own["task"])]
+    tasks = tasks_in(own)
     cells = {(r["dimension"], r["level"], r["task"], r["metric"]): r for r in own.to_dicts()}
     rows = []
     for dimension, title in DIMENSIONS.items():

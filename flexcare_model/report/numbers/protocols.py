@@ -11,9 +11,10 @@ import polars as pl
 from flexcare_data.options import PROTOCOLS, Options
 from flexcare_data.tasks import TASKS
 from flexcare_model.report.numbers.layout import Cell, Layout, absent, inline, number, words
+from flexcare_model.report.numbers.methods import compared
 from flexcare_model.report.numbers.results import METRIC_TITLES, Results
 from flexcare_model.report.numbers.suppression import HIDDEN, count_text, is_near, is_small
-from flexcare_model.report.numbers.tables import METHODS, mean_text, summarise
+from flexcare_model.report.numbers.tables import mean_text, summarise
 
 SIDES = ("flexcare", "corrected")
 
@@ -124,7 +125,7 @@ def _metrics(published: Results, corrected: Results) -> Layout:
     ]
     rows, records = [], []
     for name, task in TASKS.items():
-        for method in METHODS:
+        for method in compared():
             for metric in task.metrics:
                 key = (method.model, method.experiment_for(name), name, metric)
                 if key not in found[0] or key not in found[1]:

@@ -14,9 +14,6 @@ from flexcare_data.options import PAPER_TASKS
 from flexcare_data.store.folders import check_format
 from flexcare_data.tasks import TASKS
 
-SIX_TASKS = tuple(name for name in PAPER_TASKS if name != "drg")
-"""Tasks of the paper's tables 2 to 4 and 6, in its order."""
-
 SCORES_SCHEMA = {
     "model": pl.String,
     "experiment": pl.String,
@@ -106,12 +103,35 @@ class Results:
         about = self.json("config.json") or {}
         return bool(about) and (about.get("raw") or {}).get("mimiciv") is None
 
+    @cached_property
+    def compared_tasks(self) -> tuple[str, ...]:
+        """Tasks of tables 3, 4 and 6, of the statistics and figures: the paper's six, and others once trained."""
+        trained = set(self.scores["task"])
+        return tuple(
+            name for name, task in TASKS.items() if task.in_comparison and (name in PAPER_TASKS or name in trained)
+        )
+
     def runs_of(self, model: str, experiment: str) -> tuple[Run, ...]:
         return tuple(run for run in self.runs if (run.model, run.experiment) == (model, experiment))
 
 
 def read_parquet(path: Path) -> pl.DataFrame | None:
     return pl.read_parquet(path) if path.is_file() else None
+
+
+def tasks_in(frame: pl.DataFrame) -> list[str]:
+    """The tasks that the column ``task`` names, in the order of tables and figures."""
+    named = set(frame["task"])
+    return [name for name in TASKS if name in named]
+
+
+def tasks_text(number: int) -> str:
+    """
+    >>> tasks_text(6), tasks_text(1)
+    ('six tasks', 'one task')
+    """
+    words = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
+    return f"{words[number] if number < len(words) else number} task{'' if number == 1 else 's'}"
 
 
 METRIC_TITLES = {

@@ -12,8 +12,8 @@ import numpy as np
 import polars as pl
 
 from flexcare_data.tasks import TASKS
+from flexcare_model.report.numbers.methods import Method, compared
 from flexcare_model.report.numbers.results import Results, Run
-from flexcare_model.report.numbers.tables import METHODS, Method
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ def scored(results: Results, run: Run, task: str) -> Scored | None:
 
 def methods_with_runs(results: Results, task: str) -> Iterator[tuple[Method, tuple[Run, ...]]]:
     """Methods of table 3 that have finished runs on ``task``, with those runs."""
-    for method in METHODS:
+    for method in compared():
         runs = results.runs_of(method.model, method.experiment_for(task))
         if runs:
             yield method, runs

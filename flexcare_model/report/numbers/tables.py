@@ -10,75 +10,21 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
 
 import polars as pl
 
+from flexcare_data.discovery import MARKS
 from flexcare_data.package_files import package_file
 from flexcare_data.tasks import TASKS
-from flexcare_model.report.figures.style import COLOURS, MARKERS, REFERENCE_COLOUR
+from flexcare_model.report.numbers import methods
 from flexcare_model.report.numbers.layout import Cell, Layout, absent, number, words
-from flexcare_model.report.numbers.results import METRIC_TITLES, SIX_TASKS, Results
+from flexcare_model.report.numbers.methods import Method
+from flexcare_model.report.numbers.results import METRIC_TITLES, Results, tasks_text
 from flexcare_model.report.numbers.suppression import count_text, share_text
 
 PUBLISHED = package_file("flexcare_model/report/resources/published.csv")
-SINGLE = "single"
-"""Experiment of a method that is trained per task; stands for the name of the task."""
-BASELINES = ("medfuse", "mt", "m3care", "mmf", "multimodn")
-MODEL_TITLES = {
-    "medfuse": "MedFuse",
-    "mt": "MT",
-    "m3care": "M3Care",
-    "mmf": "MMF",
-    "multimodn": "MultiModN",
-    "flexcare": "FlexCare",
-    "flexcare_base": "base",
-    "flexcare_no_ct": "without combination tokens",
-    "flexcare_no_decorr": "without decorrelation",
-    "flexcare_no_moe": "without experts",
-    "flexcare_no_task_token": "without task token",
-}
 MODALITIES = {"time_series": "stay_id", "image": "dicom_id", "note": "note_id"}
 """Modality and the column of COHORT that is null where a sample lacks it."""
-
-
-@dataclass(frozen=True)
-class Method:
-    """One row of a comparison: what is printed and which runs it stands for."""
-
-    title: str
-    model: str
-    experiment: str
-    marks: tuple[str, ...] = ()
-
-    def experiment_for(self, task: str) -> str:
-        return task if self.experiment == SINGLE else self.experiment
-
-
-METHODS = (
-    *(Method(MODEL_TITLES[name], name, SINGLE) for name in BASELINES),
-    Method("FlexCare-st", "flexcare", SINGLE),
-    Method("FlexCare", "flexcare", "six_tasks"),
-)
-ABLATIONS = (
-    Method("base", "flexcare_base", "six_tasks", ("–", "–", "–")),
-    Method("experts only", "flexcare_no_ct", "six_tasks", ("–", "–", "✓")),
-    Method("without decorrelation", "flexcare_no_decorr", "six_tasks", ("✓", "–", "✓")),
-    Method("without experts", "flexcare_no_moe", "six_tasks", ("✓", "✓", "–")),
-    Method("FlexCare", "flexcare", "six_tasks", ("✓", "✓", "✓")),
-)
-TASK_TOKEN = (
-    Method("without task token", "flexcare_no_task_token", "six_tasks"),
-    Method("FlexCare", "flexcare", "six_tasks"),
-)
-
-
-def method_look(method: Method) -> dict[str, Any]:
-    """Colour, marker and width of a method of table 3, the same in every figure."""
-    place = METHODS.index(method)
-    if method.title == "FlexCare":
-        return {"color": REFERENCE_COLOUR, "marker": MARKERS[place], "markersize": 3.2, "linewidth": 1.6}
-    return {"color": COLOURS[place], "marker": MARKERS[place], "markersize": 2.6, "linewidth": 0.9}
 
 
 @dataclass(frozen=True)
@@ -152,39 +98,35 @@ def table2(results: Results, *, below: int) -> Layout:
 
 
 def table3(results: Results, *, seeds: Sequence[int] | None = None) -> tuple[Layout, Layout]:
-    """Seven methods on six tasks: the comparison with the paper, and the same in the paper's wide form."""
-    blocks = [_task_block(name, METHODS) for name in SIX_TASKS]
-    compared = _comparison(
-        results, "table3", "Table 3: methods on six tasks, test split", blocks, seeds=seeds, mark_titles=()
-    )
-    return compared, _wide(compared, blocks, "table3_wide", "Table 3, one row per method: methods on six tasks")
+    """All methods on all compared tasks: the comparison with the paper, and the same in the paper's wide form."""
+    blocks = _task_blocks(results, methods.compared())
+    text = f"methods on {tasks_text(len(blocks))}"
+    compared = _comparison(results, "table3", f"Table 3: {text}, test split", blocks, seeds=seeds)
+    return compared, _wide(compared, blocks, "table3_wide", f"Table 3, one row per method: {text}")
 
 
 def table4(results: Results, *, seeds: Sequence[int] | None = None) -> tuple[Layout, Layout]:
     """Ablations: combination tokens (CT), decorrelation (RD), experts (MoE)."""
-    blocks = [_task_block(name, ABLATIONS) for name in SIX_TASKS]
-    title = "Table 4: ablations, six tasks trained together, test split"
-    compared = _comparison(results, "table4", title, blocks, seeds=seeds, mark_titles=("CT", "RD", "MoE"))
+    blocks = _task_blocks(results, methods.ablations())
+    title = f"Table 4: ablations, {tasks_text(len(blocks))} trained together, test split"
+    compared = _comparison(results, "table4", title, blocks, seeds=seeds, mark_titles=MARKS)
     return compared, _wide(compared, blocks, "table4_wide", "Table 4, one row per method: ablations")
 
 
 def table5(results: Results, *, seeds: Sequence[int] | None = None) -> tuple[Layout, Layout]:
     """DRG with 1 % and all of the training samples."""
-    blocks = []
-    for setting, title in (("drg_1pct", "1 % of the training samples"), ("drg_100pct", "all training samples")):
-        methods = (
-            *(Method(MODEL_TITLES[name], name, setting) for name in BASELINES),
-            Method("FlexCare, pre-trained on six tasks", "flexcare", f"{setting}_pretrained"),
-            Method("FlexCare, from scratch", "flexcare", setting),
-        )
-        blocks.append(Block(f"DRG, {title}", "drg", methods, "DRG 1 %" if setting == "drg_1pct" else "DRG 100 %"))
+    settings = (
+        ("drg_1pct", "1 % of the training samples", "DRG 1 %"),
+        ("drg_100pct", "all training samples", "DRG 100 %"),
+    )
+    blocks = [Block(f"DRG, {title}", "drg", methods.transferred(name), short) for name, title, short in settings]
     compared = _comparison(results, "table5", "Table 5: transfer to DRG, test split", blocks, seeds=seeds)
     return compared, _wide(compared, blocks, "table5_wide", "Table 5, one row per method: transfer to DRG")
 
 
 def table6(results: Results, *, seeds: Sequence[int] | None = None) -> tuple[Layout, Layout]:
     """FlexCare without and with the task token."""
-    blocks = [_task_block(name, TASK_TOKEN) for name in SIX_TASKS]
+    blocks = _task_blocks(results, methods.task_token_variants())
     title = "Table 6: without and with the task token, test split"
     compared = _comparison(results, "table6", title, blocks, seeds=seeds)
     return compared, _wide(compared, blocks, "table6_wide", "Table 6, one row per method: task token")
@@ -224,9 +166,14 @@ def mean_text(mean: float, std: float | None) -> str:
     return f"{mean:.4f} ({'–' if std is None or math.isnan(std) else f'{std:.3f}'})"
 
 
-def _task_block(task: str, methods: tuple[Method, ...]) -> Block:
-    first, second = (METRIC_TITLES[name] for name in TASKS[task].metrics)
-    return Block(f"{TASKS[task].abbreviation}: {first}, {second}", task, methods, TASKS[task].abbreviation)
+def _task_blocks(results: Results, rows: tuple[Method, ...]) -> list[Block]:
+    """A block for each compared task."""
+    blocks = []
+    for name in results.compared_tasks:
+        first, second = (METRIC_TITLES[metric] for metric in TASKS[name].metrics)
+        short = TASKS[name].abbreviation
+        blocks.append(Block(f"{short}: {first}, {second}", name, rows, short))
+    return blocks
 
 
 def _published_values(item: str) -> dict[tuple[str, str, str, str], float]:

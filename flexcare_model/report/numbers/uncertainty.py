@@ -13,12 +13,11 @@ import polars as pl
 from flexcare_data.tasks import TASKS
 from flexcare_model.analysis.statistics import compare, estimate, holm, patient_weights, replicate_metrics
 from flexcare_model.report.numbers.layout import Cell, Layout, absent, number, words
-from flexcare_model.report.numbers.results import METRIC_TITLES, SIX_TASKS, Results
+from flexcare_model.report.numbers.methods import reference
+from flexcare_model.report.numbers.results import METRIC_TITLES, Results
 from flexcare_model.report.numbers.scored import methods_with_runs, scored
 from flexcare_model.training.metrics import compute
 
-REFERENCE = "FlexCare"
-"""The method that the others are compared with."""
 Sides = tuple[list[float], list[np.ndarray]]
 
 ESTIMATES = {
@@ -40,7 +39,8 @@ def bootstrap(results: Results, *, replicates: int = 1000, seed: int = 0) -> tup
     """
     estimates: list[dict[str, Any]] = []
     compared: list[dict[str, Any]] = []
-    for task in SIX_TASKS:
+    first = reference().title
+    for task in results.compared_tasks:
         sides: dict[tuple[str, str], Sides] = {}
         # Drawn once from all test patients of the task, so that every run sees the same draws.
         cohort = results.cohorts.get(task)
@@ -66,8 +66,8 @@ def bootstrap(results: Results, *, replicates: int = 1000, seed: int = 0) -> tup
                     | {"n_patients": int(np.unique(found[0].subjects).size), **vars(result)}
                 )
         for (title, metric), side in sides.items():
-            ours = sides.get((REFERENCE, metric))
-            if title == REFERENCE or ours is None:
+            ours = sides.get((first, metric))
+            if title == first or ours is None:
                 continue
             result = compare((ours[0], np.stack(ours[1])), (side[0], np.stack(side[1])))
             compared.append(
@@ -122,14 +122,15 @@ def comparisons_table(compared: pl.DataFrame) -> Layout:
             cells.append(Cell(_p_text(value), best=name.endswith("holm") and value is not None and value < 0.05))
         rows.append(tuple(cells))
     family = compared["family"][0] if compared.height else 0
-    header = ("Task, metric", "FlexCare minus", "Difference", "95 % interval")
+    name = reference().title
+    header = ("Task, metric", f"{name} minus", "Difference", "95 % interval")
     header += ("p patients", "Holm", "p patients, seeds", "Holm")
     notes = (
         "Paired over the same draws of patients, two-sided. The first p-value is about these trained models on other "
         "patients, the second about other seeds as well; with few seeds it has few degrees of freedom.",
         f"Holm: corrected for all {family} comparisons of the table; bold below 0.05.",
     )
-    return Layout("comparisons", "FlexCare against each method", header, _sorted_like(rows), compared, notes, grouped=1)
+    return Layout("comparisons", f"{name} against each method", header, _sorted_like(rows), compared, notes, grouped=1)
 
 
 def _deviation(value: float | None) -> Cell:

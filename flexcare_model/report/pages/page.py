@@ -21,7 +21,7 @@ from flexcare_data.tasks import TASKS
 from flexcare_model.report.figures import paper as figures
 from flexcare_model.report.figures.drawings import draw
 from flexcare_model.report.figures.style import data_uri, svg_bytes
-from flexcare_model.report.numbers import beyond, facts, tables
+from flexcare_model.report.numbers import beyond, facts, methods, tables
 from flexcare_model.report.numbers.layout import Layout, inline
 from flexcare_model.report.numbers.results import Results
 
@@ -367,20 +367,17 @@ def _training_sections(results: Results) -> list[Section]:
     for run in results.runs:
         # The runs of a model that is trained per task share one figure.
         single = run.experiment in TASKS
-        group = "one task at a time" if single else "DRG" if run.experiment.startswith("drg_") else "six tasks"
+        group = "one task at a time" if single else "DRG" if run.experiment.startswith("drg_") else "all tasks together"
         experiments.setdefault((run.model, group), []).append(run.experiment)
     order = {name: place for place, name in enumerate(TASKS)}
-    for (model, group), names in sorted(experiments.items(), key=lambda item: (item[0] != FIRST, item[0])):
+    first = (methods.reference().model, "all tasks together")  # the curves that are unfolded
+    for (model, group), names in sorted(experiments.items(), key=lambda item: (item[0] != first, item[0])):
         figure = figures.training_curves(
             results, model=model, experiments=tuple(sorted(set(names), key=lambda name: (order.get(name, 0), name)))
         )
         if figure is not None:
-            title = f"{tables.MODEL_TITLES.get(model, model)}, {group}"
+            title = f"{methods.model_title(model)}, {group}"
             anchor = f"training-{model}-{group}".replace(" ", "-")
             body = picture(figure, "training", f"Loss curves of {title}", anchor=anchor)
-            parts.append(details(title, body, is_open=(model, group) == FIRST))
+            parts.append(details(title, body, is_open=(model, group) == first))
     return [_section("training", "Training curves", parts, "No finished runs: run the target `flexcare`.")]
-
-
-FIRST = ("flexcare", "six tasks")
-"""The run whose curves are unfolded."""

@@ -41,6 +41,10 @@ def test_a_variable_is_read_as_it_stands():
         ("mimic3", "mimic_3", r"\[lactate\]: expected fields of .*mimic3.*; got mimic_3"),
         ("[0.05, 0.2, 30, 50]", "[0.2, 30]", "expected limits with 4 numbers and mimic3 with 2, or categories"),
         ("fluid =", "liquid =", r"\[lactate\], items: expected fields of .*; got liquid"),
+        ("items = [", "items = [5, ", r"\[lactate\]: expected items as a list of tables, got \[5,"),
+        ("itemid = 50813", 'itemid = "50813"', "expected itemid to be a whole number, got '50813'"),
+        ('unit = "mmol/L"\ndefault', "unit = 5\ndefault", "expected unit to be a text, got 5"),
+        ("[2.1, 1.7]", '[2.1, "1.7"]', "expected mimic3 to be a list of numbers"),
         (" }]", ' }, { itemid = 50813, table = "labevents" }]', "itemid 50813 stands twice, expected each once"),
         ("default = 1.2", 'default = "low"\ncategories = ["normal"]', "expected a default among its categories"),
         ("default = 1.2", "default = ", "Invalid value"),
@@ -62,15 +66,18 @@ def test_items_name_tables_and_options_that_exist():
     ("change", "message"),
     [
         ({"name": "another"}, r"drg\.py: expected a task named drg, got 'another'"),
-        ({"id": TASKS["diagnosis"].id}, r"drg\.py: expected an id of its own, got 5, that of diagnosis"),
+        ({"kind": "multi-class"}, r"drg\.py: expected kind to be one of .*multiclass; got 'multi-class'"),
+        ({"section": "history"}, r"drg\.py: expected section to be one of past_medical_history, .*; got 'history'"),
+        ({"labels": "label"}, r"drg\.py: expected labels as a tuple such as \('label',\), got 'label'"),
+        ({"kind": "binary", "n_outputs": 2}, r"drg\.py: expected n_outputs=1 for its labels, got 2"),
+        ({"classes": ("a", "b"), "n_outputs": 3}, r"drg\.py: expected 3 classes, got 2"),
         ({"raw": ("drugcodes",)}, "expected raw tables of .*drgcodes.*; got drugcodes"),
         ({"options": ("sample",)}, "expected options of .*sampling.*; got sample"),
     ],
 )
 def test_a_wrong_task_is_told(change, message):
-    others = {"diagnosis": TASKS["diagnosis"]}
     with pytest.raises(TaskError, match=message):
-        tasks._check("drg", replace(TASKS["drg"], **change), others)
+        tasks._check("drg", replace(TASKS["drg"], **change))
 
 
 def test_tasks_come_in_the_papers_order():

@@ -148,7 +148,7 @@ def test_predict_with_fewer_modalities(output, run, without):
 def test_the_command(output, run, tmp_path):
     out = tmp_path / "scores.csv"
     arguments = ["predict", "--run", str(run), "--task", "readmission", "--split", "val", "--device", "cpu"]
-    assert main([*arguments, "--without", "image", "note", "--out", str(out)]) == 0
+    assert main([*arguments, "--without", "image", "--without", "note", "--out", str(out)]) == 0
     frame = pl.read_csv(out)
     assert frame.height == len(load_task(output, "readmission", "val"))
     assert set(frame["modalities"]) == {"T"} and set(frame["weight_T"]) == {1.0}

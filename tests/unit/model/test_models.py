@@ -1,13 +1,24 @@
-"""What holds for every model in `MODELS`: a new one is tested the day it is listed."""
+"""What holds for every model in `MODELS`; docs/add_a_model.md lists it. A new file is tested without an edit here."""
 
 from __future__ import annotations
 
 import pytest
 import torch
-from support.invented_batches import NAMES, OUTPUTS, PATTERNS, changed, details, make_batch, make_model, scores
+from support.invented_batches import (
+    NAMES,
+    OUTPUTS,
+    PATTERNS,
+    assert_equal_up_to_rounding,
+    changed,
+    details,
+    make_batch,
+    make_model,
+    modalities_read,
+    scores,
+)
 
 from flexcare_data.tasks import TASKS
-from flexcare_model.data.batch import COLUMNS
+from flexcare_model.data.batch import COLUMNS, MODALITIES
 from flexcare_model.models import MODELS
 
 WITHOUT_ONE = {
@@ -40,7 +51,10 @@ def test_details_on_request_change_nothing(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_padding_has_no_effect(name):
-    """Longer padding filled with NaN, and NaN in the padding that is there: every output is the same."""
+    """Longer padding filled with NaN, and NaN in the padding that is there: every output is the same.
+
+    Up to rounding, as a model may compute on the padded shape.
+    """
     model, batch = make_model(name), make_batch()
     ts, note = torch.full((7, 13, COLUMNS), torch.nan), torch.full((7, 17, 12), torch.nan)
     for padded, source, length in ((ts, batch.ts, batch.ts_len), (note, batch.note_tok, batch.note_len)):
@@ -48,7 +62,7 @@ def test_padding_has_no_effect(name):
             padded[row, :n] = source[row, :n]
     before, after = details(model, batch), details(model, changed(batch, ts=ts, note_tok=note))
     for key, value in before.items():
-        assert torch.equal(after[key], value), key
+        assert_equal_up_to_rounding(after[key], value, key)
 
 
 @pytest.mark.parametrize("filling", [3.0, torch.nan])
@@ -134,13 +148,15 @@ def test_every_parameter_of_the_task_gets_a_gradient(name):
     output = model(batch)
     # The extra losses with weight 1: some defaults are too small to tell a gradient from rounding.
     (model.loss(output, batch) + sum(output.extra_losses.values())).backward()
+    unread = tuple(f"embedding.{modality}" for modality in set(MODALITIES) - set(modalities_read(name)))
     for key, parameter in model.named_parameters():
         if key.startswith("heads.") and "in_hospital_mortality" not in key:
             assert parameter.grad is None, key
-        else:
+        elif not (unread and key.startswith(unread)):
             assert parameter.grad is not None and parameter.grad.any(), key
-    used = model.embedding.time_series_position.grad.any(dim=1)
-    assert used[: batch.ts.shape[1]].all() and not used[batch.ts.shape[1] :].any()
+    if hasattr(model, "embedding") and "time_series" in modalities_read(name):
+        used = model.embedding.time_series_position.grad.any(dim=1)
+        assert used[: batch.ts.shape[1]].all() and not used[batch.ts.shape[1] :].any()
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -205,8 +221,13 @@ def test_half_precision_notes_and_mixed_precision(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_longer_series_than_positions_is_refused(name):
+    """A model without positions reads it."""
+    model, batch = make_model(name, max_hours=4), make_batch([(1, 0, 0)] * 8, hours=9)
+    if not hasattr(model, "embedding"):
+        assert scores(model, batch).isfinite().all()
+        return
     with pytest.raises(ValueError, match="time_series: expected at most 4 positions, got"):
-        make_model(name, max_hours=4)(make_batch([(1, 0, 0)] * 8, hours=9))
+        model(batch)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -221,10 +242,13 @@ def test_parameters_are_named_after_modules_only(name):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_overfits_random_labels(name):
-    """64 samples with random labels are learned by heart within a few hundred steps."""
+    """64 samples with random labels, each with something that the model reads, are learned by heart in 400 steps."""
     from flexcare_model.training.metrics import auroc
 
-    batch = make_batch([(1, 0, 1), (1, 0, 0), (0, 0, 1), (1, 0, 1)] * 16, hours=4, tokens=4)
+    read = [MODALITIES.index(modality) for modality in modalities_read(name)]
+    patterns = [p for p in ((1, 0, 1), (1, 0, 0), (0, 0, 1), (1, 0, 1)) if any(p[m] for m in read)]
+    patterns = [*patterns, *[(1, 1, 1)] * 4][:4]
+    batch = make_batch(patterns * 16, hours=4, tokens=4)
     model = make_model(name, spread=False, hidden_dim=32, layers=2, dropout=0.0).train()
     if name == "m3care":
         model.eval()  # its head drops half of the features, and the graph is the batch: learn it as it is evaluated

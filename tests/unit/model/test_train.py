@@ -24,7 +24,6 @@ from flexcare_model.data.loader import Feed, in_order, make_resident, shuffled
 from flexcare_model.models import MODELS
 from flexcare_model.training import train as training
 from flexcare_model.training.checkpoint import STATE, CheckpointError, TrainState, load_model
-from flexcare_model.training.optimizer import Adam
 from flexcare_model.training.run_config import EXPERIMENTS, RunConfigError, resolve_run
 from flexcare_model.training.train import TrainError, adapt_rates, seed_everything, train
 
@@ -112,7 +111,7 @@ def test_the_same_seed_gives_the_same_bytes_and_another_does_not(output, finishe
 def test_a_killed_run_ends_as_if_nothing_had_happened(output, finished, tmp_path, monkeypatch, step):
     """Killed in the ``step``-th optimiser step: in a first batch, between tasks, in later epochs."""
     done = 0
-    original = Adam.step
+    original = torch.optim.Adam.step
 
     def dying(self, *args, **kwargs):
         nonlocal done
@@ -122,7 +121,7 @@ def test_a_killed_run_ends_as_if_nothing_had_happened(output, finished, tmp_path
         return original(self, *args, **kwargs)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Adam, "step", dying)
+        patch.setattr(torch.optim.Adam, "step", dying)
         with pytest.raises(Killed):
             train(output, tmp_path, *run_of(), save_seconds=0.0)
     torch.rand(7)  # what happened in between must not matter

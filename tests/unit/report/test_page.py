@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import re
 import shutil
@@ -13,10 +12,10 @@ import polars as pl
 import pytest
 from support.fabricated_results import fabricate, fabricate_analysis
 
-from flexcare_model.report.commands import add_commands
 from flexcare_model.report.numbers import facts
 from flexcare_model.report.numbers.layout import Layout, number
 from flexcare_model.report.numbers.results import Results
+from flexcare_model.report.numbers.run import run as statistics
 from flexcare_model.report.pages.page import About, build_page
 
 CHROMIUM = next(
@@ -33,10 +32,8 @@ def output(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Fewer methods than the other tests have: drawing them all takes long and shows nothing else."""
     root = fabricate(tmp_path_factory.mktemp("page") / "results", baselines=("mt",), variants=("flexcare_base",))
     fabricate_analysis(root)
-    add = argparse.ArgumentParser()
-    add_commands(add.add_subparsers())
-    arguments = add.parse_args(["statistics", "--output", str(root), "--replicates", "50"])
-    arguments.run(arguments)
+    (root / "analysis/statistics").mkdir()
+    statistics(Results(root), root / "analysis/statistics", below=10, replicates=50)
     return root
 
 
