@@ -1,7 +1,8 @@
 """What code a key covers: the modules that a command executes, and the data files that they open.
 
 In: names of modules. Out: a digest of their import closure within the two packages, read from the source as text:
-nothing is imported. Comments and docstrings do not count, so a better sentence rebuilds nothing.
+nothing is imported. Comments and docstrings do not count, so a better sentence rebuilds nothing;
+nor do the attributes of a model that only reports show.
 
 Followed are absolute and relative imports, also inside functions, `import_module("literal")`, the `__init__.py` of
 every package on the way, and the files named in `package_file("...")` and `package_folder("...")`. Not followed are
@@ -20,6 +21,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from flexcare_data.discovery import SHOWN_ONLY
 from flexcare_data.hashing import user_cache, value_digest, write_private
 from flexcare_data.package_files import package_file, package_folder
 
@@ -133,7 +135,7 @@ def _source(module: str) -> _Source:
     return source
 
 
-_OWN_VERSION = "1"
+_OWN_VERSION = "2"
 """Changes with what `_read` looks for, so that nothing remembered is used for another question."""
 
 
@@ -152,7 +154,7 @@ def _read(module: str, path: Path, text: str) -> _Source:
             imports += [literal] if called == "import_module" else []
             files += [literal] if called == "package_file" else []
             folders += [literal] if called == "package_folder" else []
-    code = hashlib.sha256(ast.unparse(_without_docstrings(tree)).encode()).hexdigest()
+    code = hashlib.sha256(ast.unparse(_without_texts(tree)).encode()).hexdigest()
     return _Source(code, tuple(sorted(set(imports))), tuple(sorted(set(files))), tuple(sorted(set(folders))))
 
 
@@ -180,12 +182,22 @@ def _literal(call: ast.Call) -> str | None:
     return first.value if isinstance(first, ast.Constant) and isinstance(first.value, str) else None
 
 
-def _without_docstrings(tree: ast.Module) -> ast.Module:
+def _without_texts(tree: ast.Module) -> ast.Module:
+    """The tree without docstrings and without what only reports show."""
     for node in ast.walk(tree):
         body = getattr(node, "body", None)
         if isinstance(body, list):
-            node.body = [part for part in body if not _is_text(part)] or [ast.Pass()]  # type: ignore[attr-defined]
+            kept = [part for part in body if not _is_text(part)]
+            if isinstance(node, ast.ClassDef):
+                kept = [part for part in kept if not _is_shown_only(part)]
+            node.body = kept or [ast.Pass()]  # type: ignore[attr-defined]
     return tree
+
+
+def _is_shown_only(node: ast.AST) -> bool:
+    """True for ``title = ...`` and the like in a class, a literal that only reports read."""
+    target = node.targets[0] if isinstance(node, ast.Assign) else None
+    return isinstance(target, ast.Name) and target.id in SHOWN_ONLY
 
 
 def _is_text(node: ast.AST) -> bool:

@@ -51,6 +51,10 @@ class DeclaredModel:
     marker_alone: str = ""
 
 
+SHOWN_ONLY = frozenset(field.name for field in fields(DeclaredModel)) - {"name", "module", "class_name", "multi_task"}
+"""What a model declares for the reports alone: a change of it trains nothing again."""
+
+
 @dataclass(frozen=True)
 class DeclaredTask:
     """What the `TASK` of a task's file declares; `flexcare_data.tasks.base.Task` explains the fields."""

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -424,13 +424,15 @@ def code_spec(*modules: str) -> dict[str, Any]:
 
 def library_versions(names: Iterable[str]) -> dict[str, str]:
     """Installed versions; a library that is not installed is left out."""
-    found = {}
-    for name in names:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
+    return {name: found for name in names if (found := _installed(name))}
+
+
+@cache
+def _installed(library: str) -> str | None:
+    try:
+        return version(library)
+    except PackageNotFoundError:
+        return None
 
 
 __all__ = ["MANIFEST", "Plan", "Product", "Stage", "cohort_stage"]

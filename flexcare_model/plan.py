@@ -8,12 +8,13 @@ of the configuration that it was made for. No model library is imported.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from flexcare_data.config import Config, Train
-from flexcare_data.discovery import model_classes, task_names
+from flexcare_data.discovery import models, models_of, reference, task_names
 from flexcare_data.errors import UserError
 from flexcare_data.hashing import spec_key
 from flexcare_data.plan import Plan, Product, code_spec, cohort_stage, library_versions
@@ -24,9 +25,6 @@ from flexcare_model.experiments import EXPERIMENTS, MULTI_TASK, TRANSFER
 RUN_LIBRARIES = ("numpy", "polars", "torch", "torchvision")
 REPORT_LIBRARIES = ("jinja2", "matplotlib", "numpy", "polars", "scikit-learn", "scipy")
 RUN_FILES = ("metrics.json", "model.safetensors", "config.json", "history.parquet", "predictions")
-
-ABLATIONS = ("flexcare_base", "flexcare_no_ct", "flexcare_no_decorr", "flexcare_no_moe")
-TASK_TOKEN = "flexcare_no_task_token"
 
 _SHARED_SETTINGS = (
     "hidden_dim", "layers", "heads", "dropout", "batch_size", "max_hours", "note_dropout", "augment", "precision",
@@ -62,6 +60,7 @@ class ModelPlan:
         self.config: Config = data.config
         self.train: Train = data.config.train
         self._runs: dict[tuple[str, str, int], Product] = {}
+        self._analyses: dict[tuple[str, str, str, int], Product] = {}
 
     # --- runs ---------------------------------------------------------------------------------------------------
 
@@ -107,9 +106,8 @@ class ModelPlan:
         return self._runs[name]
 
     def _run(self, model: str, experiment: str, seed: int) -> Product:
-        models = model_classes()
-        if model not in models:
-            raise RunError(f"model: expected one of {', '.join(models)}; got {model}")
+        if model not in models():
+            raise RunError(f"model: expected one of {', '.join(models())}; got {model}")
         if experiment not in EXPERIMENTS:
             raise RunError(f"experiment: expected one of {', '.join(EXPERIMENTS)}; got {experiment}")
         tasks = self.tasks_of(experiment)
@@ -124,7 +122,9 @@ class ModelPlan:
             "samples": {task: self.data.samples_spec(task) for task in tasks},
             "pretrained": pretrained.key if pretrained else None,
             "code": code_spec(
-                "flexcare_model.training.run", models[model][0], *(f"flexcare_data.tasks.{task}" for task in tasks)
+                "flexcare_model.training.run",
+                models()[model].module,
+                *(f"flexcare_data.tasks.{task}" for task in tasks),
             ),
             "libraries": library_versions(RUN_LIBRARIES),
             "format": OUTPUT_FORMAT,
@@ -144,7 +144,7 @@ class ModelPlan:
 
         What only decides where and how fast it is computed (device, threads, workers, data_device) is not among them.
         """
-        multi_task = model.split("_")[0] == "flexcare"
+        multi_task = models()[model].multi_task
         known = EXPERIMENTS[experiment]
         names = [*_SHARED_SETTINGS, *(_FLEXCARE_SETTINGS if multi_task else ())]
         names += ["epochs"] if multi_task and not known.fine_tuning else ["baseline_epochs"]
@@ -164,42 +164,48 @@ class ModelPlan:
     @cached_property
     def reported_runs(self) -> list[Product]:
         """Runs of `all`: FlexCare on all tasks, the configured baselines on each."""
-        flexcare = self.runs(["flexcare"], [MULTI_TASK]) if self.trained_tasks else []
+        flexcare = self.runs([reference().name], [MULTI_TASK]) if self.trained_tasks else []
         return [*flexcare, *self.runs(self.train.baselines, self.trained_tasks)]
 
     @cached_property
     def method_runs(self) -> list[Product]:
         """Runs of table 3."""
         return [
-            *self.runs(["flexcare"], [MULTI_TASK, *self.trained_tasks]),
+            *self.runs([reference().name], [MULTI_TASK, *self.trained_tasks]),
             *self.runs(self.compared, self.trained_tasks),
         ]
 
     @property
     def variants(self) -> tuple[str, ...]:
         """FlexCare without one of its parts."""
-        return (*ABLATIONS, TASK_TOKEN)
+        return tuple(model.name for role in ("ablation", "task_token") for model in models_of(role))
 
     def transfer_runs(self, baselines: Iterable[str]) -> list[Product]:
         """Runs of table 5."""
         scratch = [name for name in TRANSFER if not EXPERIMENTS[name].pretrained]
-        return [*self.runs(["flexcare"], TRANSFER), *self.runs(baselines, scratch)]
+        return [*self.runs([reference().name], TRANSFER), *self.runs(baselines, scratch)]
 
     def runs_of_table(self, table: str) -> list[Product]:
         """Runs that a table of the paper shows."""
         if table == "table3":
             return self.method_runs
         if table == "table4":
-            return self.runs(["flexcare", *ABLATIONS], [MULTI_TASK])
+            return self.runs([reference().name, *_names("ablation")], [MULTI_TASK])
         if table == "table5":
             return self.transfer_runs(self.compared)
-        return self.runs(["flexcare", TASK_TOKEN], [MULTI_TASK])
+        return self.runs([reference().name, *_names("task_token")], [MULTI_TASK])
 
     # --- analyses -----------------------------------------------------------------------------------------------
 
     def analysis(self, kind: str, model: str, experiment: str, seed: int) -> Product:
         """Tables about one trained run: ``inside`` it, its scores with fewer ``modalities``, or the ``interaction`` of
         the tasks while training (a training of its own)."""
+        name = (kind, model, experiment, seed)
+        if name not in self._analyses:
+            self._analyses[name] = self._analysis(*name)
+        return self._analyses[name]
+
+    def _analysis(self, kind: str, model: str, experiment: str, seed: int) -> Product:
         run = self.run(model, experiment, seed)
         place = f"analysis/{model}/{experiment}/seed{seed}"
         files = {
@@ -256,11 +262,13 @@ class ModelPlan:
         if name == "figure4":
             return self.runs_of_table("table4")
         if name == "figure5":
-            return [self.analysis("inside", model, MULTI_TASK, seed) for model in ("flexcare", TASK_TOKEN)]
+            return [
+                self.analysis("inside", model, MULTI_TASK, seed) for model in (reference().name, *_names("task_token"))
+            ]
         if name == "figure6":
-            return [self.analysis("inside", "flexcare", MULTI_TASK, seed)]
+            return [self.analysis("inside", reference().name, MULTI_TASK, seed)]
         if name == "figure7":
-            return [self.analysis("interaction", "flexcare", MULTI_TASK, seed)]
+            return [self.analysis("interaction", reference().name, MULTI_TASK, seed)]
         if name == "missing_modalities":
             return self.analyses("modalities", self.method_runs)
         return [self.statistics]
@@ -311,7 +319,7 @@ class ModelPlan:
         """What the published quirks cost: this configuration beside the same one under the other protocol."""
         inputs = {}
         for plan in (self, other):
-            both = [*plan._cohorts(), *plan.runs(["flexcare"], [MULTI_TASK])]
+            both = [*plan._cohorts(), *plan.runs([reference().name], [MULTI_TASK])]
             inputs |= {f"{plan.config.protocol}/{name}": product for name, product in self._named(both).items()}
         files = {"protocols/comparison.html": "page.html", "protocols/tables": "tables"}
         settings = self._report_settings()
@@ -328,6 +336,7 @@ class ModelPlan:
             "suppress_below": self.config.report.suppress_below,
             "seeds": list(self.train.seeds),
             "synthetic": self.config.is_synthetic,
+            "models": {name: asdict(model) for name, model in models().items()},
         }
 
     def _report(self, name: str, inputs: Iterable[Product], files: dict[str, str], *, config: bool = False) -> Product:
@@ -357,6 +366,10 @@ class ModelPlan:
     @staticmethod
     def _named(products: Iterable[Product]) -> dict[str, Product]:
         return {product.name: product for product in products}
+
+
+def _names(role: str) -> list[str]:
+    return [model.name for model in models_of(role)]
 
 
 def links_of(product: Product) -> dict[str, str]:

@@ -11,27 +11,29 @@ import shlex
 from functools import cache
 from pathlib import Path
 
-from flexcare_data.config import load_config
-from flexcare_data.discovery import task_names
 from flexcare_data.errors import UserError
-from flexcare_data.hashing import spec_key
-from flexcare_data.options import Options
-from flexcare_data.origin import Origin
-from flexcare_data.plan import Plan, cohort_stage
-from flexcare_data.publish import check_free, is_published, link_commands
-from flexcare_data.store.folders import is_complete
-from flexcare_data.store.views import Recipe
-from flexcare_model.experiments import EXPERIMENTS
-from flexcare_model.plan import FIGURES, TABLE_STEMS, ModelPlan, links_of
 from snakemake.exceptions import WorkflowError
 from snakemake.io import Mtime
 
 try:
+    from flexcare_data.config import load_config
+    from flexcare_data.discovery import task_names
+    from flexcare_data.hashing import spec_key
+    from flexcare_data.options import Options
+    from flexcare_data.origin import Origin
+    from flexcare_data.plan import Plan, cohort_stage
+    from flexcare_data.publish import check_free, is_published, link_commands
+    from flexcare_data.store.folders import is_complete
+    from flexcare_data.store.views import Recipe
+    from flexcare_model.experiments import EXPERIMENTS
+    from flexcare_model.plan import FIGURES, TABLE_STEMS, ModelPlan, links_of
+
     CONFIG = load_config(config)
     PLAN = Plan(CONFIG)
     PLAN.check_roots()
     Origin.of(CONFIG, workflow.overwrite_configfiles).check(CONFIG.output)
 except UserError as error:
+    # A mistake in the configuration, in a task's or model's file, or in a path: reported before anything is planned.
     raise WorkflowError(str(error)) from None
 
 OUT = str(CONFIG.output)

@@ -1,7 +1,7 @@
 """Inputs of a command by their published names: a folder of links that shows exactly what the command may read.
 
 In: the file that the workflow writes for each command (`Recipe`). Out: a temporary folder laid out like an output
-folder (`cohorts/`, `data/`, `runs/`, ...). What is not among the command's inputs is not there, so it cannot decide a result.
+folder (`cohorts/`, `data/`, `runs/`, ...). What is not among the command's inputs is not there, so it decides nothing.
 """
 
 from __future__ import annotations

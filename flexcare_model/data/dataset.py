@@ -1,6 +1,6 @@
 """Samples of a task as an ordinary PyTorch dataset, straight from the shards of an output folder.
 
-In: `cohorts/<task>.parquet` and the shards of `flexcare_model.data.shards`. Out: `Sample`, `Batch`. Nothing of Snakemake is
+In: `cohorts/<task>.parquet` and the shards of `flexcare_model.data.shards`. Out: `Sample`, `Batch`. Snakemake is not
 needed; a plain loop, a DataLoader (with or without workers), Lightning and Hugging Face all take it:
 
     train = load_task("results", "in_hospital_mortality", split="train")

@@ -137,7 +137,7 @@ def build(
 
 
 def pool_spec(digest: str, *, storage: str, max_tokens: int) -> dict[str, Any]:
-    """What decides the vectors of a text, so the key of the pool. Batch size and device change them by rounding only."""
+    """What decides the vectors of a text: the key of the pool. Batch size and device change them by rounding only."""
     return {
         "pool": "notes",
         "encoder": digest,
