@@ -169,6 +169,14 @@ class Report(Section):
     suppress_below: int = Field(10, ge=0, description="cells with a count in [1, suppress_below) are not shown")
 
 
+COMPUTING = {
+    "images": ("jobs",),
+    "notes": ("batch_tokens", "device", "jobs"),
+    "train": ("device", "data_device", "workers", "threads"),
+}
+"""Settings that only decide where and how fast something is computed: a change of them makes nothing again."""
+
+
 class Config(Section):
     """Everything a user can set. Loaded by `load_config`; ``workflow/config/default.yaml`` explains every key."""
 
@@ -213,6 +221,18 @@ class Config(Section):
     def resolved_options(self) -> Options:
         """Options of the protocol with the single ones on top."""
         return resolve(self.protocol, self.options)
+
+    def deciding(self) -> dict[str, Any]:
+        """The settings that decide results, as JSON values: what pages print.
+
+        Left out are places (raw folders by path, output, store) and what only decides where and how fast it is computed.
+        """
+        content = self.model_dump(mode="json", exclude={"output", "store", "resources"})
+        content["raw"] = {name: "set" if path else None for name, path in content["raw"].items()}
+        for section, names in COMPUTING.items():
+            for name in names:
+                del content[section][name]
+        return content
 
     @property
     def store_path(self) -> Path:

@@ -417,6 +417,6 @@ def about(made: Recipe | None, *, below: int = 10, seeds: tuple[int, ...] = (), 
         config=settings.get("config", {}),
         code_version=code,
         below=settings["suppress_below"],
-        seeds=tuple(settings["seeds"]),
+        seeds=tuple(settings.get("seeds", ())) or None,
         is_synthetic=settings["synthetic"],
     )

@@ -248,7 +248,7 @@ class ModelPlan:
             inputs = self.runs_of_table(name)
         stems = TABLE_STEMS[name]
         files = {f"tables/{stem}{end}": f"{stem}{end}" for stem in stems for end in (".csv", ".md", ".tex")}
-        return self._report(f"tables-{name}", inputs, files)
+        return self._report(f"tables-{name}", inputs, files, seeds=name != "table2")
 
     def figure(self, name: str) -> Product:
         """A figure as SVG and PNG."""
@@ -343,7 +343,7 @@ class ModelPlan:
         named = self._named(inputs)
         settings = self._report_settings()
         if config:
-            settings |= {"config": self.config.model_dump(mode="json")}
+            settings |= {"config": self.config.deciding()}
         spec = self._made(name, named, settings, "flexcare_model.report.run")
         return self._sealed(name, spec, files, named)
 

@@ -9,15 +9,18 @@ import re
 import string
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import polars as pl
 
 from flexcare_data import progress as bars
-from flexcare_data.options import Options
 from flexcare_data.raw.tables import Dropped, count, empty_counts, read_notes, typed
 from flexcare_data.schema import SECTIONS, check
 from flexcare_data.stages.work import StageWork, write_counts
 from flexcare_data.stages.work import scratch as scratch_folder
+
+if TYPE_CHECKING:
+    from flexcare_data.options import Options
 
 HISTORY = ("past medical history:", ("social history",))
 COURSE = ("brief hospital course:", ("medications on admission",))
@@ -38,6 +41,7 @@ def section(text: str, start: str, ends: tuple[str, ...], options: Options) -> s
     The headings are found in lower case. ``ends`` are tried in order.
 
     Example:
+        >>> from flexcare_data.options import Options
         >>> section("Past Medical History:\\nHTN, DM-2.\\n\\nSocial History: none", *HISTORY, Options())
         'htn dm2'
     """

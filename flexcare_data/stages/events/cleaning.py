@@ -8,11 +8,14 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from flexcare_data.options import Options
 from flexcare_data.variables import GRADES, ITEMS, VARIABLE, VARIABLES, Item
+
+if TYPE_CHECKING:
+    from flexcare_data.options import Options
 
 REFILL = {"Normal <3 Seconds": 0.0, "Abnormal >3 Seconds": 1.0}
 
@@ -84,6 +87,7 @@ def clean(item: Item, text: str, options: Options) -> tuple[float, str]:
 
     Example:
         >>> item = next(item for item in ITEMS if item.itemid == 223761)
+        >>> from flexcare_data.options import Options
         >>> clean(item, "98.6", Options())
         (37.0, '')
         >>> clean(item, "ERROR", Options())

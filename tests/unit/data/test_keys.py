@@ -1,0 +1,388 @@
+"""What moves which key: every configuration key, every module of the data half, every data file of the code."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from pydantic import BaseModel
+from support.paths import RAW, ROOT
+
+from flexcare_data.code_digest import closure, code_digest, opened_files
+from flexcare_data.config import Config, load_config
+from flexcare_data.discovery import task_names
+from flexcare_data.options import Options
+from flexcare_data.plan import Plan, code_spec, cohort_stage
+from flexcare_model.plan import ModelPlan
+
+COHORTS = tuple(cohort_stage(task) for task in task_names())
+SAMPLED = ("cohort-length_of_stay", "cohort-decompensation")
+READERS: dict[str, tuple[str, ...]] = {
+    "synthetic": ("stays", "splits", "events", "sections", *COHORTS, "audit", "cxr"),
+    "stays": ("events", "hourly", *COHORTS, "audit"),
+    "splits": ("hourly", *COHORTS, "audit"),
+    "events": ("hourly", "cohort-diagnosis", "audit"),
+    "hourly": (*COHORTS, "audit", "runs"),
+    "sections": (*COHORTS, "audit", "encoder", "notes"),
+    "encoder": ("notes",),
+    **{cohort: ("audit", "cxr", "index of notes", "table2", "run flexcare", "table3") for cohort in COHORTS},
+    "cohort-readmission": ("audit", "cxr", "index of notes", "table2", "run flexcare", "run mt", "table3"),
+    "cohort-drg": ("audit", "cxr", "index of notes", "table2"),
+    "cxr": ("table2",),
+    "notes": ("runs",),
+    "runs": ("run flexcare", "run mt", "table3"),
+}
+"""Written by hand: what reads what. `runs` stands for both runs. The index of the notes (`index of notes`) lists what the
+cohorts of all tasks need, but a run depends on the notes of its own tasks only."""
+
+OPTIONS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "death_label": ("expire_flag", ("stays",)),
+    "age": ("at_admission", ("stays",)),
+    "readmission": ("hospital", ("stays",)),
+    "icd": ("version_aware", ("stays",)),
+    "icd10": ("ccs", ("stays",)),
+    "split": ("hash", ("splits",)),
+    "fluids": ("blood", ("events",)),
+    "fio2": ("above_one", ("events",)),
+    "height": ("inches_converted", ("events", "hourly", "cohort-diagnosis")),
+    "gcs_total": ("derived", ("events",)),
+    "capillary_refill": ("mapped", ("events",)),
+    "duplicates": ("mean", ("events",)),
+    "ranges": ("on", ("events",)),
+    "lab_without_hadm": ("by_time", ("events",)),
+    "edges": ("left", ("hourly", "cohort-diagnosis")),
+    "gcs_spellings": ("merged", ("hourly", "cohort-diagnosis")),
+    "scaler": ("train", ("hourly", "audit")),
+    "note_cleaning": ("keep", ("sections",)),
+    "bhc_fallback": ("on", ("sections",)),
+    "sampling": ("hash", SAMPLED),
+    "notes": ("none", (*COHORTS, "audit")),
+    "repeats": ("newest", COHORTS),
+}
+"""Each option of the protocol: another value, and the stages that read it."""
+
+_BOTH = ("run flexcare", "run mt", "table3")
+_FLEXCARE = ("run flexcare", "table3")
+SETTINGS: dict[str, tuple[object, tuple[str, ...]]] = {
+    "preset": ("paper", ()),  # checked apart: it is many settings at once
+    "raw.mimiciv": (None, ()),
+    "raw.mimic_cxr_jpg": (None, ()),
+    "raw.mimic_iv_note": (None, ()),
+    "output": ("elsewhere", ()),
+    "protocol": ("corrected", ("stays", "splits", "events", "hourly", "sections", *COHORTS, "audit")),
+    "options": ({}, ()),
+    "tasks": (["readmission", "in_hospital_mortality"], ("audit", "cxr", "notes", "table2", *_BOTH)),
+    "synthetic.patients": (60, ("synthetic",)),
+    "synthetic.seed": (9, ("synthetic",)),
+    "synthetic.edition": ("3.1", ("synthetic",)),
+    "store.path": ("/lab", ()),
+    "store.group_readable": (False, ()),
+    "resources.memory_mb": (100, ()),
+    "resources.threads": (1, ()),
+    "resources.image_processes": (1, ()),
+    "images.which": ("all_ap", ("cxr",)),
+    "images.broken_share": (0.5, ()),
+    "images.allow_missing": (True, ()),
+    "images.jobs": (2, ()),
+    "notes.encoder": ("some/encoder", ("encoder",)),
+    "notes.storage": ("int8", ("notes",)),
+    "notes.max_tokens": (16, ("notes",)),
+    "notes.batch_tokens": (1024, ()),
+    "notes.device": ("auto", ()),
+    "notes.jobs": (2, ()),
+    "train.device": ("auto", ()),
+    "train.precision": ("bfloat16", _BOTH),
+    "train.compile": (True, _BOTH),
+    "train.data_device": ("cpu", ()),
+    "train.workers": (1, ()),
+    "train.threads": (1, ()),
+    "train.seeds": ([42, 43], ("table3",)),
+    "train.tasks": (["readmission", "phenotyping"], _FLEXCARE),
+    "train.hidden_dim": (8, _BOTH),
+    "train.layers": (3, _BOTH),
+    "train.heads": (4, _BOTH),
+    "train.dropout": (0.3, _BOTH),
+    "train.batch_size": (17, _BOTH),
+    "train.max_hours": (24, _BOTH),
+    "train.epochs": (3, _FLEXCARE),
+    "train.lr": (0.01, _FLEXCARE),
+    "train.baseline_epochs": (9, ("run mt", "table3")),
+    "train.baseline_lr": (0.01, ("run mt", "table3")),
+    "train.attention_mask": ("released", _FLEXCARE),
+    "train.covariance_normaliser": ("mean_offdiag", _FLEXCARE),
+    "train.decorr_weight": (0.1, _FLEXCARE),
+    "train.decorr_present_only": (True, _FLEXCARE),
+    "train.moe_weight": (0.1, _FLEXCARE),
+    "train.experts": (4, _FLEXCARE),
+    "train.experts_per_token": (1, _FLEXCARE),
+    "train.temperature": (1.0, _FLEXCARE),
+    "train.task_token": ("none", _FLEXCARE),
+    "train.note_dropout": (0.1, _BOTH),
+    "train.augment": (False, _BOTH),
+    "train.drg_subset": ("per_epoch", ()),
+    "train.baselines": (["mt"], ("table3",)),
+    "report.suppress_below": (3, ("table2", "table3")),
+}
+"""Every other configuration key: another value, and the products that depend on it directly."""
+
+BASE = {"synthetic": {"patients": 40}, "train": {"seeds": [42], "baselines": ["mt", "mmf"], "hidden_dim": 16}}
+
+
+def keys(config: Config) -> dict[str, str]:
+    """Keys of all products that the matrix speaks of."""
+    data = Plan(config)
+    models = ModelPlan(data)
+    names = (
+        "synthetic",
+        "stays",
+        "splits",
+        "events",
+        "hourly",
+        "sections",
+        *COHORTS,
+        "audit",
+        "cxr",
+        "encoder",
+        "notes",
+    )
+    found = {name: data.product(name).key for name in names}
+    found |= {
+        "run flexcare": models.run("flexcare", "six_tasks", 42).key,
+        "run mt": models.run("mt", "readmission", 42).key,
+        "table2": models.table("table2").key,
+        "table3": models.table("table3").key,
+    }
+    return found
+
+
+def changed(path: str, value: object) -> dict:
+    """`BASE` with one key changed."""
+    config = json.loads(json.dumps(BASE))
+    place = config
+    *sections, name = path.split(".")
+    for section in sections:
+        place = place.setdefault(section, {})
+    place[name] = value
+    return config
+
+
+def downstream(stages: tuple[str, ...]) -> set[str]:
+    """``stages`` and everything that reads them."""
+    found, todo = set(), list(stages)
+    while todo:
+        stage = todo.pop()
+        if stage not in found:
+            found.add(stage)
+            todo += READERS.get(stage, ())
+    found |= {"notes"} if "index of notes" in found else set()
+    return found - {"runs", "index of notes"}
+
+
+def config_keys(model: type[BaseModel] = Config, prefix: str = "") -> set[str]:
+    """Every key of the configuration, as `section.key`."""
+    found = set()
+    for name, field in model.model_fields.items():
+        kind = field.annotation
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            found |= config_keys(kind, f"{prefix}{name}.")
+        else:
+            found.add(f"{prefix}{name}")
+    return found
+
+
+@pytest.fixture(scope="module")
+def base() -> dict[str, str]:
+    return keys(load_config(BASE))
+
+
+def moved(before: dict[str, str], after: dict[str, str]) -> set[str]:
+    return {name for name in before if before[name] != after[name]}
+
+
+def test_the_matrix_has_every_key():
+    assert set(SETTINGS) == config_keys()
+    assert set(OPTIONS) == set(Options.model_fields)
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+def test_an_option_moves_what_reads_it(base, option):
+    value, readers = OPTIONS[option]
+    after = keys(load_config(BASE | {"options": {option: value}}))
+    assert moved(base, after) == downstream(readers)
+
+
+@pytest.mark.parametrize("path", [path for path in SETTINGS if path not in ("preset", "tasks", "raw.mimiciv")])
+def test_a_setting_moves_what_depends_on_it(base, path):
+    value, direct = SETTINGS[path]
+    after = keys(load_config(changed(path, value)))
+    expected = downstream(direct)
+    assert moved(base, after) == expected, path
+
+
+def test_further_tasks_train_nothing_again(base):
+    """A run depends on the samples of its own tasks, not on which others are configured."""
+    trained = {"tasks": ["readmission", "phenotyping"]}
+    few = BASE | {"tasks": ["readmission", "phenotyping"], "train": BASE["train"] | trained}
+    more = BASE | {"train": BASE["train"] | trained}
+    before, after = (ModelPlan(Plan(load_config(config))) for config in (few, more))
+    for run in (("flexcare", "six_tasks", 42), ("mt", "readmission", 42)):
+        assert before.run(*run).key == after.run(*run).key
+    assert before.data.product("cxr").key != after.data.product("cxr").key
+
+
+def test_real_folders_count_by_content(tmp_path):
+    """The path of a raw folder moves nothing; the content of a table moves what reads it."""
+    shutil.copytree(RAW, tmp_path / "one")
+    shutil.copytree(RAW, tmp_path / "two")
+    plans = []
+    for place in ("one", "two"):
+        roots = {name: str(tmp_path / place / name) for name in ("mimiciv", "mimic_cxr_jpg", "mimic_iv_note")}
+        plans.append(Plan(load_config({"raw": roots, "notes": {"encoder": "tiny"}})))
+    names = ("stays", "splits", "events", "hourly", "sections", *COHORTS, "audit", "cxr", "notes")
+    before = {name: plans[0].product(name).key for name in names}
+    assert {name: plans[1].product(name).key for name in names} == before
+    table = tmp_path / "two/mimiciv/hosp/drgcodes.csv"
+    table.write_text(table.read_text() + "\n")
+    after = Plan(plans[1].config)
+    assert {name for name in names if after.product(name).key != before[name]} == {
+        "cohort-drg", "audit", "cxr", "notes",
+    }  # fmt: skip
+
+
+def test_without_a_data_set_its_stages_have_other_keys(tmp_path):
+    roots = {name: str(RAW / name) for name in ("mimiciv", "mimic_cxr_jpg", "mimic_iv_note")}
+    whole = Plan(load_config({"raw": roots, "notes": {"encoder": "tiny"}}))
+    alone = Plan(load_config({"raw": {"mimiciv": roots["mimiciv"]}, "notes": {"encoder": "tiny"}}))
+    assert alone.without_samples == {"diagnosis": "raw.mimic_cxr_jpg is not set"}
+    for name in ("stays", "splits", "events", "hourly"):
+        assert whole.product(name).key == alone.product(name).key
+    for name in ("sections", *COHORTS, "cxr", "notes"):
+        assert whole.product(name).key != alone.product(name).key
+
+
+# --- code -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def copied(tmp_path) -> Path:
+    """A checkout whose files a test can change."""
+    for name in ("flexcare_data", "flexcare_model", "workflow"):
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "Snakefile", tmp_path)
+    return tmp_path
+
+
+def keys_of(checkout: Path) -> dict[str, str]:
+    """Keys under `BASE`, planned by the code of ``checkout``."""
+    code = (
+        "import json, sys; sys.path[:0] = [sys.argv[1], sys.argv[2]];"
+        "from data.test_keys import BASE, keys; from flexcare_data.config import load_config;"
+        "print(json.dumps(keys(load_config(BASE))))"
+    )
+    tests = str(ROOT / "tests/unit")
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(checkout), tests],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(checkout), str(ROOT / "tests")])},
+        text=True, capture_output=True, check=False, cwd=checkout,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout)
+
+
+CHANGES = {
+    "negated labels of the phenotypes": (
+        "flexcare_data/stages/phenotypes.py",
+        ('pl.col("stay_id").is_in(by_stay.get(phenotype, []))', '~pl.col("stay_id").is_in(by_stay.get(phenotype, []))'),
+        ("stays",),
+    ),
+    "PA instead of AP": (
+        "flexcare_data/stages/images/radiographs.py",
+        ('pl.col("ViewPosition") == "AP"', 'pl.col("ViewPosition") == "PA"'),
+        (*COHORTS, "audit", "cxr"),
+    ),
+    "a row of the phenotype list": ("flexcare_data/resources/phenotype_codes.csv", None, ("stays", "synthetic")),
+    "a variable's limits": ("flexcare_data/resources/variables.toml", None, ("events", "hourly", *COHORTS, "audit")),
+    "the decoder": ("flexcare_data/stages/images/decoding.py", ("DECODED_SIDE = 512", "DECODED_SIDE = 1024"), ("cxr",)),
+    "one task": (
+        "flexcare_data/tasks/drg.py",
+        ('CODE_SYSTEM = "HCFA"', 'CODE_SYSTEM = "APR"'),
+        ("cohort-drg", "table2", "table3"),
+    ),
+    "one model": ("flexcare_model/models/mt.py", None, ("run mt", "table3")),
+    "the metrics": ("flexcare_model/training/metrics.py", None, ("run flexcare", "run mt", "table3", "table2")),
+    "a page's template": ("workflow/report/report.html.j2", None, ("table2", "table3")),
+    "published numbers": ("flexcare_model/report/resources/published.csv", None, ("table2", "table3")),
+    "an item of the synthetic chart": ("flexcare_data/synthetic/chart_items.csv", None, ("synthetic",)),
+    "a title": (
+        "flexcare_model/models/mt.py",
+        ('title = "MT"', 'title = "Multimodal Transformer"'),
+        ("table2", "table3"),
+    ),
+    "a comment": ("flexcare_data/stages/stays.py", ("ADULT_YEARS = 18", "ADULT_YEARS = 18  # years"), ()),
+}
+"""A change of one file, and the products whose own code or data it is."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_change_of_code_moves_what_uses_it(base, copied, change):
+    name, texts, direct = CHANGES[change]
+    path = copied / name
+    before = path.read_text()
+    if texts is None:
+        after = before + {"csv": "\n", "py": "\nCHANGED = 1\n", "toml": "\n", "j2": "\n"}[name.rpartition(".")[2]]
+    else:
+        assert texts[0] in before
+        after = before.replace(*texts)
+    path.write_text(after)
+    expected = downstream(direct)
+    if "cxr" in direct and change != "PA instead of AP":
+        expected |= {"run flexcare", "run mt", "table3"}  # a run reads its own radiographs
+    assert moved(base, keys_of(copied)) == expected
+
+
+def test_relative_imports_are_followed(copied, monkeypatch):
+    """And imports for type checkers only are not."""
+    package = copied / "flexcare_data"
+    (package / "first.py").write_text("from . import second\nfrom .raw import compiled as c\n")
+    (package / "second.py").write_text(
+        "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from flexcare_data import config\n"
+        "def late():\n    from importlib import import_module\n    import_module('flexcare_data.draws')\n"
+    )
+    code = (
+        "from flexcare_data.code_digest import closure; import json;"
+        "print(json.dumps(sorted(closure('flexcare_data.first'))))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=copied, env=os.environ | {"PYTHONPATH": str(copied)}, text=True,
+        capture_output=True, check=True,
+    )  # fmt: skip
+    found = set(json.loads(done.stdout))
+    assert {"flexcare_data.second", "flexcare_data.raw.compiled", "flexcare_data.draws", "flexcare_data.raw"} <= found
+    assert "flexcare_data.config" not in found
+
+
+def test_an_unknown_module_is_an_error():
+    with pytest.raises(ValueError, match="flexcare_data.stages.stayz"):
+        code_digest("flexcare_data.stages.stayz")
+
+
+def test_closures_are_what_one_expects():
+    """No stage depends on the command line, on the plan, or on a presentation of results."""
+    for name in ("stays", "splits", "hourly", "sections", "cohort", "audit"):
+        modules = closure(f"flexcare_data.stages.{name}")
+        assert not modules & {
+            "flexcare_data.cli",
+            "flexcare_data.plan",
+            "flexcare_data.config",
+            "flexcare_data.options",
+        }
+    assert [path.name for path in opened_files("flexcare_data.stages.phenotypes")] == [
+        "phenotype_codes.csv", "phenotype_codes_icd10_ccs.csv",
+    ]  # fmt: skip
+    assert code_spec("flexcare_data.draws")["modules"] == ["flexcare_data.draws"]
