@@ -225,7 +225,7 @@ class Config(Section):
     def deciding(self) -> dict[str, Any]:
         """The settings that decide results, as JSON values: what pages print.
 
-        Left out are places (raw folders by path, output, store) and what only decides where and how fast it is computed.
+        Left out are places (paths of raw folders, output, store) and what only decides where and how fast to compute.
         """
         content = self.model_dump(mode="json", exclude={"output", "store", "resources"})
         content["raw"] = {name: "set" if path else None for name, path in content["raw"].items()}

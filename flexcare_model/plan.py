@@ -339,9 +339,19 @@ class ModelPlan:
             "models": {name: asdict(model) for name, model in models().items()},
         }
 
-    def _report(self, name: str, inputs: Iterable[Product], files: dict[str, str], *, config: bool = False) -> Product:
+    def _report(
+        self,
+        name: str,
+        inputs: Iterable[Product],
+        files: dict[str, str],
+        *,
+        config: bool = False,
+        seeds: bool = True,
+    ) -> Product:
         named = self._named(inputs)
         settings = self._report_settings()
+        if not seeds:
+            del settings["seeds"]
         if config:
             settings |= {"config": self.config.deciding()}
         spec = self._made(name, named, settings, "flexcare_model.report.run")
