@@ -6,7 +6,7 @@ CORES ?= 2
 BIN := .venv/bin
 DATA := flexcare_data flexcare_model tests
 
-.PHONY: help setup demo test test-pages test-slurm drill lint bench lock clean
+.PHONY: help setup demo test test-paper test-pages test-slurm drill lint bench lock clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -16,11 +16,14 @@ setup: ## create .venv with the pinned packages (about 3 GB to download, 6 GB on
 	@PYTHON="$(PYTHON)" sh .ci/setup
 
 demo: setup ## build everything on embedded synthetic data and say where the report is
-	@$(BIN)/snakemake --cores $(CORES) all
-	@echo "report: $(CURDIR)/results/report.html"
+	@$(BIN)/snakemake --cores $(CORES) all --config output=demo
+	@echo "report: $(CURDIR)/demo/report.html"
 
 test: setup ## the tests
 	@$(BIN)/python -m pytest -n 2 --dist loadfile
+
+test-paper: setup ## every run, table and figure of the paper on small data (ten minutes)
+	@$(BIN)/python -m pytest -m paper tests/workflow
 
 test-pages: setup ## every command of the documents (five minutes)
 	@$(BIN)/python -m pytest -m pages tests/workflow/test_documents.py
@@ -48,5 +51,5 @@ lock: ## renew requirements.lock from pyproject.toml (needs uv)
 	    --custom-compile-command "make lock" -o requirements.lock
 
 clean: ## remove results and caches, keep .venv
-	rm -rf results .snakemake .pytest_cache .ruff_cache .mypy_cache .hypothesis build dist *.egg-info
+	rm -rf demo results .snakemake .pytest_cache .ruff_cache .mypy_cache .hypothesis build dist *.egg-info
 	find $(DATA) -name __pycache__ -type d -prune -exec rm -rf {} +

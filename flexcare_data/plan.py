@@ -17,6 +17,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import polars as pl
+
 from flexcare_data.code_digest import code_digest
 from flexcare_data.config import Config
 from flexcare_data.discovery import task_names
@@ -24,7 +26,7 @@ from flexcare_data.hashing import remembered_digest, spec_key
 from flexcare_data.raw.radiographs import listing_digest
 from flexcare_data.raw.tables import RawDataError, locate
 from flexcare_data.schema import OUTPUT_FORMAT, RAW, RAW_ROOTS
-from flexcare_data.store.folders import MANIFEST
+from flexcare_data.store.folders import MANIFEST, is_complete
 
 TABLE_LIBRARIES = ("numpy", "polars", "pyarrow")
 """Libraries that decide the bytes of a table."""
@@ -266,6 +268,14 @@ class Plan:
             for table in TASKS[task].raw
             if self.root(RAW[table].root) is None
         }
+
+    def is_empty(self, task: str) -> bool:
+        """True if the cohort of ``task`` is built and has no training samples."""
+        cohort = self.product(cohort_stage(task))
+        if not is_complete(cohort.folder):
+            return False
+        split = pl.read_parquet(cohort.folder / f"{task}.parquet", columns=["split"])["split"]
+        return not (split == "train").any()
 
     def stage(self, name: str) -> Stage:
         """The row of stage ``name`` under this configuration."""

@@ -26,6 +26,8 @@ def link_targets(product: Product, output: Path) -> dict[Path, str]:
     top = Path(os.path.realpath(output))
     targets = {}
     for name, path in product.published.items():
+        if product.done.exists() and not path.exists():
+            continue  # a run on an empty cohort has no weights
         place, target = top / name, Path(os.path.realpath(path.parent)) / path.name
         inside = target.is_relative_to(top)
         targets[output / name] = os.path.relpath(target, place.parent) if inside else str(target)

@@ -419,4 +419,5 @@ def about(made: Recipe | None, *, below: int = 10, seeds: tuple[int, ...] = (), 
         below=settings["suppress_below"],
         seeds=tuple(settings.get("seeds", ())) or None,
         is_synthetic=settings["synthetic"],
+        left_out=settings.get("left_out", {}),
     )

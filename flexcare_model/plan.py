@@ -67,8 +67,17 @@ class ModelPlan:
     @cached_property
     def trained_tasks(self) -> tuple[str, ...]:
         """Tasks of `train.tasks` that are configured and have samples, in training order."""
-        left_out = {**self.data.without_samples, **self.data.left_out}
-        return tuple(task for task in self.train.tasks if task in self.config.tasks and task not in left_out)
+        return tuple(task for task in self.train.tasks if task in self.config.tasks and task not in self.not_trained)
+
+    @cached_property
+    def not_trained(self) -> dict[str, str]:
+        """Tasks of `train.tasks` that no model can be trained on, with the reason."""
+        known = {**self.data.without_samples, **self.data.left_out}
+        reasons = {task: known[task] for task in self.train.tasks if task in known}
+        for task in self.train.tasks:
+            if task in self.config.tasks and task not in reasons and self.data.is_empty(task):
+                reasons[task] = "its cohort has no training samples"
+        return reasons
 
     @property
     def compared(self) -> tuple[str, ...]:
@@ -90,9 +99,20 @@ class ModelPlan:
             if task not in self.config.tasks:
                 # Radiographs and notes are prepared for the configured cohorts; without them a model learns from less.
                 raise RunError(f"{task}: expected a configured task; add it to `tasks` (now {list(self.config.tasks)})")
-            if reason := self.data.without_samples.get(task) or self.data.left_out.get(task):
-                raise RunError(f"{task}: its cohort has no samples ({reason}), so no model can be trained on it")
+            known = {**self.data.without_samples, **self.data.left_out, **self.not_trained}
+            if task in known:
+                raise RunError(
+                    f"{task}: its cohort has no samples ({known[task]}), so no model can be trained on it"
+                    f"{self._lines_to_paste(task)}"
+                )
         return tasks
+
+    def _lines_to_paste(self, task: str) -> str:
+        """What to put into the configuration file for a task that needs a data set which is not set."""
+        if task not in self.data.without_samples:
+            return ""
+        root = self.data.without_samples[task].removeprefix("raw.").removesuffix(" is not set")
+        return f". With that data set, put this into your configuration file:\nraw:\n  {root}: /path/to/{root}"
 
     def run(self, model: str, experiment: str, seed: int) -> Product:
         """One training and its evaluation.
@@ -353,7 +373,7 @@ class ModelPlan:
         if not seeds:
             del settings["seeds"]
         if config:
-            settings |= {"config": self.config.deciding()}
+            settings |= {"config": self.config.deciding(), "left_out": self.not_trained}
         spec = self._made(name, named, settings, "flexcare_model.report.run")
         return self._sealed(name, spec, files, named)
 

@@ -74,7 +74,11 @@ def look_at(report: Report, root: str, folder: Path, tasks: Sequence[str], *, fa
     edition = recognise(seen)
     found = DataSet(root, folder, probes, edition, raw.is_marked_synthetic(folder))
     for name, problem in problems.items():
-        report.add("error", name, problem, do=f"get it: {_download(root, name, edition)}")
+        users = [task for task in tasks if name in TASKS[task].raw]
+        if users:
+            problem = f"{problem}; left out: {', '.join(users)}"
+        # A table that only some tasks need stops no other task.
+        report.add("warning" if users else "error", name, problem, do=f"get it: {_download(root, name, edition)}")
     report.editions[root] = edition.text
     report.rows |= {name: {"rows": p.rows, "counted": p.is_counted} for name, p in probes.items()}
     _tell_edition(report, found, partial=bool(problems))

@@ -18,6 +18,7 @@ from flexcare_data.doctor.sampling import Probe
 from flexcare_data.raw import editions
 from flexcare_data.raw import tables as raw
 from flexcare_data.raw.tables import TITLES
+from flexcare_data.schema import RAW
 from flexcare_data.stages.events import pairing
 from flexcare_data.tasks import TASKS
 from flexcare_data.variables import VARIABLES
@@ -61,6 +62,7 @@ def examine(
         folder = getattr(config.raw, root)
         if folder is None:
             _absent(report, root)
+            _without_samples(report, root, config)
         elif found := datasets.look_at(report, root, Path(folder), config.tasks, fast=fast):
             sets[root] = found
     pairing.check_pairing(report, sets)
@@ -75,6 +77,16 @@ def examine(
     _gpu(report, config)
     _expected_sizes(report, sets, config)
     return report
+
+
+def _without_samples(report: Report, root: str, config: Config) -> None:
+    """Tasks that have no samples because a data set is not set."""
+    needing = [task for task in config.tasks if any(RAW[table].root == root for table in TASKS[task].raw)]
+    if needing and not config.is_synthetic:
+        report.add(
+            "warning", ", ".join(needing), f"no samples, as raw.{root} is not set; left out of training",
+            do=f"set raw.{root} to the folder of {TITLES[root]}",
+        )  # fmt: skip
 
 
 def _absent(report: Report, root: str) -> None:

@@ -6,15 +6,18 @@ folder of the run: model.safetensors, config.json, history.parquet, predictions/
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from flexcare_model.training.checkpoint import forget_state
-from flexcare_model.training.evaluate import evaluate_run
+from flexcare_model.training.evaluate import evaluate_run, write_no_result
 from flexcare_model.training.predict import find_embedder
 from flexcare_model.training.run_config import resolve_run
-from flexcare_model.training.train import choose_device, train
+from flexcare_model.training.train import NoSamplesError, choose_device, train
+
+logger = logging.getLogger(__name__)
 
 
 def run(
@@ -44,16 +47,22 @@ def run(
     """
     config, execution = resolve_run(model, experiment, seed, dict(settings))
     embedder = find_embedder(output, encoder, choose_device(execution.device))
-    loader, state = train(
-        output,
-        folder,
-        config,
-        execution,
-        pretrained=pretrained,
-        interaction=interaction,
-        embedder=embedder,
-        code=made_of,
-    )
+    try:
+        loader, state = train(
+            output,
+            folder,
+            config,
+            execution,
+            pretrained=pretrained,
+            interaction=interaction,
+            embedder=embedder,
+            code=made_of,
+        )
+    except NoSamplesError as error:
+        # An empty cohort stops no other run: tables say that there is no result, and pages give the reason.
+        logger.warning("%s", error)
+        write_no_result(folder, config, "its cohort has no training samples")
+        return
     verify()
     evaluate_run(output, folder, loader, embedder=embedder, best_epoch=state.best_epoch)
     forget_state(folder)

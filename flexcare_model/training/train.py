@@ -64,6 +64,10 @@ class TrainError(UserError):
     """Training cannot go on; the message says why and what to do."""
 
 
+class NoSamplesError(TrainError):
+    """The cohorts of a run have no training samples."""
+
+
 @dataclass(frozen=True)
 class Splits:
     """The samples of one task."""
@@ -347,7 +351,9 @@ def _load(output: Path, run: RunConfig, interaction: bool, embedder: Embedder | 
             logger.warning("%s: %d training samples are less than a batch of %d", task, size, run.batch_size)
         data[task] = Splits(parts["train"], parts["val"], parts.get("test"))
     if not any(len(splits.train) for splits in data.values()):
-        raise TrainError(f"expected training samples in the cohorts of {', '.join(run.tasks)} in {output}, got none")
+        raise NoSamplesError(
+            f"expected training samples in the cohorts of {', '.join(run.tasks)} in {output}, got none"
+        )
     return data
 
 

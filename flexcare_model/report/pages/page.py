@@ -39,6 +39,7 @@ class About:
         below: counts in [1, below) are not shown.
         seeds: seeds that were asked for; None: those that were found.
         is_synthetic: True marks every page; None: decided from the output folder.
+        left_out: tasks that no model is trained on, with the reason.
     """
 
     title: str = "FlexCare-benchmark"
@@ -47,6 +48,7 @@ class About:
     below: int = 10
     seeds: tuple[int, ...] | None = None
     is_synthetic: bool | None = None
+    left_out: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -143,6 +145,10 @@ def _summary(results: Results, about: About) -> list[tuple[str, str]]:
         total = sum(cohort.height for cohort in results.cohorts.values())
         lines.append(("Samples in all cohorts", f"{total:,}"))
     lines.append(("Finished runs", str(len(results.runs))))
+    lines += [("Left out of training", f"{task} is left out: {reason}") for task, reason in about.left_out.items()]
+    for run in results.runs:
+        if reason := run.metrics.get("left_out"):
+            lines.append(("Left out of training", f"{run.model} on {run.experiment}, seed {run.seed}: {reason}"))
     if about.code_version:
         lines.append(("Code", about.code_version))
     return lines

@@ -1,0 +1,480 @@
+"""When it says done, the target is there, made from these settings, this code and these raw files.
+
+Every Snakemake call is a process of its own. One small build of fabricated data serves most tests.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import stat
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+import yaml
+from support.builds_of_workflow import TASKS, TINY, copy_checkout, jobs, merged, plan_and_build, snakemake
+from support.paths import ROOT, TESTS
+
+from flexcare_data.code_digest import closure, opened_files
+from flexcare_data.discovery import task_names
+
+pytestmark = pytest.mark.slow
+
+STAGES = ["stays", "splits", "events", "hourly", "sections", "cohort", "audit", "cxr", "notes", "encoder", "synthetic"]
+COMMAND_LINE = {
+    "flexcare_data.__main__", "flexcare_data.cli", "flexcare_data.plan", "flexcare_data.config",
+    "flexcare_data.options", "flexcare_data.discovery", "flexcare_model.__main__", "flexcare_model.cli",
+    "flexcare_model.experiments", "flexcare_data.store.views", "flexcare_data.shares", "flexcare_data.job_part",
+    "flexcare_data.raw.radiographs",
+}  # fmt: skip
+"""Modules that every command imports to read its arguments and its row of the plan; no stage calls them."""
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory) -> Path:
+    """Working directory of `all`: results/, and a store beside it. Its jobs are audited."""
+    folder = tmp_path_factory.mktemp("base")
+    (folder / "audit").mkdir()
+    watch = {
+        "PYTHONPATH": str(TESTS / "support/audited"),
+        "FLEXCARE_AUDIT": str(folder / "audit"),
+        "FLEXCARE_AUDIT_ROOT": str(ROOT),
+    }
+    snakemake(folder, "--cores", "2", config=tiny(folder), environment=watch)
+    return folder
+
+
+def tiny(folder: Path, **changes: Any) -> dict[str, Any]:
+    """`TINY` on the store of ``folder``, with changes."""
+    return merged(TINY | {"store": {"path": str(folder / "store")}}, changes)
+
+
+@pytest.fixture
+def place(base, tmp_path) -> Path:
+    """A working directory with an output folder on the store of `base`, in which everything is published."""
+    snakemake(tmp_path, "--cores", "2", "samples", config=tiny(base))
+    return tmp_path
+
+
+def digests(folder: Path) -> dict[str, str]:
+    """sha256 of the published data and cohorts."""
+    files = [path for top in ("data", "cohorts") for path in sorted((folder / top).rglob("*")) if path.is_file()]
+    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+# --- (a) what a stage executes is in its key --------------------------------------------------------------------
+
+
+def audited(base: Path) -> dict[str, dict[str, Any]]:
+    """What each command of the build did, by the name of its recipe."""
+    found = {}
+    for path in (base / "audit").glob("*.json"):
+        content = json.loads(path.read_text())
+        line = content["arguments"]
+        for flag in ("--spec", "--recipe"):
+            if flag in line:
+                found[Path(line[line.index(flag) + 1]).stem[:-13]] = content
+    return found
+
+
+def test_every_stage_executes_only_what_its_key_covers(base):
+    commands = audited(base)
+    assert {"stays", "splits", "events", "hourly", "sections", "audit", "cxr", "notes", "encoder", "synthetic"} <= set(
+        commands
+    )
+    assert {f"cohort-{task}" for task in task_names()} <= set(commands)
+    assert {"run-flexcare-six_tasks-seed42", "run-mt-readmission-seed42", "page-report", "tables-table2"} <= set(
+        commands
+    )
+    for name, content in commands.items():
+        recipe = json.loads(next((base / "results/by_key/recipes").glob(f"{name}-*.json")).read_text())
+        modules = recipe["spec"]["code"]["modules"]
+        covered = closure(*modules)
+        assert set(content["modules"]) - covered - COMMAND_LINE == set(), name
+        data_files = {str(path) for path in opened_files(*modules)}
+        opened = {file for file in content["opened"] if not file.endswith((".py", ".pyc")) and Path(file).is_file()}
+        own = {
+            file
+            for file in opened
+            if Path(file).relative_to(ROOT).parts[0] in ("flexcare_data", "flexcare_model", "workflow")
+        }
+        assert own - data_files == set(), name
+
+
+def test_a_stage_cannot_read_what_it_did_not_declare():
+    from flexcare_data.options import Options
+    from flexcare_data.stages.work import DeclaredOptions, StageWork, UndeclaredError
+
+    options = DeclaredOptions(Options(), ("split",))
+    work = StageWork(
+        "splits", Path("out"), options, declared_raw=("admissions",), roots={"mimiciv": TESTS / "raw/mimiciv"}
+    )
+    assert options.split == "shuffle42"
+    assert work.read("admissions", {}).height == 10
+    with pytest.raises(UndeclaredError, match="option notes"):
+        _ = options.notes
+    with pytest.raises(UndeclaredError, match="raw table patients"):
+        work.read("patients", {})
+
+
+# --- (c) a changed setting is built at once ---------------------------------------------------------------------
+
+CHANGES: dict[str, tuple[dict[str, Any], str, dict[str, int]]] = {
+    "readmission": (
+        {"options": {"readmission": "hospital"}}, "readmission",
+        {"stays": 1, "events": 1, "hourly": 1, "cohort": 1, "publish": 3, "readmission": 1},
+    ),
+    "notes": (
+        {"options": {"bhc_fallback": "on"}}, "drg",
+        {"sections": 1, "cohort": 1, "publish": 2, "drg": 1},
+    ),
+    "epochs": ({"train": {"epochs": 2}}, "flexcare", {"train": 1, "publish": 1, "flexcare": 1}),
+    "baseline_lr": ({"train": {"baseline_lr": 0.01}}, "baselines", {"train": 2, "publish": 2, "baselines": 1}),
+    "max_tokens": ({"notes": {"max_tokens": 8}}, "samples", {"notes": 1, "publish": 1, "samples": 1}),
+    "tasks": (
+        {"tasks": TASKS}, "samples", {"audit": 1, "cxr": 1, "notes": 1, "publish": 3, "samples": 1},
+    ),
+    "suppress_below": ({"report": {"suppress_below": 3}}, "table2", {"tables": 1, "publish": 1, "table2": 1}),
+    "which": ({"images": {"which": "all_ap"}}, "samples", {"cxr": 1, "publish": 1, "samples": 1}),
+}  # fmt: skip
+"""A change, a target that depends on it, and the jobs that this takes."""
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_changed_setting_is_built_the_first_time(base, place, change):
+    """There: what depends on it, and nothing else. Back: links only, as the first configuration is still stored."""
+    changes, target, expected = CHANGES[change]
+    snakemake(place, "--cores", "2", target, config=tiny(base))
+    before = digests(place / "results")
+    assert plan_and_build(place, target, config=tiny(base, **changes)) == expected
+    back = plan_and_build(place, target, config=tiny(base))
+    assert set(back) == {"publish", target}
+    assert digests(place / "results") == before
+
+
+def test_what_only_decides_how_fast_makes_nothing_again(base, place):
+    changes = {
+        "resources": {"threads": 1, "memory_mb": 3000, "image_processes": 1},
+        "notes": {"device": "auto", "batch_tokens": 512},
+        "train": {"workers": 2, "data_device": "cpu", "threads": 1, "device": "auto"},
+    }
+    assert "Nothing to be done" in snakemake(place, "-n", "samples", config=tiny(base, **changes))
+    assert "train" not in jobs(snakemake(base, "-n", "flexcare", config=tiny(base, **changes)))
+
+
+def test_on_real_tables(base, tmp_path):
+    """The same with raw folders of one's own (here the fabricated ones, used in place)."""
+    raw = next((base / "store").glob("synthetic-*"))
+    roots = {name: str(raw / name) for name in ("mimiciv", "mimic_cxr_jpg", "mimic_iv_note")}
+    config = merged(TINY, {"raw": roots, "preset": "demo", "store": {"path": str(tmp_path / "store")}})
+    first = plan_and_build(tmp_path, "cohorts", config=config)
+    assert first["check_raw"] == 1 and first["cohort"] == len(task_names())
+    labels = pl.read_parquet(tmp_path / "results/cohorts/readmission.parquet")["label"]
+    changed = plan_and_build(tmp_path, "readmission", config=merged(config, {"options": {"readmission": "hospital"}}))
+    assert changed == {"stays": 1, "events": 1, "hourly": 1, "cohort": 1, "publish": 3, "readmission": 1}
+    assert pl.read_parquet(tmp_path / "results/cohorts/readmission.parquet")["label"].to_list() != labels.to_list()
+    # Another output folder on the same store has links to make.
+    second = plan_and_build(tmp_path, "cohorts", config=merged(config, {"output": "second"}))
+    assert second == {"publish": 13, "cohorts": 1}
+    # A raw table with other content: what reads it is made again.
+    shutil.copytree(raw / "mimiciv", tmp_path / "mimiciv")
+    codes = tmp_path / "mimiciv/hosp/drgcodes.csv.gz"
+    codes.write_bytes(
+        codes.read_bytes() + b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\x03\x03\x00\x00\x00\x00\x00\x00\x00\x00\x00"
+    )
+    moved = merged(config, {"raw": {"mimiciv": str(tmp_path / "mimiciv")}, "output": "third"})
+    assert plan_and_build(tmp_path, "drg", config=moved) == {"check_raw": 1, "cohort": 1, "publish": 6, "drg": 1}
+
+
+# --- (d) targets after `all` ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("target", "expected"),
+    [
+        ("table3", {"train": 2 + 4 * 2, "tables": 1}),
+        ("table4", {"train": 4, "tables": 1}),
+        ("table5", {"train": 4 + 5 * 2, "tables": 1}),
+        ("table6", {"train": 1, "tables": 1}),
+        ("figure4", {"train": 4, "figure": 1}),
+        ("figure5", {"train": 1, "inside": 2, "figure": 1}),
+        ("figure6", {"inside": 1, "figure": 1}),
+        ("figure7", {"interaction": 1, "figure": 1}),
+        ("statistics", {"train": 2, "bootstrap": 1, "tables": 1, "figure": 1}),
+        ("compare_protocols", {"train": 1, "write_comparison": 1}),
+        ("paper", {"write_page": 1, "tables": 5, "figure": 8}),
+    ],
+)
+def test_after_all_a_target_plans_what_it_lacks(base, target, expected):
+    config = tiny(base)
+    if target in ("table3", "table5"):
+        config = tiny(base, train={"baselines": ["mt", "medfuse", "m3care", "mmf", "multimodn"]})
+    planned = jobs(snakemake(base, "-n", target, config=config))
+    assert {name: planned.get(name) for name in expected} == expected
+    assert not set(planned) & (set(STAGES) - ({"cohort", "stays"} if target == "compare_protocols" else set())) or (
+        target == "compare_protocols"
+    )
+
+
+def test_further_or_fewer_tasks_train_nothing_again(base):
+    """Removing tasks that a run does not use, or adding one, leaves its key as it is."""
+    for tasks in (TASKS, [*TASKS, "phenotyping"]):
+        planned = jobs(snakemake(base, "-n", "flexcare", "baselines", config=tiny(base, tasks=tasks)))
+        assert "train" not in planned
+
+
+# --- the store --------------------------------------------------------------------------------------------------
+
+
+def test_pruned_moved_and_dangling_stores(base, tmp_path):
+    """Marks and links say what the store holds now."""
+    shutil.copytree(base / "store", tmp_path / "store", symlinks=True)
+    config = merged(TINY, {"store": {"path": str(tmp_path / "store")}, "output": str(tmp_path / "out")})
+    assert plan_and_build(tmp_path, "cohorts", config=config) == {"publish": 13, "cohorts": 1}
+    for stage in ("stays", "hourly"):
+        shutil.rmtree(next((tmp_path / "store").glob(f"{stage}-*")))
+    assert plan_and_build(tmp_path, "cohorts", config=config) == {"stays": 1, "hourly": 1, "publish": 2, "cohorts": 1}
+    (tmp_path / "store").rename(tmp_path / "moved")
+    assert jobs(snakemake(tmp_path, "-n", "cohorts", config=config))["stays"] == 1
+    config["store"] = {"path": str(tmp_path / "moved")}
+    assert plan_and_build(tmp_path, "cohorts", config=config) == {"publish": 13, "cohorts": 1}
+    link = tmp_path / "out/cohorts/drg.parquet"
+    link.unlink()
+    link.symlink_to("/nowhere")
+    assert plan_and_build(tmp_path, "drg", config=config) == {"publish": 1, "drg": 1}
+
+
+def test_nothing_in_the_store_is_an_output(base, tmp_path):
+    """Deleting all outputs of one's own build leaves the lab's store as it is."""
+    shutil.copytree(base / "store", tmp_path / "store", symlinks=True)
+    config = merged(TINY, {"store": {"path": str(tmp_path / "store")}})
+    snakemake(tmp_path, "--cores", "2", "samples", config=config)
+    before = sorted(str(path) for path in (tmp_path / "store").rglob("*"))
+    snakemake(tmp_path, "--cores", "2", "samples", "--delete-all-output", config=config)
+    assert sorted(str(path) for path in (tmp_path / "store").rglob("*")) == before
+    assert not list((tmp_path / "results/cohorts").glob("*.parquet"))
+
+
+def test_a_file_of_somebody_else_is_not_replaced(base, tmp_path):
+    cohorts = tmp_path / "results/cohorts"
+    cohorts.mkdir(parents=True)
+    (cohorts / "drg.parquet").write_text("mine")
+    text = snakemake(tmp_path, "--cores", "2", "drg", config=tiny(base), expect=1)
+    assert "results/cohorts/drg.parquet: expected a link that this workflow made, found a file" in text
+    assert (cohorts / "drg.parquet").read_text() == "mine"
+
+
+def command_of(base: Path, stage: str) -> list[str]:
+    """The command that built ``stage``, as it was run."""
+    content = audited(base)[stage]
+    return [sys.executable, "-m", *content["arguments"][2:]]
+
+
+def test_a_change_between_plan_and_job_stores_nothing(base, tmp_path):
+    """Raw tables or code that are not those of the plan: the stage refuses to store under the planned key."""
+    raw = next((base / "store").glob("synthetic-*"))
+    shutil.copytree(raw / "mimiciv", tmp_path / "mimiciv")
+    config = merged(TINY, {"raw": {"mimiciv": str(tmp_path / "mimiciv")}, "preset": "demo"})
+    checkout = copy_checkout(tmp_path / "checkout")
+    text = snakemake(tmp_path, "--cores", "2", "readmission", "-p", config=config, checkout=checkout)
+    command = re.search(r"python (-m flexcare_data splits .*?) >", text)[1]
+    folder = Path(re.search(r"--out (\S+)", command)[1])
+    shutil.rmtree(tmp_path / folder)
+
+    def run() -> subprocess.CompletedProcess[str]:
+        environment = os.environ | {"PYTHONPATH": str(checkout)}
+        line = f"{sys.executable} {command}"
+        return subprocess.run(
+            line, shell=True, cwd=tmp_path, env=environment, text=True, capture_output=True, check=False
+        )
+
+    table = tmp_path / "mimiciv/hosp/admissions.csv.gz"
+    kept = table.read_bytes()
+    table.write_bytes((raw / "mimiciv/hosp/patients.csv.gz").read_bytes())
+    done = run()
+    assert done.returncode == 1 and "has changed since this build was planned; nothing was stored" in done.stderr
+    table.write_bytes(kept)
+    module = checkout / "flexcare_data/stages/splits.py"
+    module.write_text(
+        module.read_text().replace("TEST_SHARE, VAL_SHARE = 0.2, 0.1", "TEST_SHARE, VAL_SHARE = 0.3, 0.1")
+    )
+    done = run()
+    assert done.returncode == 1 and "the code has changed since this build was planned" in done.stderr
+    assert not (tmp_path / folder).exists()
+    module.write_text(
+        module.read_text().replace("TEST_SHARE, VAL_SHARE = 0.3, 0.1", "TEST_SHARE, VAL_SHARE = 0.2, 0.1")
+    )
+    assert run().returncode == 0
+    assert (tmp_path / folder / "manifest.json").is_file()
+
+
+def test_one_environment_two_checkouts(base, tmp_path):
+    """Plan and jobs use the code beside the Snakefile that was named."""
+    checkout = copy_checkout(tmp_path / "other")
+    module = checkout / "flexcare_data/stages/splits.py"
+    module.write_text(
+        module.read_text().replace("TEST_SHARE, VAL_SHARE = 0.2, 0.1", "TEST_SHARE, VAL_SHARE = 0.5, 0.1")
+    )
+    config = tiny(base)
+    snakemake(tmp_path / "work", "--cores", "2", "readmission", config=config, checkout=checkout)
+    other = pl.read_parquet(tmp_path / "work/results/data/splits.parquet")["split"].value_counts()
+    ours = pl.read_parquet(base / "results/data/splits.parquet")["split"].value_counts()
+    assert other.filter(pl.col("split") == "test")["count"].item() == 20
+    assert ours.filter(pl.col("split") == "test")["count"].item() == 8
+
+
+def test_two_accounts_and_one_store_at_once(tmp_path_factory):
+    """Both builds end well, and neither needs a file of the other to be its own."""
+    if os.getuid() != 0:
+        pytest.skip("needs root, to run as two other accounts")
+    place = Path("/tmp") / f"flexcare-accounts-{os.getpid()}"
+    group, users = 64_001, (64_002, 64_003)
+    python = Path(sys.executable).resolve()
+    if not all(path.stat().st_mode & stat.S_IXOTH for path in [*python.parents, *ROOT.resolve().parents]):
+        pytest.skip("the interpreter or the repository cannot be read by other accounts")
+    store = place / "store"
+    store.mkdir(parents=True)
+    place.chmod(0o755)
+    os.chown(store, 0, group)
+    store.chmod(0o2770)
+    try:
+        running = []
+        for user in users:
+            folder = place / str(user)
+            folder.mkdir()
+            (folder / "config.yaml").write_text(yaml.safe_dump(merged(TINY, {"store": {"path": str(store)}})))
+            os.chown(folder, user, group)
+            command = [sys.executable, "-m", "snakemake", "-s", str(ROOT / "Snakefile"), "--cores", "1", "samples"]
+            running.append(
+                subprocess.Popen(
+                    [*command, "--configfile", "config.yaml"],
+                    cwd=folder,
+                    user=user,
+                    group=group,
+                    extra_groups=[],
+                    env=os.environ | {"HOME": str(folder), "XDG_CACHE_HOME": str(folder / "cache")},
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.STDOUT,
+                    text=True,
+                )
+            )
+        for process in running:
+            text, _ = process.communicate()
+            assert process.returncode == 0, text[-4000:]
+        for user in users:
+            assert len(list((place / f"{user}/results/cohorts").glob("*.parquet"))) == len(task_names())
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
+
+
+# --- real and fabricated data -----------------------------------------------------------------------------------
+
+
+def test_a_forgotten_configfile_changes_nothing(base, tmp_path):
+    """A folder of real data refuses to become one of fabricated data, with the command that was probably meant."""
+    raw = next((base / "store").glob("synthetic-*"))
+    config = merged(
+        TINY, {"raw": {"mimiciv": str(raw / "mimiciv")}, "preset": "demo", "store": {"path": str(base / "store")}}
+    )
+    snakemake(tmp_path, "--cores", "2", "readmission", config=config)
+    before = digests(tmp_path / "results")
+    for arguments in (("-n", "readmission"), ("--cores", "2", "readmission"), ("--cores", "2", "drg")):
+        text = snakemake(tmp_path, *arguments, expect=1)
+        assert "results: holds results of real data" in text
+        assert f"did you forget `--configfile {tmp_path / 'config.yaml'}`?" in text
+    assert digests(tmp_path / "results") == before
+    # The other way round, and another data set in the same folder.
+    text = snakemake(base, "-n", "readmission", config=config, expect=1)
+    assert "results: holds results of fabricated data" in text
+    shutil.copytree(raw / "mimiciv", tmp_path / "copy")
+    moved = merged(config, {"raw": {"mimiciv": str(tmp_path / "copy")}})
+    assert "Nothing to be done" in snakemake(tmp_path, "-n", "readmission", config=moved)
+    (tmp_path / "copy/hosp/patients.csv.gz").write_bytes(b"")
+    text = snakemake(tmp_path, "-n", "readmission", config=moved, expect=1)
+    assert "whose tables differ; set output to another folder" in text
+
+
+def test_mimic_iv_alone(base, tmp_path):
+    """Images and notes are optional: `all` ends with a report, and the tasks that need them are left out."""
+    raw = next((base / "store").glob("synthetic-*"))
+    config = merged(TINY, {"raw": {"mimiciv": str(raw / "mimiciv")}, "preset": "demo"})
+    config["train"]["tasks"] = [*TASKS, "diagnosis"]
+    snakemake(tmp_path, "--cores", "2", "all", config=config)
+    results = tmp_path / "results"
+    assert pl.read_parquet(results / "cohorts/diagnosis.parquet").height == 0
+    metrics = json.loads((results / "runs/flexcare/six_tasks/seed42/metrics.json").read_text())
+    assert set(metrics["n"]) == set(TASKS)
+    assert "diagnosis is left out: raw.mimic_cxr_jpg is not set" in (results / "report.html").read_text()
+    text = snakemake(tmp_path, "-n", "results/runs/mt/diagnosis/seed42/metrics.json", config=config, expect=1)
+    assert "diagnosis: its cohort has no samples (raw.mimic_cxr_jpg is not set)" in text
+    assert "mimic_cxr_jpg: " in text  # the lines to paste
+    assert "diagnosis" in snakemake(tmp_path, "--cores", "1", "doctor", config=config)
+
+
+def test_a_missing_table_stops_only_its_task(base, tmp_path):
+    raw = next((base / "store").glob("synthetic-*"))
+    shutil.copytree(raw / "mimiciv", tmp_path / "mimiciv")
+    (tmp_path / "mimiciv/hosp/drgcodes.csv.gz").unlink()
+    config = merged(TINY, {"raw": {"mimiciv": str(tmp_path / "mimiciv")}, "preset": "demo"})
+    text = snakemake(tmp_path, "--cores", "2", "cohorts", config=config)
+    assert "note: drg is left out: " in text
+    assert sorted(path.stem for path in (tmp_path / "results/cohorts").glob("*.parquet")) == sorted(
+        set(task_names()) - {"drg"}
+    )
+    text = snakemake(tmp_path, "-n", "drg", config=config, expect=1)
+    assert "hosp/drgcodes.csv.gz" in text and "download drgcodes" in text
+
+
+# --- messages ---------------------------------------------------------------------------------------------------
+
+
+def test_a_misspelled_target(tmp_path):
+    assert "no target cohrots; did you mean cohorts?" in snakemake(tmp_path, "-n", "cohrots", config=TINY, expect=1)
+
+
+def test_a_wrong_raw_path_is_reported_before_the_plan(tmp_path):
+    text = snakemake(tmp_path, "-n", "cohorts", config={"raw": {"mimiciv": "/nowhere"}}, expect=1)
+    assert "/nowhere: expected the folder of MIMIC-IV, found nothing; set raw.mimiciv" in text
+    assert "Building DAG" not in text
+
+
+def test_a_dry_run_leaves_the_output_folder_as_it_is(base, place):
+    """Also with other settings: no link is touched."""
+    before = {
+        str(path): path.lstat().st_mtime_ns for path in (place / "results").rglob("*") if "by_key" not in path.parts
+    }
+    snakemake(place, "-n", "all", config=tiny(base, protocol="corrected"))
+    after = {
+        str(path): path.lstat().st_mtime_ns for path in (place / "results").rglob("*") if "by_key" not in path.parts
+    }
+    assert after == before
+
+
+def test_one_run_is_a_target_by_its_published_name(base):
+    run = "results/runs/mt/readmission/seed42/metrics.json"
+    assert "Nothing to be done" in snakemake(base, "-n", run, config=tiny(base))
+    changed = tiny(base, train={"baseline_lr": 0.01})
+    assert jobs(snakemake(base, "-n", run, config=changed)) == {"train": 1, "publish": 1}
+
+
+@pytest.mark.paper
+def test_the_paper_is_complete(base, tmp_path):
+    """All runs, tables and figures; no cell of the page is empty."""
+    shutil.copytree(base, tmp_path / "copy", symlinks=True)
+    folder = tmp_path / "copy"
+    config = tiny(folder, train={"tasks": TASKS, "baselines": ["medfuse", "mt", "m3care", "mmf", "multimodn"]})
+    snakemake(folder, "--cores", "2", "paper", "compare_protocols", config=config)
+    for page in ("paper.html", "protocols/comparison.html"):
+        text = (folder / "results" / page).read_text()
+        assert "run the target" not in text
+    tables = [path.read_text() for path in sorted((folder / "results/tables").glob("table*.md"))]
+    assert len(tables) == 9
+    unrun = [text for text in tables if "not run" in text.lower()]
+    assert unrun == []
