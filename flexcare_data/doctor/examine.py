@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 from flexcare_data.config import Config
-from flexcare_data.doctor import datasets, machine
+from flexcare_data.doctor import datasets, machine, pairing
 from flexcare_data.doctor.datasets import DataSet
 from flexcare_data.doctor.findings import Report
 from flexcare_data.doctor.sampling import Probe
@@ -19,7 +19,6 @@ from flexcare_data.raw import editions
 from flexcare_data.raw import tables as raw
 from flexcare_data.raw.tables import TITLES
 from flexcare_data.schema import RAW
-from flexcare_data.stages.events import pairing
 from flexcare_data.tasks import TASKS
 from flexcare_data.variables import VARIABLES
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import textwrap
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin
+from typing import Any, Literal, cast, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel
@@ -58,7 +58,8 @@ def _is_section(field: FieldInfo) -> bool:
 
 def _section(name: str, field: FieldInfo) -> list[str]:
     lines = [*_comment(field.description or "", ""), f"{name}:"]
-    for key, inner in field.annotation.model_fields.items():
+    model = cast("type[BaseModel]", field.annotation)
+    for key, inner in model.model_fields.items():
         lines += _key(key, inner, "  ")
     return lines
 

@@ -140,9 +140,9 @@ def _vitals(rng, rows: _Rows, state: _State, ventilated: np.ndarray) -> None:
     ):
         chosen = rng.random(n) < share
         chosen = chosen if where is None else chosen & where
-        for item, shift in zip(items, (34, -16, 0), strict=True):
-            if item is not None:
-                chart(1.0, item, mean + shift + noise(2), where=chosen)
+        for pressure, shift in zip(items, (34, -16, 0), strict=True):
+            if pressure is not None:
+                chart(1.0, pressure, mean + shift + noise(2), where=chosen)
     chart(0.9, 220277, saturation)
     chart(0.03, 220227, saturation)
     chart(0.01, 220227, saturation / 100, decimals=2)

@@ -93,9 +93,9 @@ def diagnoses_icd(people: Population, *, seed: int) -> pl.DataFrame:
         lost = np.flatnonzero((version == v) & (fate >= 0.005) & (fate < 0.015))
         row += [chosen, lost]
         code += [pool[rng.integers(0, len(pool), len(chosen))], np.full(len(lost), _UNLISTED[v], object)]
-    row, code = np.concatenate(row), np.concatenate([part.astype(object) for part in code])
+    rows, codes = np.concatenate(row), np.concatenate([part.astype(object) for part in code])
     found = pl.DataFrame(
-        {"row": row, "icd_code": code, "shuffle": rng.random(len(row))}, schema_overrides={"icd_code": pl.String}
+        {"row": rows, "icd_code": codes, "shuffle": rng.random(len(rows))}, schema_overrides={"icd_code": pl.String}
     )
     found = found.unique(["row", "icd_code"], keep="first", maintain_order=True).sort("row", "shuffle")
     return found.select(

@@ -204,7 +204,8 @@ def _shapes(shape: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         found.append(
             (disc(0, 0, 0.6, 0.5), disc(0, -0.24, 0.34, 0.13) + disc(0, 0.24, 0.34, 0.13), disc(0.03, 0, 0.24, 0.2))
         )
-    return tuple(np.stack(part).astype(np.float32) for part in zip(*found, strict=True))
+    body, lungs, heart = (np.stack(part).astype(np.float32) for part in zip(*found, strict=True))
+    return body, lungs, heart
 
 
 def draw(img_s: float, img_c: float, shape: int, rng: np.random.Generator) -> np.ndarray:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, cast
 
 import numpy as np
 import polars as pl
@@ -69,7 +69,7 @@ def lab_chunks(
 
 def fast_gzip(raw: BinaryIO) -> BinaryIO:
     """A gzip stream into ``raw`` without name and time of writing."""
-    return igzip.IGzipFile("", "wb", compresslevel=2, fileobj=raw, mtime=0)
+    return cast("BinaryIO", igzip.IGzipFile("", "wb", compresslevel=2, fileobj=raw, mtime=0))
 
 
 def write_table(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping, Sequence
 from itertools import combinations
+from typing import cast
 
 import numpy as np
 import polars as pl
@@ -58,7 +59,7 @@ def collect(
 
 def count_experts(task: str, chosen: np.ndarray, model: Model) -> pl.DataFrame:
     """How often each expert is among the chosen, per combination; ``chosen`` (n, K, k) is -1 where unavailable."""
-    names: Sequence[str] = model.combinations
+    names = cast("Sequence[str]", model.combinations)
     experts = model.config.experts
     rows = [
         (task, name, expert, int(count))
@@ -137,7 +138,7 @@ def score_with_less(
     Returns:
         task, kind (``subset`` or ``drop_rate``), kept (letters, for subsets), rate (for drop rates), n, metric, value.
     """
-    rows = []
+    rows: list[tuple[str, str, str | None, float | None, int, str, float]] = []
     for name, dataset in datasets.items():
         complete = dataset.subset(np.flatnonzero(dataset.present.all(axis=1)))
         for letters in SUBSETS if len(complete) else ():

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import polars as pl
@@ -44,7 +44,7 @@ from flexcare_model.notes.encoder import (
 
 PART_TOKENS = 2**18
 """Tokens per part: 403 MB in float16. Fixed, as it decides the bytes of a build."""
-_SECTION = NOTES_INDEX.columns[1].dtype
+_SECTION = cast("pl.Enum", NOTES_INDEX.columns[1].dtype)
 
 
 def wanted_notes(cohorts: Mapping[str, pl.DataFrame]) -> pl.DataFrame:
@@ -238,7 +238,7 @@ def _grow(
                 },
                 schema_overrides={"offset": pl.Int64, "n_tokens": pl.Int64},
             )
-            pool.add(index, arrays)
+            pool.add(index, dict(arrays))
 
 
 def _parts(order: Sequence[int], lengths: Sequence[int]) -> Iterator[list[int]]:

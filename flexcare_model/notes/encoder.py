@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -46,7 +46,7 @@ class Encoder:
 
     @property
     def width(self) -> int:
-        return self.model.config.hidden_size
+        return int(cast(Any, self.model.config).hidden_size)
 
     @cached_property
     def longest(self) -> int:

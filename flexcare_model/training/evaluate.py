@@ -79,7 +79,9 @@ def score(
     training, augment = model.training, data.augment
     model.eval()
     data.augment = False
-    logits, losses, named = [], [], {name: [] for name in wanted}
+    logits: list[Tensor] = []
+    losses: list[Tensor] = []
+    named: dict[str, list[Tensor]] = {name: [] for name in wanted}
     try:
         with torch.no_grad(), mixed_precision(feed.device, precision):
             for batch in feed.batches(data, in_order(len(data), batch_size)):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import polars as pl
@@ -88,7 +89,7 @@ def _explained(model: Model, run: RunConfig, data: TaskDataset, feed: Feed) -> p
     )
     if "fusion_weights" not in scores.details:
         return frame
-    names = model.combinations
+    names = cast("Sequence[str]", model.combinations)
     used = scores.details["available"] > 0
     weights = scores.details["fusion_weights"]
     return frame.with_columns(

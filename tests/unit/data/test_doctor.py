@@ -15,13 +15,12 @@ from flexcare_data import synthetic
 from flexcare_data.__main__ import main
 from flexcare_data.config import Config, load_config
 from flexcare_data.doctor import examine as doctor
-from flexcare_data.doctor import machine
+from flexcare_data.doctor import machine, pairing
 from flexcare_data.doctor import sampling as probe
 from flexcare_data.doctor.findings import Report
 from flexcare_data.export.download_list import BASE, list_images
 from flexcare_data.raw import editions
 from flexcare_data.raw.editions import Edition
-from flexcare_data.stages.events import pairing
 
 
 @pytest.fixture(scope="module")
