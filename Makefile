@@ -6,7 +6,7 @@ CORES ?= 2
 BIN := .venv/bin
 DATA := flexcare_data flexcare_model tests
 
-.PHONY: help setup demo test test-paper test-pages test-slurm drill lint bench lock clean
+.PHONY: help setup demo test test-paper test-pages test-slurm drill lint bench coverage wheel lock clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -45,6 +45,11 @@ bench: setup ## timings of the heavy stages, beside their goals
 	@status=0; for name in events images embed batches model_step; do \
 	    echo "== $$name"; $(BIN)/python tests/bench/bench_$$name.py || status=1; \
 	done; exit $$status
+
+wheel: setup ## build the package: dist/flexcare-VERSION-py3-none-any.whl
+	@rm -rf build/lib dist
+	@$(BIN)/python -m pip wheel . --no-deps --no-build-isolation --quiet --wheel-dir dist
+	@ls dist/*.whl
 
 lock: ## renew requirements.lock from pyproject.toml (needs uv)
 	uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 --generate-hashes --quiet \

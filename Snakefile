@@ -5,14 +5,23 @@ raw files -> stays -> events -> hourly series, images, notes -> cohorts -> train
 
 import os
 import sys
+from importlib.util import find_spec
 
 from snakemake.utils import min_version
 
 min_version("9.20")
 
-# The code beside this file counts, for the plan and for every job, whatever else is installed in the environment.
-sys.path.insert(0, workflow.basedir)
-os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [workflow.basedir, os.environ.get("PYTHONPATH")]))
+# The code of the copy that this file belongs to counts, for the plan and for every job. In a checkout it is beside this
+# file; in an installed distribution it is one folder up, where Python finds it unless other code comes first.
+code = workflow.basedir
+if not os.path.isdir(f"{code}/flexcare_data"):
+    code = os.path.dirname(code)
+found = find_spec("flexcare_data")
+if code == workflow.basedir or not found or found.origin != f"{code}/flexcare_data/__init__.py":
+    sys.path.insert(0, code)
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [code, os.environ.get("PYTHONPATH")]))
+# The working directory of a job may hold another checkout: Python does not look there.
+os.environ["PYTHONSAFEPATH"] = "1"
 
 
 include: "rules/common.smk"

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -23,10 +23,20 @@ OUT = click.option("--out", type=FOLDER, required=True, help="Folder to write.")
 
 
 class Menu(click.Group):
-    """A group that lists its commands in the order in which they were added."""
+    """A group that lists its commands in the order in which they were added, each with its whole first sentence."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(self.commands)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        self.write_section(formatter, "Commands", self.list_commands(ctx))
+
+    def write_section(self, formatter: click.HelpFormatter, title: str, names: Iterable[str]) -> None:
+        """List the commands ``names`` under ``title``, aligned with those of other sections."""
+        width = max(map(len, self.commands))
+        rows = [(name.ljust(width), self.commands[name].get_short_help_str(limit=sys.maxsize)) for name in names]
+        with formatter.section(title):
+            formatter.write_dl(rows)
 
 
 def run_commands(group: click.Group, program: str, arguments: Sequence[str] | None = None) -> int:
@@ -47,6 +57,9 @@ def run_commands(group: click.Group, program: str, arguments: Sequence[str] | No
         return group.main(given, prog_name=program, standalone_mode=False) or 0
     except click.exceptions.Exit as stop:
         return stop.exit_code
+    except click.Abort:  # Ctrl-C
+        print("interrupted", file=sys.stderr)
+        return 130
     except click.ClickException as error:
         error.show()
         return error.exit_code
@@ -173,7 +186,10 @@ def splits(**arguments: Any) -> None:
 @folders("stays")
 @STAGE
 def events(**arguments: Any) -> None:
-    """Charted values of the kept stays, from chartevents and labevents."""
+    """Charted values of the kept stays.
+
+    They are read from chartevents and labevents.
+    """
     run_stage("events", arguments)
 
 
@@ -214,7 +230,7 @@ def cohort(task: str, **arguments: Any) -> None:
 @COHORTS
 @STAGE
 def audit(**arguments: Any) -> None:
-    """Selection steps, dropped values and leakage certificate of all cohorts."""
+    """Count selection steps and dropped values; check for leakage."""
     run_stage("audit", arguments)
 
 
@@ -243,7 +259,10 @@ def images(which: str, processes: int, broken_share: float, allow_missing: bool,
 @click.option("--edition", default="2.2", help="Edition whose layout is written.")
 @STAGE
 def synthetic(patients: int, seed: int, edition: str, **arguments: Any) -> None:
-    """Fabricated raw data with planted answers, as a stage of the store."""
+    """Fabricated raw data, as a stage of the store.
+
+    The data has planted answers.
+    """
     run_stage("synthetic", arguments, patients=patients, seed=seed, edition=edition)
 
 
@@ -256,7 +275,10 @@ def synthetic(patients: int, seed: int, edition: str, **arguments: Any) -> None:
 @click.option("--edition", default="2.2", help="Edition whose layout is written.")
 @OUT
 def synthesize(patients: int, seed: int, edition: str, out: Path) -> None:
-    """Fabricate raw data with planted answers in a folder, one data set per subfolder."""
+    """Fabricated raw data, in one subfolder per data set.
+
+    The data has planted answers.
+    """
     from flexcare_data.synthetic import write
 
     write(out, patients=patients, seed=seed, edition=edition)
@@ -264,7 +286,7 @@ def synthesize(patients: int, seed: int, edition: str, out: Path) -> None:
 
 @commands.command("doctor")
 @roots("mimiciv", "mimic_cxr_jpg", "mimic_iv_note")
-@click.option("--config", "config", type=FOLDER, help="Configuration file (YAML or JSON).")
+@click.option("--configfile", type=FOLDER, help="Configuration file (YAML or JSON).")
 @click.option("--encoder", help="Note encoder: a folder or a hub name.")
 @click.option("--output", help="Output folder of the build.")
 @click.option("--store", help="Folder of the store.")
@@ -273,8 +295,11 @@ def synthesize(patients: int, seed: int, edition: str, out: Path) -> None:
 @click.option(
     "--checksums", type=click.Choice(["tables", "all"]), help="Compare with SHA256SUMS.txt: the tables, or all files."
 )
-def doctor(config: Path | None, fast: bool, as_json: bool, checksums: str | None, **given: Any) -> int:
-    """Report what will go wrong, before anything runs; exit status 1 for errors."""
+def doctor(configfile: Path | None, fast: bool, as_json: bool, checksums: str | None, **given: Any) -> int:
+    """Report what will go wrong, before anything runs.
+
+    The exit status is 1 if there are errors.
+    """
     import yaml
 
     from flexcare_data import progress
@@ -282,7 +307,7 @@ def doctor(config: Path | None, fast: bool, as_json: bool, checksums: str | None
     from flexcare_data.doctor import examine
     from flexcare_data.schema import RAW_ROOTS
 
-    user: dict[str, Any] = (yaml.safe_load(config.read_text()) or {}) if config else {}
+    user: dict[str, Any] = (yaml.safe_load(configfile.read_text()) or {}) if configfile else {}
     places = {("raw", root): given[root] for root in RAW_ROOTS}
     places |= {("notes", "encoder"): given["encoder"], ("store", "path"): given["store"]}
     for (section, name), value in places.items():
@@ -304,7 +329,10 @@ def doctor(config: Path | None, fast: bool, as_json: bool, checksums: str | None
 @click.option("--sample", required=True, help="Its sample_id.")
 @click.option("--out", type=FOLDER, help="Write the matrix with the names of its columns to this file (CSV).")
 def explain(output: Path, task: str, sample: str, out: Path | None) -> None:
-    """One sample in full: times, matrix, image and note, and why they are chosen."""
+    """Show one sample in full, and why it is as it is.
+
+    Prints its times, its matrix, its radiograph and its note, and why they are chosen.
+    """
     from flexcare_data.export.explain_sample import explain as explain_sample
     from flexcare_data.store.folders import atomic_write
 
@@ -323,7 +351,10 @@ def explain(output: Path, task: str, sample: str, out: Path | None) -> None:
 def image_list(
     mimic_cxr_jpg: Path | None, cohorts: tuple[Path, ...], base: str | None, absent_only: bool, out: Path
 ) -> None:
-    """The radiographs that the cohorts need, for wget -i; with their number and size."""
+    """List the radiographs that the cohorts need, for wget -i.
+
+    Their number and size are printed.
+    """
     from flexcare_data.export.download_list import write_list
 
     write_list(list(map(_cohort, cohorts)), root=mimic_cxr_jpg, base=base, absent_only=absent_only, out=out)
@@ -350,7 +381,10 @@ def _cohort(folder: Path) -> Any:
 
 @commands.command("config-schema")
 def config_schema() -> None:
-    """Write workflow/config/default.yaml and config.schema.json from the configuration model."""
+    """Write the generated configuration files.
+
+    These are workflow/config/default.yaml and config.schema.json, from the configuration model.
+    """
     from flexcare_data.generate.config_files import write_config_files
 
     write_config_files()
@@ -358,7 +392,10 @@ def config_schema() -> None:
 
 @commands.command("docs")
 def docs() -> None:
-    """Write the generated parts of docs/benchmark.md and docs/data_dictionary.md."""
+    """Write the generated parts of the documents.
+
+    These are docs/benchmark.md and docs/data_dictionary.md.
+    """
     from flexcare_data.generate.documents import write_pages
 
     write_pages()
@@ -389,7 +426,10 @@ def store_ls(folder: Path) -> None:
 @NAMES
 @STORE
 def store_verify(names: tuple[str, ...], folder: Path) -> int:
-    """Read every byte again; exit status 1 if anything is damaged."""
+    """Read every byte again and report what is damaged.
+
+    The exit status is 1 if anything is damaged.
+    """
     from flexcare_data.store.verify import verify
 
     problems = verify(folder, names)
@@ -404,7 +444,10 @@ def store_verify(names: tuple[str, ...], folder: Path) -> int:
 @click.option("--days", type=float, help="Keep what was written in the last days.")
 @click.option("--yes", is_flag=True, help="Remove, do not only list.")
 def store_prune(names: tuple[str, ...], folder: Path, keep: tuple[str, ...], days: float | None, yes: bool) -> int:
-    """List what can be removed: remains of killed jobs, and what nothing kept needs."""
+    """List, or remove, what nothing needs any more.
+
+    That is: remains of killed jobs, and folders that no kept folder was made from.
+    """
     from flexcare_data.store.prune import prune
 
     removals = prune(folder, keep=[*names, *keep], keep_days=days, dry_run=not yes)
@@ -419,7 +462,7 @@ def store_prune(names: tuple[str, ...], folder: Path, keep: tuple[str, ...], day
 @NAMES
 @STORE
 def store_explain(names: tuple[str, ...], folder: Path) -> None:
-    """What a folder was made of; with two names, in what they differ."""
+    """Say what a folder was made of, or in what two folders differ."""
     from flexcare_data.store.folders import StoreError
     from flexcare_data.store.origins import explain as explain_folder
 

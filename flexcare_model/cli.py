@@ -29,13 +29,18 @@ def prepare_environment() -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
-@click.group(cls=Menu, context_settings={"help_option_names": ["-h", "--help"]})
-def commands() -> None:
-    """Model half of the FlexCare-benchmark: from cohorts to trained models, tables and the report."""
+def start_logging() -> None:
+    """Messages of the commands go to standard error as they are."""
     import logging
     import sys
 
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr, force=True)
+
+
+@click.group(cls=Menu, context_settings={"help_option_names": ["-h", "--help"]})
+def commands() -> None:
+    """Model half of the FlexCare-benchmark: from cohorts to trained models, tables and the report."""
+    start_logging()
 
 
 DEVICE = click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", help="Where to compute.")
@@ -83,7 +88,10 @@ def embed(
 @click.option("--sections", type=FOLDER, required=True, help="The table sections.parquet.")
 @OUT
 def tiny_encoder(sections: Path, out: Path) -> None:
-    """A small random note encoder with the vocabulary of given texts, for trials."""
+    """Make a small random note encoder, for trials.
+
+    Its vocabulary is that of the given texts.
+    """
     import polars as pl
 
     from flexcare_model.notes.tiny import make_tiny_encoder
@@ -97,7 +105,10 @@ def tiny_encoder(sections: Path, out: Path) -> None:
 @click.argument("source")
 @click.argument("out", type=FOLDER)
 def convert_encoder(source: str, out: Path) -> None:
-    """Convert the pickled weights of SOURCE (folder or hub name) to safetensors in the folder OUT, once."""
+    """Convert pickled encoder weights to safetensors, once.
+
+    SOURCE is a folder or a hub name. The converted encoder is written to the folder OUT.
+    """
     from flexcare_model.notes.convert import convert
 
     convert(source, out)
@@ -136,7 +147,10 @@ def train(
     out: Path | None,
     **fast: Any,
 ) -> None:
-    """Train a model, continuing where a killed training stopped, and evaluate it."""
+    """Train a model and evaluate it.
+
+    A training that was killed continues where it stopped.
+    """
     from flexcare_data.hashing import spec_key
     from flexcare_model.training.run import run
 
@@ -251,7 +265,10 @@ def analyse(
     device: str,
     out: Path,
 ) -> None:
-    """Representations and expert choices of a run, or its scores with fewer modalities."""
+    """Look inside a run, or score it with fewer modalities.
+
+    Inside are the representations of the samples and the choices of the experts.
+    """
     from flexcare_model.analysis.run import run
 
     with results_of(recipe, output) as (place, made), sealed(made, out) as target:
@@ -270,7 +287,10 @@ def analyse(
 @click.option("--seed", type=int, default=0, help="Seed of the draws.")
 @OUT
 def statistics(recipe: Path | None, output: Path | None, below: int, replicates: int, seed: int, out: Path) -> None:
-    """Intervals, paired tests, calibration and groups of patients, from the predictions."""
+    """Intervals, paired tests, calibration, patient groups.
+
+    They are computed from the predictions of the runs.
+    """
     from flexcare_model.report.numbers.results import Results
     from flexcare_model.report.numbers.run import run
 
@@ -287,7 +307,10 @@ def statistics(recipe: Path | None, output: Path | None, below: int, replicates:
 @SEEDS
 @OUT
 def tables(name: str, recipe: Path | None, output: Path | None, below: int, seeds: tuple[int, ...], out: Path) -> None:
-    """A table of the paper, or those of the statistics, as CSV, Markdown and LaTeX."""
+    """Write a table of the paper, or those of the statistics.
+
+    Each is written as CSV, Markdown and LaTeX.
+    """
     from flexcare_model.report.numbers.results import Results
     from flexcare_model.report.run import write_tables
 
@@ -304,7 +327,10 @@ def tables(name: str, recipe: Path | None, output: Path | None, below: int, seed
 @SYNTHETIC
 @OUT
 def figure(name: str, recipe: Path | None, output: Path | None, below: int, synthetic: bool, out: Path) -> None:
-    """A figure by the name of its file (figure1b, ..., calibration), as SVG and PNG."""
+    """Draw a figure, as SVG and PNG.
+
+    NAME is the name of its file, from figure1b to calibration.
+    """
     from flexcare_model.report.numbers.results import Results
     from flexcare_model.report.run import write_figure
 
@@ -323,7 +349,10 @@ def figure(name: str, recipe: Path | None, output: Path | None, below: int, synt
 def report(
     recipe: Path | None, output: Path | None, below: int, seeds: tuple[int, ...], synthetic: bool, out: Path
 ) -> None:
-    """One self-contained page (page.html) and the tables that it shows."""
+    """Write one page and the tables that it shows.
+
+    The page is page.html; it is self-contained.
+    """
     from flexcare_model.report.numbers.results import Results
     from flexcare_model.report.run import write_page
 
@@ -338,7 +367,10 @@ def report(
 @SYNTHETIC
 @OUT
 def card(recipe: Path | None, output: Path | None, below: int, synthetic: bool, out: Path) -> None:
-    """Dataset card (Markdown) and Croissant description (JSON-LD)."""
+    """Write the dataset card and the Croissant description.
+
+    They are written as Markdown and as JSON-LD.
+    """
     from flexcare_model.report.numbers.results import Results
     from flexcare_model.report.run import write_card
 

@@ -61,7 +61,7 @@ rule check_raw:
     log:
         f"{OUT}/logs/check_raw-{{key}}.log",
     shell:
-        "python -m flexcare_data doctor --fast --config {params.config:q} > {log:q} 2>&1"
+        "python -m flexcare_data doctor --fast --configfile {params.config:q} > {log:q} 2>&1"
 
 
 rule doctor:
@@ -72,4 +72,4 @@ rule doctor:
     log:
         f"{OUT}/logs/doctor.log",
     shell:
-        "python -m flexcare_data doctor --config {params.config:q} 2>&1 | tee {log:q}"
+        "python -m flexcare_data doctor --configfile {params.config:q} 2>&1 | tee {log:q}"
