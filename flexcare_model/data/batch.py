@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from flexcare_data import discovery, variables
+from flexcare_data.modalities import MODALITIES
 from flexcare_data.tasks import TASKS, Task
 
-MODALITIES = ("time_series", "image", "note")
 COLUMNS = len(variables.COLUMNS)
 """Width of the time series (76 as published)."""
 IMAGE_SIZE = 224

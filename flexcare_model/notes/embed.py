@@ -25,6 +25,7 @@ import torch
 
 from flexcare_data.code_digest import code_digest
 from flexcare_data.hashing import spec_key
+from flexcare_data.modalities import NOTE_WIDTH
 from flexcare_data.progress import meter
 from flexcare_data.schema import NOTES_INDEX, check
 from flexcare_data.shares import ALL, Share
@@ -32,15 +33,15 @@ from flexcare_data.stages.work import StageWork
 from flexcare_data.store.folders import write_stage
 from flexcare_data.store.pools import Pool
 from flexcare_data.tasks import TASKS
-from flexcare_model.notes.computing import CPU_BATCH_TOKENS, STORED, batches, computing, empty_arrays, put
+from flexcare_model.notes.computing import CPU_BATCH_TOKENS, batches, computing, empty_arrays, put
 from flexcare_model.notes.encoder import (
-    WIDTH,
     Encoder,
     EncoderError,
     encoder_digest,
     find_encoder,
     load_encoder,
 )
+from flexcare_model.notes.storage import STORAGES
 
 PART_TOKENS = 2**18
 """Tokens per part: 403 MB in float16. Fixed, as it decides the bytes of a build."""
@@ -100,8 +101,8 @@ def build(
         EncoderError: see `load_encoder`; also without the CUDA asked for, or with too little of its memory.
         ValueError: if a wanted section is missing in ``sections``.
     """
-    if storage not in STORED:
-        raise ValueError(f"notes.storage: expected one of {sorted(STORED)}, got {storage!r}")
+    if storage not in STORAGES:
+        raise ValueError(f"notes.storage: expected one of {sorted(STORAGES)}, got {storage!r}")
     store = Path(out_dir).parent
     notes = _texts(sections, wanted)
     texts = notes.unique("text_key").select("text_key", "text").sort("text_key")
@@ -141,7 +142,7 @@ def pool_spec(digest: str, *, storage: str, max_tokens: int) -> dict[str, Any]:
     return {
         "pool": "notes",
         "encoder": digest,
-        "width": WIDTH,
+        "width": NOTE_WIDTH,
         "storage": storage,
         "max_tokens": max_tokens,
         "special_tokens": False,

@@ -116,7 +116,7 @@ def train(
     torch.utils.deterministic.fill_uninitialized_memory = False
     data = _load(output, run, interaction, embedder)
     outputs = {task: splits.train.n_outputs for task, splits in data.items()}
-    place_inputs([d for s in data.values() for d in (s.train, s.val, s.test) if d], execution.data_device, device)
+    data = _placed(data, execution.data_device, device)
     feed = Feed(device, execution.workers)
     seed_everything(run.seed, 0, "weights")
     model = MODELS[run.model](run.settings, outputs).to(device)
@@ -349,6 +349,13 @@ def _load(output: Path, run: RunConfig, interaction: bool, embedder: Embedder | 
     if not any(len(splits.train) for splits in data.values()):
         raise TrainError(f"expected training samples in the cohorts of {', '.join(run.tasks)} in {output}, got none")
     return data
+
+
+def _placed(data: dict[str, Splits], where: str, device: torch.device) -> dict[str, Splits]:
+    """``data`` with its inputs where the setting `data_device` says."""
+    parts = {(task, name): part for task, s in data.items() for name, part in vars(s).items() if part is not None}
+    placed = dict(zip(parts, place_inputs(list(parts.values()), where, device), strict=True))
+    return {task: Splits(*(placed.get((task, name)) for name in ("train", "val", "test"))) for task in data}
 
 
 def _is_out_of_memory(error: Exception) -> bool:

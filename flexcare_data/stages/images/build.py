@@ -24,12 +24,13 @@ import polars as pl
 
 from flexcare_data.code_digest import code_digest
 from flexcare_data.hashing import spec_key
+from flexcare_data.modalities import IMAGE_SIDE
 from flexcare_data.progress import Progress, meter
 from flexcare_data.raw.radiographs import MISSING, radiograph_path, with_sizes
 from flexcare_data.raw.tables import empty_counts
 from flexcare_data.schema import CXR_INDEX, check
 from flexcare_data.shares import ALL, Share
-from flexcare_data.stages.images.decoding import SIDE, ImageError, decode_into
+from flexcare_data.stages.images.decoding import ImageError, decode_into
 from flexcare_data.stages.images.radiographs import read_radiographs
 from flexcare_data.stages.work import StageWork
 from flexcare_data.store.folders import atomic_write, write_stage
@@ -217,7 +218,7 @@ def _grow(
 
 def _reserve(path: Path, n: int) -> None:
     """An array of ``n`` tensors whose place on the disk is taken: a mapped page without one kills the process."""
-    np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=(n, SIDE, SIDE)).flush()
+    np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=(n, IMAGE_SIDE, IMAGE_SIDE)).flush()
     with path.open("r+b") as file:
         os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
 

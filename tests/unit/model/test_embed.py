@@ -17,7 +17,8 @@ from flexcare_data.shares import Share
 from flexcare_model.notes import embed
 from flexcare_model.notes.embed import build, wanted_notes
 from flexcare_model.notes.encoder import EncoderError, convert, encoder_digest, load_encoder, make_tiny_encoder
-from flexcare_model.notes.vectors import NoteVectors, dequantize, quantize
+from flexcare_model.notes.storage import dequantize, quantize
+from flexcare_model.notes.vectors import NoteVectors
 
 PMH, BHC = "past_medical_history", "brief_hospital_course"
 SECTION = NOTES_INDEX.columns[1].dtype
@@ -104,8 +105,9 @@ def test_the_encoder_is_frozen_and_in_eval_mode(encoder):
 def test_a_slice_is_not_a_copy(tiny, tmp_path):
     table = sections(invented_texts(3))
     build(table.lazy(), wanted(table), str(tiny), out_dir=tmp_path / "notes-1", spec=SPEC)
-    vectors = NoteVectors(tmp_path / "notes-1").vectors("n001", PMH)
-    assert isinstance(vectors, np.memmap) and not vectors.flags.owndata
+    reader = NoteVectors(tmp_path / "notes-1")
+    (shard,) = reader.rows.arrays
+    assert isinstance(shard.base, np.memmap) and np.shares_memory(reader.vectors("n001", PMH), shard)
 
 
 def test_wanted_notes():
