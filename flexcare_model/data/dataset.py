@@ -92,7 +92,7 @@ class TaskDataset(Dataset):
         self.inputs, self._frame, self._labels = inputs, frame, labels
         self.dropped: dict[str, int] = {}
         self._keep(usable, "image without tensor")
-        self._keep(self.present.any(axis=1), "no modality left")
+        self._keep(_any(self.present, axis=1), "no modality left")
 
     def _keep(self, rows: np.ndarray, reason: str | None) -> None:
         """Keep ``rows`` (bool); the others are counted as dropped for ``reason`` (None: not counted)."""
@@ -136,7 +136,7 @@ class TaskDataset(Dataset):
     @property
     def resident(self) -> bool:
         """Whether every input that a sample has is on a device."""
-        has = self.present.any(axis=0)
+        has = _any(self.present, axis=0)
         return all(name in self.on_device for name, used in zip(MODALITIES, has, strict=True) if used)
 
     def to(self, device: torch.device | str) -> TaskDataset:
@@ -149,7 +149,7 @@ class TaskDataset(Dataset):
         Raises:
             SampleError: if a sample would have a modality that it lacks, or none at all.
         """
-        if (present & ~self.present).any() or not present.any(axis=1).all():
+        if (present & ~self.present).any() or not _any(present, axis=1).all():
             raise SampleError(f"{self.task.name}: expected a non-empty subset of each sample's modalities")
         return self._with(replace(self.inputs, present=present))
 
@@ -158,7 +158,7 @@ class TaskDataset(Dataset):
         check_modalities(modalities)
         present = self.present & ~np.isin(MODALITIES, modalities)
         other = self._with(replace(self.inputs, present=present))
-        other._keep(present.any(axis=1), "no modality left")
+        other._keep(_any(present, axis=1), "no modality left")
         return other
 
     def _with(self, inputs: Inputs) -> TaskDataset:
@@ -268,6 +268,10 @@ class TaskDataset(Dataset):
             task=self.task.id,
         )
         return self.finish(raw)
+
+
+def _any(present: np.ndarray, axis: int) -> np.ndarray:
+    return np.logical_or.reduce(present, axis=axis)
 
 
 def load_task(

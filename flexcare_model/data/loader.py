@@ -10,6 +10,7 @@ import queue
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -55,10 +56,10 @@ class Feed:
         """One batch per group of rows of ``data``, in order."""
         convert = self.device.type == "cpu"
         if self.workers and not data.on_device:  # a worker process has no access to tensors of the GPU
-            source = iter(
+            source: Iterator[RawBatch] = iter(
                 DataLoader(
                     _RawBatches(data, convert),
-                    batch_sampler=groups,
+                    batch_sampler=[rows.tolist() for rows in groups],
                     num_workers=self.workers,
                     collate_fn=_unchanged,
                     generator=torch.Generator(),  # or it would draw from the stream of the dropout
@@ -88,7 +89,7 @@ class _RawBatches(Dataset):
         return self.data.raw_batch(rows, convert=self.convert)
 
 
-def _unchanged(batch: RawBatch) -> RawBatch:
+def _unchanged(batch: Any) -> Any:
     return batch
 
 

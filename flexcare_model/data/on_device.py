@@ -133,17 +133,17 @@ def upload_notes(readers: Sequence[NoteMaps], places: Sequence[np.ndarray]) -> U
     length = np.zeros(len(first), np.int64)
     np.maximum.at(length, text, every[:, 1])
     start = np.cumsum(length) - length
-    arrays = [notes.rows, *([] if notes.scales is None else [notes.scales])]
+    arrays = [notes.rows] if notes.scales is None else [notes.rows, notes.scales]
 
     def run(device: torch.device) -> tuple[NotesOnDevice, list[np.ndarray]]:
-        tokens, scales = ([_upload_rows(rows, first, length, start, device) for rows in arrays] + [None])[:2]
+        tokens, *scales = (_upload_rows(rows, first, length, start, device) for rows in arrays)
         new = []
         for old in places:
             has = old[:, 1] > 0
             moved = np.zeros_like(old)
             moved[has, 0], moved[has, 1] = start[np.searchsorted(first, old[has, 0])], old[has, 1]
             new.append(moved)
-        return NotesOnDevice(notes.storage, tokens, scales), new
+        return NotesOnDevice(notes.storage, tokens, scales[0] if scales else None), new
 
     return Upload(int(length.sum()) * sum(rows.row_bytes for rows in arrays), run)
 

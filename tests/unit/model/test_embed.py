@@ -12,12 +12,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from flexcare_data.job_part import JobPart
 from flexcare_data.schema import NOTES_INDEX, check
-from flexcare_data.shares import Share
 from flexcare_model.notes import embed
+from flexcare_model.notes.convert import convert
 from flexcare_model.notes.embed import build, wanted_notes
-from flexcare_model.notes.encoder import EncoderError, convert, encoder_digest, load_encoder, make_tiny_encoder
+from flexcare_model.notes.encoder import EncoderError, encoder_digest, load_encoder
 from flexcare_model.notes.storage import dequantize, quantize
+from flexcare_model.notes.tiny import make_tiny_encoder
 from flexcare_model.notes.vectors import NoteVectors
 
 PMH, BHC = "past_medical_history", "brief_hospital_course"
@@ -188,8 +190,8 @@ def test_a_stopped_build_keeps_its_parts(tiny, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("total", [2, 5])
-def test_bytes_do_not_depend_on_shares(tiny, tmp_path, monkeypatch, total):
-    """In any order, with more shares than parts too, and where the pool holds some of the texts already."""
+def test_bytes_do_not_depend_on_the_number_of_jobs(tiny, tmp_path, monkeypatch, total):
+    """In any order, with more jobs than parts too, and where the pool holds some of the texts already."""
     monkeypatch.setattr(embed, "PART_TOKENS", 200)
     table = sections(invented_texts(40))
     seen, shared, whole = [], tmp_path / "shared" / "notes-1", tmp_path / "whole" / "notes-1"
@@ -197,7 +199,7 @@ def test_bytes_do_not_depend_on_shares(tiny, tmp_path, monkeypatch, total):
         build(table.lazy(), wanted(table)[::7], str(tiny), out_dir=out.with_name("notes-0"), spec=SPEC)
     build(table.lazy(), wanted(table), str(tiny), out_dir=whole, spec=SPEC)
     for number in range(total, 0, -1):
-        build(table.lazy(), wanted(table), str(tiny), out_dir=shared, spec=SPEC, share=Share(number, total))
+        build(table.lazy(), wanted(table), str(tiny), out_dir=shared, spec=SPEC, part=JobPart(number, total))
         assert not shared.exists()
     build(table.lazy(), wanted(table), str(tiny), out_dir=shared, spec=SPEC, progress=lambda *call: seen.append(call))
     assert seen == []
