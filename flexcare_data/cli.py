@@ -16,7 +16,7 @@ from typing import Any
 
 import click
 
-from flexcare_data.shares import Share as JobPart
+from flexcare_data.job_part import JobPart
 
 FOLDER = click.Path(path_type=Path)
 OUT = click.option("--out", type=FOLDER, required=True, help="Folder to write.")

@@ -15,6 +15,7 @@ from flexcare_data.doctor import datasets, machine, pairing
 from flexcare_data.doctor.datasets import DataSet
 from flexcare_data.doctor.findings import Report
 from flexcare_data.doctor.sampling import Probe
+from flexcare_data.modalities import IMAGE_SIDE, NOTE_WIDTH
 from flexcare_data.raw import editions
 from flexcare_data.raw import tables as raw
 from flexcare_data.raw.tables import TITLES
@@ -25,9 +26,9 @@ from flexcare_data.variables import VARIABLES
 BYTES = {
     "event": 16 + 24 + 8,  # bucket row, settled row, and the row in events.parquet
     "hour": len(VARIABLES) * (8 + 1),  # values.npy and observed.npy
-    "radiograph": 256 * 256,
-    "float16": 120 * 768 * 2,  # a section has about 120 word pieces
-    "int8": 120 * (768 + 2),
+    "radiograph": IMAGE_SIDE**2,
+    "float16": 120 * NOTE_WIDTH * 2,  # a section has about 120 word pieces
+    "int8": 120 * (NOTE_WIDTH + 2),
     "tokens": 120 * 4,
 }
 """Bytes on disk of one of each, for the estimate of what a build needs."""

@@ -13,7 +13,7 @@ import polars as pl
 
 from flexcare_data.errors import UserError
 from flexcare_data.schema import KNOWN_ONLY_LATER
-from flexcare_data.series import SeriesReader, expand
+from flexcare_data.series import HourlyRows, expand
 from flexcare_data.store import folders as store
 from flexcare_data.tasks import TASKS
 from flexcare_data.variables import COLUMNS
@@ -34,7 +34,9 @@ def load_matrix(output: Path | str, task: str, sample_id: str) -> np.ndarray:
     sample = _sample(Path(output), task, sample_id)
     if sample["stay_id"] is None:
         return np.zeros((0, len(COLUMNS)))
-    return expand(*SeriesReader(Path(output), task).rows(sample["sample_id"], sample["stay_id"], sample["n_hours"]))
+    rows = HourlyRows(output, task)
+    (ranges,) = rows.ranges(pl.DataFrame([sample]))
+    return expand(*rows.read(ranges))
 
 
 def _sample(output: Path, task: str, sample_id: str) -> dict:

@@ -21,15 +21,15 @@ def run(work: StageWork) -> None:
     """Build the cohort of ``work.settings["task"]``."""
     task = TASKS[work.settings["task"]]
     dropped = empty_counts()
-    cohort = task.build(read_sources(work, dropped))
+    sources = read_sources(work, dropped)
+    cohort = task.build(sources)
     with work.folder() as folder:
         cohort.table.write_parquet(folder / f"{task.name}.parquet")
         cohort.windows.write_parquet(folder / "windows.parquet")
-        if cohort.ends is not None:
+        if task.ends_within_hour:
             (folder / "tails").mkdir()
-            hourly.build_tails(
-                work.upstream["events"] / "events.parquet", cohort.ends, work.options, out=folder / "tails"
-            )
+            events = work.upstream["events"] / "events.parquet"
+            hourly.build_tails(events, cohort.table, sources.series, work.options, out=folder / "tails")
         write_counts(folder, {task.name: cohort.flow}, merged_counts([dropped, cohort.dropped]))
 
 

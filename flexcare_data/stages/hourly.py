@@ -19,9 +19,9 @@ import polars as pl
 import pyarrow.parquet as pq
 
 from flexcare_data import progress as bars
+from flexcare_data.hours import TOLERANCE, n_bins
 from flexcare_data.parallel import ahead
 from flexcare_data.schema import HOURLY_INDEX, TAILS_INDEX, check
-from flexcare_data.series import TOLERANCE, n_bins
 from flexcare_data.stages.work import StageWork, write_counts
 from flexcare_data.variables import CATEGORIES, CONTINUOUS, DEFAULTS, MERGED_SPELLINGS, VARIABLE, VARIABLES
 
@@ -249,16 +249,23 @@ def _pieces(n_hours: np.ndarray) -> list[slice]:
     return [slice(int(a), int(b)) for a, b in itertools.pairwise(bounds)]
 
 
-def build_tails(events: Path, samples: pl.DataFrame, options: Options, *, out: Path) -> None:
+def build_tails(events: Path, cohort: pl.DataFrame, series: pl.DataFrame, options: Options, *, out: Path) -> None:
     """Write the last rows of samples whose input ends inside an hour, where they differ from the stay's full grid.
 
+    `flexcare_data.series` reads them.
+
     Args:
-        samples: sample_id, stay_id, end_hours (of the sample) and los_hours (of the stay), all with a series.
+        events: EVENTS as written by `events.build_events`.
+        cohort: COHORT of a task that ends within an hour; samples without a series have no tail.
+        series: HOURLY_INDEX.
         out: folder for values.npy, observed.npy and index.parquet (TAILS_INDEX).
     """
-    samples = samples.sort("stay_id", "sample_id")
-    stay_ids, end, los = (samples[name].to_numpy() for name in ("stay_id", "end_hours", "los_hours"))
-    start = np.maximum(np.minimum(n_bins(end), n_bins(los)) - 1, 0)
+    rows_of_stay = series.select("stay_id", rows_of_stay="n_hours")
+    samples = cohort.drop_nulls("stay_id").sort("stay_id", "sample_id")
+    samples = samples.join(rows_of_stay, on="stay_id", how="left", validate="m:1", maintain_order="left")
+    stay_ids, end, rows = (samples[name].to_numpy() for name in ("stay_id", "period_length", "rows_of_stay"))
+    # The last row that both grids have is a whole hour of the stay, but only a part of it for the sample.
+    start = np.maximum(np.minimum(n_bins(end), rows) - 1, 0)
     found: list[tuple[int, np.ndarray, np.ndarray]] = []
     for part in read_events(events, options):
         low, high = (

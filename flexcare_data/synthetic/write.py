@@ -15,6 +15,7 @@ import numpy as np
 import polars as pl
 from isal import igzip
 
+from flexcare_data.schema import RAW_ROOTS
 from flexcare_data.synthetic import chart, codes, images, labs, notes
 from flexcare_data.synthetic.items import chart_items, lab_items
 from flexcare_data.synthetic.layout import MARK, MARK_TEXT, Layout, tables
@@ -22,7 +23,6 @@ from flexcare_data.synthetic.population import Population, generator, populate
 
 _CHUNK = 800
 """Stays or admissions whose events are held in memory at a time."""
-_ROOTS = ("mimiciv", "mimic_cxr_jpg", "mimic_iv_note")
 
 
 def write(out: Path, *, patients: int, seed: int, edition: str, broken_images: int = 0) -> None:
@@ -52,7 +52,7 @@ def write(out: Path, *, patients: int, seed: int, edition: str, broken_images: i
     write_table(out, layouts["outputevents"], (chart.outputevents(people, a, b, seed=seed) for a, b in stays))
     write_table(out, layouts["labevents"], lab_chunks(people, admissions, seed=seed))
     images.write_files(radiographs, out / "mimic_cxr_jpg", seed=seed, broken=broken_images)
-    for root in _ROOTS:
+    for root in RAW_ROOTS:
         _finish(out / root)
 
 

@@ -52,7 +52,8 @@ class Task:
             trained on it. drg is not: it has a table of its own (transfer, table 5).
         raw: raw tables (names in `schema.RAW`) that ``build`` reads besides admissions and radiograph metadata.
         options: options of the protocol that ``build`` reads besides those that choose a note.
-        ends_within_hour: the input may end inside an hour, so the cohort gives `Cohort.ends` and reads the events.
+        ends_within_hour: the input may end inside an hour, so its last rows are made of the events
+            (`stages.hourly.build_tails`).
         asked_of_image: the question is about the radiograph: a sample whose image has no tensor is dropped.
         classes: what the numbers 0, 1, ... of a multiclass label mean, for the report.
     """
@@ -109,17 +110,12 @@ class Sources:
 
 @dataclass(frozen=True)
 class Cohort:
-    """A built cohort: the COHORT table with labels, WINDOWS, its flow, what was dropped, where inputs end.
-
-    ``ends`` (sample_id, stay_id, end_hours, los_hours) lists samples whose input may end inside an hour; None for
-    tasks without such.
-    """
+    """A built cohort: the COHORT table with labels, WINDOWS, its flow, what was dropped."""
 
     table: pl.DataFrame
     windows: pl.DataFrame
     flow: Flow
     dropped: Dropped
-    ends: pl.DataFrame | None = None
 
 
 def stays_with_series(sources: Sources) -> pl.DataFrame:
@@ -212,7 +208,6 @@ def make_cohort(
     flow: Flow,
     *,
     dropped: Dropped | None = None,
-    ends: pl.DataFrame | None = None,
 ) -> Cohort:
     """The cohort of ``samples``: split added, columns of COHORT and labels kept, sorted by sample_id, checked.
 
@@ -227,4 +222,4 @@ def make_cohort(
     ]
     table = samples.select(*columns, *(pl.col(label).cast(pl.Int64) for label in task.labels))
     windows = samples.select(WINDOWS.names)
-    return Cohort(check(table, COHORT), check(windows, WINDOWS), flow, dropped or {}, ends)
+    return Cohort(check(table, COHORT), check(windows, WINDOWS), flow, dropped or {})

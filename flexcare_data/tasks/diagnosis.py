@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import polars as pl
 
+from flexcare_data.hours import TOLERANCE, n_bins
 from flexcare_data.raw.tables import Dropped, count
 from flexcare_data.schema import CHEXPERT
-from flexcare_data.series import TOLERANCE, n_bins
 from flexcare_data.tasks.base import (
     Cohort,
     Sources,
@@ -54,15 +54,12 @@ def build(sources: Sources) -> Cohort:
         {"step": "with CheXpert labels", "samples": labelled.height},
         {"step": "of patients with an admission", "samples": known.height},
     ]
-    ends = samples.drop_nulls("stay_id").select(
-        "sample_id", "stay_id", end_hours="period_length", los_hours="los_hours"
-    )
-    return make_cohort(samples, TASK, sources, flow, dropped=dropped, ends=ends)
+    return make_cohort(samples, TASK, sources, flow, dropped=dropped)
 
 
 def _with_stay(studies: pl.DataFrame, sources: Sources) -> pl.DataFrame:
-    """Add stay_id, los_hours and period_length (hours from intime, six decimals), null where there is no series."""
-    stays = stays_with_series(sources).select("subject_id", "stay_id", "intime", "outtime", "los_hours", "first_hours")
+    """Add stay_id and period_length (hours from intime, six decimals), null where there is no series."""
+    stays = stays_with_series(sources).select("subject_id", "stay_id", "intime", "outtime", "first_hours")
     inside = studies.select("study_id", "subject_id", "study_datetime").join(stays, on="subject_id", how="inner")
     inside = inside.filter(pl.col("study_datetime").is_between("intime", "outtime"))
     hours = ((pl.col("study_datetime") - pl.col("intime")).dt.total_seconds() / 3600.0).round(6)
@@ -71,7 +68,7 @@ def _with_stay(studies: pl.DataFrame, sources: Sources) -> pl.DataFrame:
     long_enough = (pl.col("period_length") > FEWEST_HOURS) & (
         pl.col("first_hours") <= pl.col("period_length") + TOLERANCE
     )
-    series = last.filter(long_enough).select("study_id", "stay_id", "los_hours", "period_length")
+    series = last.filter(long_enough).select("study_id", "stay_id", "period_length")
     return studies.join(series, on="study_id", how="left", validate="1:1", maintain_order="left")
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import polars as pl
 
 from flexcare_data.draws import keyed_share
-from flexcare_data.series import TOLERANCE, n_bins
+from flexcare_data.hours import TOLERANCE, n_bins
 from flexcare_data.tasks.base import Cohort, Sources, Task, hours_after, make_cohort, with_last_image, with_note
 
 FEWEST_HOURS = 4

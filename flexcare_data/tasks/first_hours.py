@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import polars as pl
 
-from flexcare_data.series import TOLERANCE, n_bins
+from flexcare_data.hours import TOLERANCE, n_bins
 from flexcare_data.tasks.base import Cohort, Flow, Sources, Task, hours_after, make_cohort, with_last_image, with_note
 
 

@@ -6,23 +6,19 @@ can be drawn again without the model. Nothing here selects anything; the test sp
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping, Sequence
-from itertools import combinations
 from typing import cast
 
 import numpy as np
 import polars as pl
 from threadpoolctl import threadpool_limits
 
+from flexcare_data.modalities import COMBINATIONS, LETTERS
 from flexcare_model.data.dataset import TaskDataset
 from flexcare_model.data.loader import Feed
 from flexcare_model.models import Model
 from flexcare_model.training.evaluate import score
 
-LETTERS = "TIN"
-"""Time series, image, note: the names of modality subsets, in the order of `batch.MODALITIES`."""
-SUBSETS = tuple("".join(chosen) for number in (3, 2, 1) for chosen in combinations(LETTERS, number))
 DROP_RATES = (0.0, 0.2, 0.4, 0.6, 0.8)
 SAMPLES_PER_TASK = 960
 """Points of figure 5 per task: 30 random batches of 32."""
@@ -100,19 +96,6 @@ def separation(vectors: np.ndarray, groups: Sequence[str], *, neighbours: int = 
     return {"silhouette": float(silhouette_score(vectors, codes)), "knn_accuracy": accuracy}
 
 
-def with_present(dataset: TaskDataset, present: np.ndarray) -> TaskDataset:
-    """The same samples with ``present`` (n, 3) instead of their own; at least one modality each.
-
-    Raises:
-        ValueError: if a sample would have a modality that it lacks, or none at all.
-    """
-    if (present & ~dataset.present).any() or not present.any(axis=1).all():
-        raise ValueError("with_present: expected a non-empty subset of each sample's modalities")
-    other = copy.copy(dataset)
-    other.columns = dataset.columns | {"present": present}
-    return other
-
-
 def drop_modalities(present: np.ndarray, rate: float, *, seed: int) -> np.ndarray:
     """Take each present modality away with probability ``rate``; a sample keeps one of its own at least.
 
@@ -141,15 +124,15 @@ def score_with_less(
     rows: list[tuple[str, str, str | None, float | None, int, str, float]] = []
     for name, dataset in datasets.items():
         complete = dataset.subset(np.flatnonzero(dataset.present.all(axis=1)))
-        for letters in SUBSETS if len(complete) else ():
+        for letters in COMBINATIONS if len(complete) else ():
             taken = np.array([letter in letters for letter in LETTERS])
-            reduced = with_present(complete, np.broadcast_to(taken, complete.present.shape).copy())
+            reduced = complete.with_present(np.broadcast_to(taken, complete.present.shape).copy())
             rows += [
                 (name, "subset", letters, None, len(complete), metric, value)
                 for metric, value in score(model, reduced, feed, batch_size=batch_size).metrics.items()
             ]
         for rate in DROP_RATES if len(dataset) else ():
-            reduced = with_present(dataset, drop_modalities(dataset.present, rate, seed=seed))
+            reduced = dataset.with_present(drop_modalities(dataset.present, rate, seed=seed))
             rows += [
                 (name, "drop_rate", None, rate, len(dataset), metric, value)
                 for metric, value in score(model, reduced, feed, batch_size=batch_size).metrics.items()

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from flexcare_data import discovery, variables
+from flexcare_data.modalities import MODALITIES
 from flexcare_data.tasks import TASKS, Task
 
-MODALITIES = ("time_series", "image", "note")
 COLUMNS = len(variables.COLUMNS)
 """Width of the time series (76 as published)."""
 IMAGE_SIZE = 224
@@ -74,13 +74,15 @@ class Batch:
     present: Tensor
     label: Tensor
     task: int
-    visible: Tensor | None = None
+    visible: Tensor = None  # type: ignore[assignment]  # made in __post_init__
 
     def __post_init__(self) -> None:
         if self.visible is None:
-            lengths = torch.stack([self.ts_len, torch.full_like(self.ts_len, PATCHES), self.note_len], dim=1)
-            visible = torch.where(self.present, lengths + 1, 0)
-            object.__setattr__(self, "visible", visible.to("cpu", torch.int64))
+            object.__setattr__(self, "visible", self._count_visible())
+
+    def _count_visible(self) -> Tensor:
+        lengths = torch.stack([self.ts_len, torch.full_like(self.ts_len, PATCHES), self.note_len], dim=1)
+        return torch.where(self.present, lengths + 1, 0).to("cpu", torch.int64)
 
     def __len__(self) -> int:
         return self.present.shape[0]
@@ -168,7 +170,7 @@ class Batch:
             wrong = int((length[present[:, column]] < least).sum())
             if wrong:
                 raise ValueError(f"batch: {wrong} values of {name} are 0 where {MODALITIES[column]} is present")
-        if not torch.equal(self.visible, replace(self, visible=None).visible):
+        if not torch.equal(self.visible, self._count_visible()):
             raise ValueError("batch: visible does not agree with present, ts_len and note_len")
 
     def _map(self, change) -> Batch:

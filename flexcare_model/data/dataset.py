@@ -1,7 +1,7 @@
 """Samples of a task as an ordinary PyTorch dataset, straight from the shards of an output folder.
 
-In: `cohorts/<task>.parquet` and the shards of `flexcare_model.data.shards`. Out: `Sample`, `Batch`. Snakemake is not
-needed; a plain loop, a DataLoader (with or without workers), Lightning and Hugging Face all take it:
+In: `cohorts/<task>.parquet` and the shards of an output folder. Out: `Sample`, `Batch`. Snakemake is not needed; a
+plain loop, a DataLoader (with or without workers), Lightning and Hugging Face all take it:
 
     train = load_task("results", "in_hospital_mortality", split="train")
     loader = DataLoader(train, batch_size=32, shuffle=True, collate_fn=train.collate)
@@ -14,8 +14,9 @@ needed; a plain loop, a DataLoader (with or without workers), Lightning and Hugg
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -24,24 +25,27 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from flexcare_data.modalities import IMAGE_SIDE, MODALITIES, NOTE_WIDTH
+from flexcare_data.store.shards import read_output_table
 from flexcare_data.tasks import TASKS, Task
-from flexcare_model.data.batch import COLUMNS, MAX_LENGTH, MODALITIES, PATCHES, Batch
-from flexcare_model.data.image_transforms import STORED_SIZE
+from flexcare_model.data.batch import COLUMNS, MAX_LENGTH, PATCHES, Batch
 from flexcare_model.data.index import (
+    Inputs,
+    Located,
     SampleError,
-    Sources,
     check_modalities,
+    inputs_of,
     labels_of,
     locate_images,
     locate_notes,
     locate_series,
     number_of_classes,
-    read_table,
 )
-from flexcare_model.data.raw_batch import NOTE_WIDTH, Embedder, RawBatch
-from flexcare_model.data.shards import NO_TAIL, NoteMaps, series_spans
+from flexcare_model.data.on_device import UPLOADS
+from flexcare_model.data.raw_batch import Embedder, RawBatch
+from flexcare_model.data.shards import NoteMaps
 
-NO_IMAGES = torch.zeros(0, STORED_SIZE, STORED_SIZE, dtype=torch.uint8)
+NO_IMAGES = torch.zeros(0, IMAGE_SIDE, IMAGE_SIDE, dtype=torch.uint8)
 
 
 @dataclass(frozen=True)
@@ -65,7 +69,7 @@ class TaskDataset(Dataset):
         present: (n, 3) bool, series, image, note.
         labels: (n,) float32 (binary), (n, labels) float32 (multi-label, -1 uncertain, -2 blank) or (n,) int64.
         dropped: samples of the cohort that are not here, by reason.
-        columns: (n,) arrays of where each input lies, see `flexcare_model.data.index`.
+        inputs: what each sample reads, and from where.
         absent: inputs that the cohort names and the shards lack, by reason; the samples keep their others.
     """
 
@@ -76,10 +80,7 @@ class TaskDataset(Dataset):
         n_outputs: int,
         frame: pl.DataFrame,
         labels: Tensor,
-        columns: dict[str, np.ndarray],
-        sources: Sources,
-        max_hours: int,
-        max_tokens: int,
+        inputs: Inputs,
         augment: bool,
         note_width: int,
         absent: dict[str, int],
@@ -87,13 +88,11 @@ class TaskDataset(Dataset):
         usable: np.ndarray,
     ):
         self.task, self.n_outputs, self.absent = task, n_outputs, absent
-        self.max_hours, self.max_tokens = max_hours, max_tokens
         self.augment, self.note_width, self.embedder = augment, note_width, embedder
-        self.sources = sources
-        self.columns, self._frame, self._labels = columns, frame, labels
+        self.inputs, self._frame, self._labels = inputs, frame, labels
         self.dropped: dict[str, int] = {}
         self._keep(usable, "image without tensor")
-        self._keep(self.present.any(axis=1), "no modality left")
+        self._keep(_any(self.present, axis=1), "no modality left")
 
     def _keep(self, rows: np.ndarray, reason: str | None) -> None:
         """Keep ``rows`` (bool); the others are counted as dropped for ``reason`` (None: not counted)."""
@@ -101,7 +100,7 @@ class TaskDataset(Dataset):
             return
         if reason:
             self.dropped = self.dropped | {reason: self.dropped.get(reason, 0) + int((~rows).sum())}
-        self.columns = {name: values[rows] for name, values in self.columns.items()}
+        self.inputs = self.inputs.rows(rows)
         self._frame = self._frame.filter(pl.Series(rows))
         self._labels = self._labels[torch.from_numpy(rows)]
 
@@ -115,7 +114,7 @@ class TaskDataset(Dataset):
 
     @property
     def present(self) -> np.ndarray:
-        return self.columns["present"]
+        return self.inputs.present
 
     @property
     def labels(self) -> Tensor:
@@ -130,17 +129,41 @@ class TaskDataset(Dataset):
         return self.task.kind == "multilabel" or not bool((self.labels < 0).any())
 
     @property
+    def on_device(self) -> tuple[str, ...]:
+        """The modalities whose inputs are on a device (see `to`)."""
+        return tuple(name for name, reader in self.inputs.readers.items() if not isinstance(reader, UPLOADS[name][0]))
+
+    @property
     def resident(self) -> bool:
-        """Whether every input lives on a device (see `flexcare_model.data.loader`)."""
-        return self.sources.resident(self.present.any(axis=0))
+        """Whether every input that a sample has is on a device."""
+        has = _any(self.present, axis=0)
+        return all(name in self.on_device for name, used in zip(MODALITIES, has, strict=True) if used)
+
+    def to(self, device: torch.device | str) -> TaskDataset:
+        """The same samples with their inputs on ``device``; several datasets share them with `to_device`."""
+        return to_device([self], device)[0]
+
+    def with_present(self, present: np.ndarray) -> TaskDataset:
+        """The same samples with ``present`` (n, 3) instead of their own; at least one modality each.
+
+        Raises:
+            SampleError: if a sample would have a modality that it lacks, or none at all.
+        """
+        if (present & ~self.present).any() or not _any(present, axis=1).all():
+            raise SampleError(f"{self.task.name}: expected a non-empty subset of each sample's modalities")
+        return self._with(replace(self.inputs, present=present))
 
     def without(self, *modalities: str) -> TaskDataset:
         """The same samples with ``modalities`` taken away; samples with nothing left are dropped and counted."""
         check_modalities(modalities)
+        present = self.present & ~np.isin(MODALITIES, modalities)
+        other = self._with(replace(self.inputs, present=present))
+        other._keep(_any(present, axis=1), "no modality left")
+        return other
+
+    def _with(self, inputs: Inputs) -> TaskDataset:
         other = copy.copy(self)
-        other.columns = self.columns | {"present": self.present.copy()}
-        other.present[:, [MODALITIES.index(name) for name in modalities]] = False
-        other._keep(other.present.any(axis=1), "no modality left")
+        other.inputs = inputs
         return other
 
     def subset(self, rows: Sequence[int] | np.ndarray) -> TaskDataset:
@@ -158,36 +181,30 @@ class TaskDataset(Dataset):
         fewest bytes to send to a device.
         """
         rows = np.ascontiguousarray(rows, dtype=np.int64)
-        column = {name: values[rows] for name, values in self.columns.items()}
-        present = column["present"]
-        hours = np.where(present[:, 0], column["n_hours"], 0)
-        spans = series_spans(column["offset"], hours, column["tail_row"], column["tail_offset"], self.max_hours)
-        longest = max(1, int(spans[:, 1].max(initial=0)))
-        has_series, with_image = bool(present[:, 0].any()), np.flatnonzero(present[:, 1])
-        has_note = bool(present[:, 2].any())
-        lengths = np.where(present[:, 2], np.minimum(column["n_tokens"], self.max_tokens), 0)
+        inputs = self.inputs.rows(rows)
+        has_series, has_image, has_note = inputs.present.T
+        ranges, texts, with_image = inputs.used("time_series"), inputs.used("note"), np.flatnonzero(has_image)
         tokens, scale = torch.zeros(len(rows), 0, self.note_width), None
-        if has_note:
-            notes = self.sources.notes
+        if has_note.any():
+            notes = inputs.readers["note"]
             if convert and isinstance(notes, NoteMaps) and notes.storage != "tokens":
-                tokens = notes.gather_vectors(column["note_offset"], lengths)
+                tokens = notes.gather_vectors(texts)
             else:
-                tokens, scale = notes.gather(column["note_offset"], lengths)
-        if has_series:
-            series = self.sources.series.gather(spans, longest)
+                tokens, scale = notes.gather(texts)
+        if has_series.any():
+            series = inputs.readers["time_series"].gather(ranges)
         else:
-            series = torch.zeros(len(rows), longest, COLUMNS)
-        images = NO_IMAGES
-        if len(with_image):
-            images = self.sources.images.gather(column["image_row"][with_image])
+            series = torch.zeros(len(rows), 1, COLUMNS)
+        images = inputs.readers["image"].gather(inputs.places["image"][with_image]) if len(with_image) else NO_IMAGES
+        lengths = np.stack([ranges[:, :, 1].sum(axis=1), PATCHES * has_image, texts[:, 1]], axis=1)
         return RawBatch(
             series=series,
             images=images,
             image_rows=torch.from_numpy(with_image),
             tokens=tokens,
             token_scale=scale,
-            lengths=torch.from_numpy(np.stack([spans[:, 1], PATCHES * present[:, 1], lengths], axis=1)),
-            present=torch.from_numpy(present),
+            lengths=torch.from_numpy(lengths),
+            present=torch.from_numpy(inputs.present),
             label=self._labels[torch.from_numpy(rows)],
             task=self.task.id,
         )
@@ -253,6 +270,10 @@ class TaskDataset(Dataset):
         return self.finish(raw)
 
 
+def _any(present: np.ndarray, axis: int) -> np.ndarray:
+    return np.logical_or.reduce(present, axis=axis)
+
+
 def load_task(
     output: Path | str,
     task: str,
@@ -280,60 +301,78 @@ def load_task(
         embedder: encoder of word-piece ids, where the notes are stored as such.
 
     Raises:
-        SampleError: if the cohort or a shard index is missing, or does not know an input that the cohort names.
+        SampleError: if there is no such task or modality.
+        StoreError: if the cohort, an index or a shard is missing or damaged, or lacks an input that the cohort names.
     """
     if task not in TASKS:
         raise SampleError(f"expected a task of {list(TASKS)}, got {task!r}")
     modalities = tuple(modalities)
     check_modalities(modalities)
     output, spec = Path(output), TASKS[task]
-    frame = (
-        cohort if isinstance(cohort, pl.DataFrame) else read_table(Path(cohort or output / f"cohorts/{task}.parquet"))
-    )
+    frame = cohort if isinstance(cohort, pl.DataFrame) else None
+    if frame is None:
+        frame = read_output_table(Path(cohort or output / f"cohorts/{task}.parquet"))
     n_outputs = spec.n_outputs or number_of_classes(output, task)
     if split is not None:
         frame = frame.filter(pl.col("split").cast(pl.String) == split)
-    n = frame.height
-    columns = {
-        "offset": np.zeros(n, np.int64), "n_hours": np.zeros(n, np.int64),
-        "tail_row": np.full(n, NO_TAIL), "tail_offset": np.zeros(n, np.int64),
-        "image_row": np.full(n, -1), "note_offset": np.zeros(n, np.int64), "n_tokens": np.zeros(n, np.int64),
-        "present": np.zeros((n, 3), dtype=bool),
-    }  # fmt: skip
     absent: dict[str, int] = {}
-    image_shards: list[str] = []
-    note_shards: list[str] = []
+    found: dict[str, Located] = {}
+    usable, note_width = np.ones(frame.height, dtype=bool), NOTE_WIDTH
     if "time_series" in modalities and frame["n_hours"].count():
-        columns |= locate_series(output, task, frame)
-        columns["present"][:, 0] = columns["n_hours"] > 0
-    usable = np.ones(n, dtype=bool)
+        found["time_series"] = locate_series(output, spec, frame, max_hours)
     if ("image" in modalities or spec.asked_of_image) and frame["dicom_id"].count():
-        columns["image_row"], image_shards = locate_images(output, frame)
-        has_tensor = columns["image_row"] >= 0
-        columns["present"][:, 1] = has_tensor & ("image" in modalities)
+        images = locate_images(output, frame)
+        if "image" in modalities:
+            found["image"] = images
         if spec.asked_of_image:
-            usable = has_tensor
-        else:
-            absent["image without tensor"] = int((frame["dicom_id"].is_not_null().to_numpy() & ~has_tensor).sum())
-    note_width = NOTE_WIDTH
+            usable = images.present
+        elif lost := int((frame["dicom_id"].is_not_null().to_numpy() & ~images.present).sum()):
+            absent["image without tensor"] = lost
     if "note" in modalities and frame["note_id"].count():
-        columns["note_offset"], columns["n_tokens"], note_shards = locate_notes(output, spec, frame)
-        columns["present"][:, 2] = frame["note_id"].is_not_null().to_numpy()
-    sources = Sources(output, task, image_shards, note_shards)
-    if note_shards and sources.notes.storage != "tokens":
-        note_width = sources.notes.rows.row_shape[0]
+        found["note"] = locate_notes(output, spec, frame, max_tokens)
+        note_width = found["note"].reader.notes.width
     return TaskDataset(
         task=spec,
         n_outputs=n_outputs,
         frame=frame.select("sample_id", "subject_id"),
         labels=labels_of(spec, frame),
-        columns=columns,
-        sources=sources,
-        max_hours=max_hours,
-        max_tokens=max_tokens,
+        inputs=inputs_of(frame.height, found),
         augment=split == "train" if augment is None else augment,
         note_width=note_width,
-        absent={reason: count for reason, count in absent.items() if count},
+        absent=absent,
         embedder=embedder,
         usable=usable,
     )
+
+
+def to_device(
+    datasets: Sequence[TaskDataset], device: torch.device | str, *, budget: float = math.inf
+) -> list[TaskDataset]:
+    """The same datasets with their inputs on ``device``, as long as ``budget`` bytes last: series, images, then notes.
+
+    What several datasets read is there once. What does not fit stays memory-mapped, and what is on a device already
+    stays there.
+
+    Raises:
+        SampleError: if the datasets are of several output folders.
+    """
+    moved, device = list(datasets), torch.device(device)
+    for column, (name, (mapped, upload)) in enumerate(UPLOADS.items()):
+        chosen = [
+            k for k, data in enumerate(moved)
+            if data.present[:, column].any() and isinstance(data.inputs.readers[name], mapped)
+        ]  # fmt: skip
+        if not chosen:
+            continue
+        inputs = [moved[k].inputs for k in chosen]
+        readers = [i.readers[name] for i in inputs]
+        if len({reader.folder for reader in readers}) > 1:
+            raise SampleError("to_device: expected datasets of one output folder, got several; call it once for each")
+        planned = upload(readers, [i.used(name) for i in inputs])
+        if planned.nbytes > budget:
+            continue
+        budget -= planned.nbytes
+        reader, places = planned.run(device)
+        for k, own in zip(chosen, places, strict=True):
+            moved[k] = moved[k]._with(moved[k].inputs.moved(name, reader, own))
+    return moved

@@ -16,7 +16,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-STORED_SIZE, MODEL_SIZE = 256, 224
+from flexcare_data.modalities import IMAGE_SIDE
+
+MODEL_SIZE = 224
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 MAX_DEGREES, MAX_TRANSLATION, SCALE = 45.0, 0.15, (0.85, 1.15)
 FLIP_PROBABILITY = 0.5
@@ -51,7 +53,7 @@ class Affine:
 def draw_affine(n: int, generator: torch.Generator | None = None) -> Affine:
     """Draw ``n`` maps from the ranges above (CPU). ``generator`` None: torch's global one, seeded per worker."""
     uniform = torch.rand(n, 5, generator=generator)
-    reach = MAX_TRANSLATION * STORED_SIZE
+    reach = MAX_TRANSLATION * IMAGE_SIDE
     return Affine(
         flip=uniform[:, 0] < FLIP_PROBABILITY,
         degrees=(2.0 * uniform[:, 1] - 1.0) * MAX_DEGREES,
@@ -62,7 +64,7 @@ def draw_affine(n: int, generator: torch.Generator | None = None) -> Affine:
 
 def centre_crop(images: Tensor) -> Tensor:
     """The middle (n, 224, 224) of ``images`` (n, 256, 256)."""
-    first = (STORED_SIZE - MODEL_SIZE) // 2
+    first = (IMAGE_SIDE - MODEL_SIZE) // 2
     return images[:, first : first + MODEL_SIZE, first : first + MODEL_SIZE]
 
 
@@ -79,7 +81,7 @@ def warp(images: Tensor, affine: Affine) -> Tensor:
     down, right = torch.meshgrid(steps, steps, indexing="ij")
     pixels = torch.stack([right, down], -1).reshape(1, -1, 2)  # (1, 224 * 224, 2)
     source = (pixels - affine.shift.to(device).unsqueeze(1)) @ inverse.transpose(1, 2)  # (n, 224 * 224, 2)
-    grid = (source * (2.0 / STORED_SIZE)).view(-1, MODEL_SIZE, MODEL_SIZE, 2)
+    grid = (source * (2.0 / IMAGE_SIDE)).view(-1, MODEL_SIZE, MODEL_SIZE, 2)
     levels = images.unsqueeze(1).float()
     return functional.grid_sample(levels, grid, mode="nearest", padding_mode="zeros", align_corners=False).squeeze(1)
 

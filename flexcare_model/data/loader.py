@@ -8,23 +8,23 @@ from __future__ import annotations
 import logging
 import queue
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from flexcare_data.modalities import MODALITIES
 from flexcare_model.data.batch import Batch
-from flexcare_model.data.dataset import SampleError, TaskDataset
-from flexcare_model.data.image_transforms import STORED_SIZE
+from flexcare_model.data.dataset import SampleError, TaskDataset, to_device
 from flexcare_model.data.raw_batch import RawBatch
-from flexcare_model.data.shards import ImagesOnDevice, NotesOnDevice, SeriesOnDevice
 
 logger = logging.getLogger(__name__)
 
-RESIDENT_SHARE = 0.5
-"""Share of the free memory of a GPU that inputs may take."""
+MEMORY_FOR_INPUTS = 0.5
+"""Fraction of the free memory of a GPU that inputs may take."""
 _AHEAD = 2
 
 
@@ -55,12 +55,11 @@ class Feed:
     ) -> Iterator[Batch]:
         """One batch per group of rows of ``data``, in order."""
         convert = self.device.type == "cpu"
-        resident = data.resident
-        if self.workers and not resident:
-            source = iter(
+        if self.workers and not data.on_device:  # a worker process has no access to tensors of the GPU
+            source: Iterator[RawBatch] = iter(
                 DataLoader(
                     _RawBatches(data, convert),
-                    batch_sampler=groups,
+                    batch_sampler=[rows.tolist() for rows in groups],
                     num_workers=self.workers,
                     collate_fn=_unchanged,
                     generator=torch.Generator(),  # or it would draw from the stream of the dropout
@@ -68,7 +67,7 @@ class Feed:
             )
         else:
             source = (data.raw_batch(rows, convert=convert) for rows in groups)
-            if self.device.type == "cuda" and not resident:
+            if self.device.type == "cuda" and not data.resident:
                 source = _ahead(source)
         for raw in source:
             yield data.finish(raw, self.device, generator=generator)
@@ -90,7 +89,7 @@ class _RawBatches(Dataset):
         return self.data.raw_batch(rows, convert=self.convert)
 
 
-def _unchanged(batch: RawBatch) -> RawBatch:
+def _unchanged(batch: Any) -> Any:
     return batch
 
 
@@ -130,69 +129,22 @@ def _ahead(source: Iterator[RawBatch]) -> Iterator[RawBatch]:
         thread.join()
 
 
-def place_inputs(datasets: Sequence[TaskDataset], where: str, device: torch.device) -> None:
-    """Put the inputs of ``datasets`` where the setting `data_device` says.
+def place_inputs(datasets: Sequence[TaskDataset], where: str, device: torch.device) -> list[TaskDataset]:
+    """``datasets`` with their inputs where the setting `data_device` says.
 
     Raises:
-        SampleError: if they shall live on a GPU and there is none, or do not fit on it.
+        SampleError: if the inputs must be on a GPU and there is none, or they do not fit on it.
     """
     if where == "cuda" and device.type != "cuda":
         raise SampleError(f"train.data_device: expected cuda only with a model on cuda, got it with {device.type}")
     if where == "cpu" or device.type != "cuda":
-        return
+        return list(datasets)
     free, _ = torch.cuda.mem_get_info(device)
-    done = make_resident(datasets, device, int(free * (RESIDENT_SHARE if where == "auto" else 1.0)))
+    placed = to_device(datasets, device, budget=free * (MEMORY_FOR_INPUTS if where == "auto" else 1.0))
+    done = [name for name in MODALITIES if any(name in data.on_device for data in placed)]
     logger.info("inputs on the GPU: %s", ", ".join(done) or "none, they do not fit")
-    if where == "cuda" and not all(data.resident for data in datasets):
+    if where == "cuda" and not all(data.resident for data in placed):
         raise SampleError(
             f"train.data_device: cuda was asked for, only {', '.join(done) or 'nothing'} fits on the GPU; use auto"
         )
-
-
-def make_resident(datasets: Sequence[TaskDataset], device: torch.device, budget: int) -> list[str]:
-    """Put the inputs of ``datasets`` on ``device`` whole, in the order series, images, notes, as ``budget`` bytes last.
-
-    What several datasets share is there once. What does not fit stays memory-mapped.
-
-    Returns:
-        The modalities that are on the device now.
-    """
-    done = []
-    with_series = [d for d in datasets if d.present[:, 0].any()]
-    # Samples without a tail never look at one, so one copy with the tails serves every task.
-    maps = max((d.sources.series for d in with_series), key=lambda m: m.nbytes, default=None)
-    if maps is not None and maps.nbytes <= budget and len({d.sources.tails for d in with_series} - {None}) <= 1:
-        series = SeriesOnDevice(maps, device)
-        for dataset in with_series:
-            dataset.sources.series = series
-        budget -= maps.nbytes
-        done.append("time_series")
-    with_image = [d for d in datasets if d.present[:, 1].any()]
-    if with_image:
-        wanted = {d: np.unique(d.columns["image_row"][d.present[:, 1]]) for d in with_image}
-        union = np.unique(np.concatenate(list(wanted.values())))
-        size = len(union) * STORED_SIZE**2
-        if size <= budget and _same_shards(d.sources.image_shards for d in with_image):
-            images = ImagesOnDevice(with_image[0].sources.images, union, device)
-            for dataset in with_image:
-                dataset.sources.images = images
-            budget -= size
-            done.append("image")
-    with_note = [d for d in datasets if (d.present[:, 2] & (d.columns["n_tokens"] > 0)).any()]
-    if with_note and _same_shards(d.sources.note_shards for d in with_note):
-        texts = [np.stack([d.columns["note_offset"], d.columns["n_tokens"]]) for d in with_note]
-        texts = np.concatenate(texts, axis=1)
-        offsets, first = np.unique(texts[0, texts[1] > 0], return_index=True)
-        lengths = texts[1, texts[1] > 0][first]
-        maps = with_note[0].sources.notes
-        size = int(lengths.sum()) * (int(np.prod(maps.rows.row_shape)) * maps.rows.dtype.itemsize + 2)
-        if size <= budget:
-            notes = NotesOnDevice(maps, offsets, lengths, device)
-            for dataset in with_note:
-                dataset.sources.notes = notes
-            done.append("note")
-    return done
-
-
-def _same_shards(lists: Iterable[list[str]]) -> bool:
-    return len({tuple(names) for names in lists}) == 1
+    return placed

@@ -11,12 +11,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from flexcare_data.modalities import NOTE_WIDTH
 from flexcare_model.data.batch import Batch
 from flexcare_model.data.image_transforms import model_images
 from flexcare_model.data.index import SampleError
-
-NOTE_WIDTH = 768
-"""Width of the note vectors where no note was embedded."""
 
 Embedder = Callable[[Tensor, Tensor], Tensor]
 """Word-piece ids (B, N) and lengths (B,) to token vectors (B, N, width): the frozen encoder, for shards of ids."""

@@ -8,6 +8,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
+from flexcare_data.modalities import NOTE_WIDTH
 from flexcare_data.tasks import TASKS
 from flexcare_model.data.batch import MAX_LENGTH, Batch
 from flexcare_model.models.layers import Embedding, EncoderLayer
@@ -36,7 +37,7 @@ class ModelConfig:
     heads: int = 2
     dropout: float = 0.1
     max_hours: int = MAX_LENGTH
-    note_width: int = 768
+    note_width: int = NOTE_WIDTH
     note_dropout: float = 0.0
     attention_mask: Literal["strict", "released"] = "strict"
     encoder: Literal["blocks", "dense"] = "blocks"

@@ -27,6 +27,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from flexcare_data.modalities import COMBINATIONS, LETTERS
 from flexcare_data.tasks import TASKS
 from flexcare_model.data.batch import MODALITIES, Batch
 from flexcare_model.models.base import Model, ModelConfig, Output, full_precision
@@ -34,7 +35,6 @@ from flexcare_model.models.layers import EncoderLayer
 from flexcare_model.models.losses import decorrelation, expected_load, prediction_loss, squared_variation
 from flexcare_model.models.packing import SampleSequences
 
-COMBINATIONS = ("TIN", "TI", "TN", "IN", "T", "I", "N")
 TASK_ROWS = 7
 """Rows of the task tokens for the tasks of the paper, whichever are trained; a task of a larger id adds rows."""
 
@@ -171,7 +171,7 @@ class FlexCare(Model):
             self.experts = SharedExpert(width)
         self.fusion = Fusion(width, config.temperature, self.with_task)
         self.heads = self.linear_heads(2 * width if self.with_task else width)
-        member = torch.tensor([[letter in name for letter in "TIN"] for name in self.combinations])
+        member = torch.tensor([[letter in name for letter in LETTERS] for name in self.combinations])
         reads = torch.cat([torch.ones(int(self.with_task), 3, dtype=torch.bool), member])
         self.member = member  # (K, 3), stays on the CPU: modalities of a combination
         self.register_buffer("reads", reads, persistent=False)  # (S, 3): contents that a summary token reads

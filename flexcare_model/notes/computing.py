@@ -15,13 +15,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from flexcare_model.notes.encoder import WIDTH, Encoder, EncoderError
-from flexcare_model.notes.vectors import quantize
+from flexcare_data.modalities import NOTE_WIDTH
+from flexcare_model.notes.encoder import Encoder, EncoderError
+from flexcare_model.notes.storage import STORAGES, quantize
 
 CPU_BATCH_TOKENS = 2048
 """Padded tokens per batch on a CPU, at most."""
-STORED = {"float16": np.float16, "int8": np.int8, "tokens": np.int32}
-"""Kind of number by the setting `notes.storage`."""
 
 
 def batches(lengths: np.ndarray, budget: int) -> list[tuple[int, int]]:
@@ -37,7 +36,7 @@ def batches(lengths: np.ndarray, budget: int) -> list[tuple[int, int]]:
 
 
 def empty_arrays(storage: str, tokens: int) -> dict[str, np.ndarray]:
-    arrays = {"": np.empty((tokens, WIDTH), dtype=STORED[storage])}
+    arrays = {"": np.empty((tokens, NOTE_WIDTH), dtype=STORAGES[storage])}
     return arrays | {"scale": np.empty(tokens, dtype=np.float16)} if storage == "int8" else arrays
 
 

@@ -25,22 +25,23 @@ import torch
 
 from flexcare_data.code_digest import code_digest
 from flexcare_data.hashing import spec_key
+from flexcare_data.job_part import WHOLE, JobPart
+from flexcare_data.modalities import NOTE_WIDTH
 from flexcare_data.progress import meter
 from flexcare_data.schema import NOTES_INDEX, check
-from flexcare_data.shares import ALL, Share
 from flexcare_data.stages.work import StageWork
 from flexcare_data.store.folders import write_stage
 from flexcare_data.store.pools import Pool
 from flexcare_data.tasks import TASKS
-from flexcare_model.notes.computing import CPU_BATCH_TOKENS, STORED, batches, computing, empty_arrays, put
+from flexcare_model.notes.computing import CPU_BATCH_TOKENS, batches, computing, empty_arrays, put
 from flexcare_model.notes.encoder import (
-    WIDTH,
     Encoder,
     EncoderError,
     encoder_digest,
     find_encoder,
     load_encoder,
 )
+from flexcare_model.notes.storage import STORAGES
 
 PART_TOKENS = 2**18
 """Tokens per part: 403 MB in float16. Fixed, as it decides the bytes of a build."""
@@ -68,15 +69,15 @@ def build(
     batch_tokens: int = 8192,
     device: str = "auto",
     threads: int | None = None,
-    share: Share | None = None,
+    part: JobPart | None = None,
     group_readable: bool = True,
     verify: Callable[[], None] = lambda: None,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, int]:
     """Embed what the pool lacks of ``wanted`` and write the stage ``out_dir`` that points into the pool beside it.
 
-    With ``share`` only that share of the parts is added to the pool, and no stage is written. Several shares may be
-    embedded at once, on several machines; the stage then finds all of them done.
+    With ``part`` only that part of the work is done, and no stage is written. Several jobs may do one part each at
+    once, on several machines; the stage then finds all texts in the pool.
 
     Args:
         sections: SECTIONS.
@@ -88,20 +89,20 @@ def build(
         batch_tokens: padded tokens per batch; on a CPU at most 2048.
         device: auto (CUDA where there is one), cpu, cuda.
         threads: on a CPU, batches at once; None: the cores this process may use.
-        share: one of several shares of the work, for a job of its own.
+        part: one of several parts of the work, done by one job; None: all of it, and the stage.
         verify: called before the stage is sealed, see `write_stage`.
         progress: called with tokens done and to do.
 
     Returns:
-        Counts as in counts.json: notes (pairs), texts, tokens, texts_without_tokens; with ``share`` what the pool holds
-        of ``wanted`` by now, other shares included.
+        Counts as in counts.json: notes (pairs), texts, tokens, texts_without_tokens; with ``part`` what the pool holds
+        of ``wanted`` by now, by other jobs too.
 
     Raises:
         EncoderError: see `load_encoder`; also without the CUDA asked for, or with too little of its memory.
         ValueError: if a wanted section is missing in ``sections``.
     """
-    if storage not in STORED:
-        raise ValueError(f"notes.storage: expected one of {sorted(STORED)}, got {storage!r}")
+    if storage not in STORAGES:
+        raise ValueError(f"notes.storage: expected one of {sorted(STORAGES)}, got {storage!r}")
     store = Path(out_dir).parent
     notes = _texts(sections, wanted)
     texts = notes.unique("text_key").select("text_key", "text").sort("text_key")
@@ -111,7 +112,7 @@ def build(
     todo = set(texts.join(_known(pool), on="text_key", how="anti")["text_key"])
     if todo:
         pool.prepare()
-        work = _Work(batch_tokens, _device(device), threads, share or ALL)
+        work = _Work(batch_tokens, _device(device), threads, part or WHOLE)
         _grow(pool, texts, todo, load_encoder(str(folder)), work, progress)
     index = (
         notes.join(_known(pool), on="text_key", how="inner", validate="m:1")
@@ -125,7 +126,7 @@ def build(
         "tokens": int(distinct["n_tokens"].sum()),
         "texts_without_tokens": distinct.filter(pl.col("n_tokens") == 0).height,
     }
-    if share is not None:
+    if part is not None:
         return counts
     with write_stage(out_dir, spec=spec, group_readable=group_readable, verify=verify) as building:
         check(index, NOTES_INDEX).write_parquet(building / "index.parquet")
@@ -141,7 +142,7 @@ def pool_spec(digest: str, *, storage: str, max_tokens: int) -> dict[str, Any]:
     return {
         "pool": "notes",
         "encoder": digest,
-        "width": WIDTH,
+        "width": NOTE_WIDTH,
         "storage": storage,
         "max_tokens": max_tokens,
         "special_tokens": False,
@@ -186,12 +187,12 @@ def _known(pool: Pool) -> pl.DataFrame:
 
 @dataclass(frozen=True)
 class _Work:
-    """How the work is done, and which share of it."""
+    """How the work is done, and which part of it."""
 
     batch_tokens: int
     device: torch.device
     threads: int | None
-    share: Share
+    part: JobPart
 
 
 def _grow(
@@ -209,8 +210,8 @@ def _grow(
     pieces = encoder.pieces(texts["text"].to_list(), max_tokens)
     keys = texts["text_key"].to_list()
     order = sorted(range(len(keys)), key=lambda i: (len(pieces[i]), keys[i]))
-    shared = work.share.of(list(_parts(order, [len(ids) for ids in pieces])))
-    parts = [lacking for part in shared if (lacking := [i for i in part if keys[i] in todo])]
+    chosen = work.part.of(list(_parts(order, [len(ids) for ids in pieces])))
+    parts = [lacking for part in chosen if (lacking := [i for i in part if keys[i] in todo])]
     total, done = sum(len(pieces[i]) for part in parts for i in part), 0
     if storage != "tokens":
         encoder.to(device)
@@ -282,7 +283,7 @@ def run(work: StageWork) -> None:
         batch_tokens=settings["batch_tokens"],
         device=settings["device"],
         threads=work.threads,
-        share=settings.get("part"),
+        part=settings.get("part"),
         group_readable=work.group_readable,
         verify=work.check_unchanged,
         progress=meter("tokens"),

@@ -23,9 +23,7 @@ from torch import Tensor
 
 from flexcare_data.errors import UserError
 from flexcare_data.hashing import file_digest
-
-WIDTH = 768
-"""Width of the token vectors that the models take."""
+from flexcare_data.modalities import NOTE_WIDTH
 
 FILES = ("*.json", "*.txt", "*.safetensors", "*.model")
 _NO_EFFECT = ("transformers_version", "_name_or_path", "torch_dtype", "dtype", "architectures")
@@ -117,8 +115,10 @@ def load_encoder(name: str) -> Encoder:
     absent = sorted(key for key in loading["missing_keys"] if not key.startswith("pooler."))
     if absent:
         raise EncoderError(f"encoder {name}: {len(absent)} weights are missing, {absent[0]} for one")
-    if model.config.hidden_size != WIDTH:
-        raise EncoderError(f"encoder {name}: expected token vectors of width {WIDTH}, got {model.config.hidden_size}")
+    if model.config.hidden_size != NOTE_WIDTH:
+        raise EncoderError(
+            f"encoder {name}: expected token vectors of width {NOTE_WIDTH}, got {model.config.hidden_size}"
+        )
     return Encoder(tokenizer, model.eval().requires_grad_(False), encoder_digest(folder))
 
 

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import torch
 
-from flexcare_model.notes.encoder import WIDTH, quiet
+from flexcare_data.modalities import NOTE_WIDTH
+from flexcare_model.notes.encoder import quiet
 
 _SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
@@ -23,7 +24,7 @@ def make_tiny_encoder(folder: Path, texts: Iterable[str], *, seed: int = 0, word
     vocabulary = _vocabulary(texts, words)
     config = BertConfig(
         vocab_size=len(vocabulary),
-        hidden_size=WIDTH,
+        hidden_size=NOTE_WIDTH,
         num_hidden_layers=2,
         num_attention_heads=4,
         intermediate_size=256,

@@ -1,58 +1,93 @@
-"""Note vectors as they are stored, and a reader of them that needs no model.
+"""The reader of stored note vectors. It needs no model and no torch.
 
-In: the folder `data/notes/` of an output folder. Out: the vectors of one section of one note.
+In: the folder `data/notes/` of an output folder. Out: where the tokens of a note's section are, and their vectors.
 """
 
 from __future__ import annotations
 
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
 
-from flexcare_data.store.pools import Pool, read_pool
+from flexcare_data.store.pools import read_pool
+from flexcare_data.store.shards import Kinds, ShardedRows, ShardError, check_inside, look_up, read_output_table
+from flexcare_model.notes.storage import STORAGES, dequantize
 
-
-def quantize(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Vectors (n, width) as int8 and one float16 scale per row, so that ``int8 * scale`` is near them."""
-    scale = (np.abs(vectors).max(axis=1, initial=0.0) / 127).astype(np.float16)
-    divisor = np.where(scale == 0, 1, scale).astype(np.float32)[:, None]
-    # The scale was rounded to float16, so that the largest value may come out as 127.06.
-    return np.rint(vectors / divisor).clip(-127, 127).astype(np.int8), scale
-
-
-def dequantize(vectors: np.ndarray, scale: np.ndarray) -> np.ndarray:
-    """float32 vectors of what `quantize` made."""
-    return vectors.astype(np.float32) * scale.astype(np.float32)[:, None]
+_SCALES: Kinds = {"<f2": ()}
 
 
 class NoteVectors:
-    """Reads the vectors of notes from a ``data/notes`` folder (or the stage it shows)."""
+    """Reads the vectors of notes from a ``data/notes`` folder (or the stage it shows), opened when first used.
 
-    def __init__(self, folder: Path):
+    Tokens have numbers: those of the first shard from 0 on, then those of the next one.
+
+    Attributes:
+        storage: float16, int8 (with one scale per token) or tokens (word-piece ids).
+        width: length of a token's vector.
+    """
+
+    def __init__(self, folder: Path | str):
         self.folder = Path(folder)
         spec = read_pool(self.folder / "shards")
         self.storage, self.width = spec["storage"], spec["width"]
-        self._pool = Pool(self.folder / "shards", key="text_key")
-        self._arrays: dict[tuple[str, str], np.ndarray] = {}
+        if self.storage not in STORAGES:
+            raise ShardError(f"{self.folder}: expected a storage of {list(STORAGES)}, got another one; rebuild it")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return NoteVectors, (self.folder,)  # memory maps are opened again in a worker process
 
     @cached_property
-    def places(self) -> dict[tuple[str, str], tuple[str, int, int]]:
-        """(note_id, section) -> (shard, first token, tokens)."""
-        index = pl.read_parquet(self.folder / "index.parquet").with_columns(pl.col("section").cast(pl.String))
-        keys = index.select("note_id", "section").iter_rows()
-        return dict(zip(keys, index.select("shard", "offset", "n_tokens").iter_rows(), strict=True))
+    def _index(self) -> pl.DataFrame:
+        return read_output_table(self.folder / "index.parquet").with_columns(pl.col("section").cast(pl.String))
+
+    @cached_property
+    def rows(self) -> ShardedRows:
+        """The tokens: vectors (width,), or ids."""
+        kinds: Kinds = {np.dtype(STORAGES[self.storage]).str: () if self.storage == "tokens" else (self.width,)}
+        shards = self._index["shard"].unique().sort()
+        return ShardedRows(self.folder / "shards", [f"{stem}.npy" for stem in shards], kinds)
+
+    @cached_property
+    def scales(self) -> ShardedRows | None:
+        """The scale of each token, for int8."""
+        if self.storage != "int8":
+            return None
+        names = [f"{name.removesuffix('.npy')}.scale.npy" for name in self.rows.names]
+        return ShardedRows(self.folder / "shards", names, _SCALES)
+
+    def locate(self, ids: pl.DataFrame) -> np.ndarray:
+        """First token and number of tokens of each of ``ids`` (note_id, section), int64 (n, 2); zeros for a null.
+
+        Raises:
+            ShardError: if the index lacks one of them or points outside its shard.
+        """
+        path = self.folder / "index.parquet"
+        found = look_up(path, ids.select("note_id", "section"), ["note_id", "section"])
+        first, length = self.rows.spans(found["shard"] + ".npy")
+        check_inside(path, found["n_tokens"], length)
+        check_inside(path, found["offset"], length - found["n_tokens"])
+        places = [(first + found["offset"]).fill_null(0), found["n_tokens"].fill_null(0)]
+        return np.stack([place.to_numpy().astype(np.int64) for place in places], axis=1)
+
+    @cached_property
+    def places(self) -> dict[tuple[str, str], tuple[int, int]]:
+        """(note_id, section) -> (first token, tokens)."""
+        ids = self._index.select("note_id", "section")
+        return dict(zip(ids.iter_rows(), map(tuple, self.locate(ids).tolist()), strict=True))
+
+    def read(self, first: int, n: int) -> tuple[np.ndarray, np.ndarray | None]:
+        """``n`` tokens from ``first`` on, without a copy: vectors (n, width) or ids (n,), and for int8 the scales."""
+        return self.rows.read(first, n), None if self.scales is None else self.scales.read(first, n)
 
     def stored(self, note_id: str, section: str) -> tuple[np.ndarray, np.ndarray | None]:
-        """Slices of the mapped shards, without a copy: vectors (n, width) or ids (n,), and for int8 the scales (n,)."""
+        """What `read` gives for one section of one note."""
         try:
-            shard, offset, n_tokens = self.places[note_id, section]
+            return self.read(*self.places[note_id, section])
         except KeyError:
             raise KeyError(f"{self.folder}: this section of this note is in no cohort and was not embedded") from None
-        place = slice(offset, offset + n_tokens)
-        scale = self._array(shard, "scale")[place] if self.storage == "int8" else None
-        return self._array(shard, "")[place], scale
 
     def vectors(self, note_id: str, section: str) -> np.ndarray:
         """Token vectors (n, width): float16 as stored (a mapped slice), or float32 made of int8.
@@ -64,8 +99,3 @@ class NoteVectors:
         if self.storage == "tokens":
             raise ValueError(f"{self.folder}: holds word-piece ids, expected vectors (notes.storage)")
         return vectors if scale is None else dequantize(vectors, scale)
-
-    def _array(self, shard: str, name: str) -> np.ndarray:
-        if (shard, name) not in self._arrays:
-            self._arrays[shard, name] = self._pool.array(shard, name)
-        return self._arrays[shard, name]

@@ -11,17 +11,15 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from flexcare_data.hashing import file_digest
+from flexcare_data.series import series_files
 from flexcare_data.store.folders import MANIFEST, StoreError, read_manifest
-
-_SERIES = ("index.parquet", "values.npy", "observed.npy", "scaler.json")
-_TAILS = ("index.parquet", "values.npy", "observed.npy")
 
 
 def data_digest(output: Path, tasks: Iterable[str]) -> str:
     """sha256 of names and contents of the cohorts of ``tasks``, the hourly grids, and the indices of the shards."""
-    names = [f"data/hourly/{name}" for name in _SERIES] + ["data/cxr/index.parquet", "data/notes/index.parquet"]
+    names = {"data/cxr/index.parquet", "data/notes/index.parquet"}
     for task in tasks:
-        names += [f"cohorts/{task}.parquet", *(f"data/hourly/{task}_tails/{name}" for name in _TAILS)]
+        names |= {f"cohorts/{task}.parquet", *series_files(task)}
     total = hashlib.sha256()
     for name in sorted(names):
         path = Path(output) / name

@@ -14,6 +14,7 @@ import numpy as np
 import polars as pl
 import torch
 
+from flexcare_data.modalities import LETTERS
 from flexcare_model.data.dataset import SampleError, TaskDataset, load_task
 from flexcare_model.data.loader import Feed
 from flexcare_model.models import Model
@@ -21,9 +22,6 @@ from flexcare_model.notes.encoder import Encoder, EncoderError, load_encoder
 from flexcare_model.training.checkpoint import load_model
 from flexcare_model.training.evaluate import predictions, score
 from flexcare_model.training.run_config import RunConfig
-
-LETTERS = ("T", "I", "N")
-"""Of the modalities, as in the names of the combinations."""
 
 
 def predict(

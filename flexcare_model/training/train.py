@@ -17,7 +17,6 @@ import hashlib
 import logging
 import math
 import random
-import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +24,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import torch
+from tqdm import tqdm
 
 from flexcare_data.errors import UserError
 from flexcare_data.hashing import file_digest
@@ -49,6 +49,8 @@ from flexcare_model.training.run_config import Execution, RunConfig
 
 logger = logging.getLogger(__name__)
 
+_BATCHES_PER_LOSS = 20
+"""The progress bar shows the mean loss every so many batches: to read it, the host waits for the GPU."""
 _SUBSET_SEED = 0
 """Of the fixed share of the training data: the same samples for every model and seed."""
 _METRICS = (*METRICS["binary"], "average_precision", *METRICS["multilabel"], *METRICS["multiclass"])
@@ -120,7 +122,7 @@ def train(
     torch.utils.deterministic.fill_uninitialized_memory = False
     data = _load(output, run, interaction, embedder)
     outputs = {task: splits.train.n_outputs for task, splits in data.items()}
-    place_inputs([d for s in data.values() for d in (s.train, s.val, s.test) if d], execution.data_device, device)
+    data = _placed(data, execution.data_device, device)
     feed = Feed(device, execution.workers)
     seed_everything(run.seed, 0, "weights")
     model = MODELS[run.model](run.settings, outputs).to(device)
@@ -174,7 +176,6 @@ class _Loop:
             model.compile_layers()
         self.forward = model
         self.saved = time.monotonic()
-        self.progress = Progress()
 
     def run_epochs(self) -> None:
         state, run = self.state, self.run
@@ -219,7 +220,15 @@ class _Loop:
         self.model.train()
         total = torch.zeros((), dtype=torch.float64, device=self.feed.device)
         generator = torch.Generator().manual_seed(seed)
-        for number, batch in enumerate(self.feed.batches(data, groups, generator)):
+        batches = tqdm(
+            self.feed.batches(data, groups, generator),
+            desc=f"epoch {self.state.epoch}/{run.epochs} {task}",
+            total=len(groups),
+            unit="batch",
+            leave=False,
+            disable=None,
+        )
+        for number, batch in enumerate(batches, 1):
             with mixed_precision(self.feed.device, run.precision):
                 output = self.forward(batch)
                 loss = self.model.loss(output, batch)
@@ -231,8 +240,8 @@ class _Loop:
                 group["lr"] = rate  # each task has its own
             self.optimizer.step()
             total += loss.detach()
-            self.progress.show(self.state.epoch, run.epochs, task, number + 1, len(groups), len(batch), loss)
-        self.progress.clear()
+            if not batches.disable and number % _BATCHES_PER_LOSS == 0:
+                batches.set_postfix(loss=f"{float(total) / number:.4f}", refresh=False)
         mean = float(total) / len(groups)
         if not math.isfinite(mean):
             raise TrainError(
@@ -307,31 +316,6 @@ def choose_device(name: str) -> torch.device:
     return torch.device("cuda" if name == "cuda" or (name == "auto" and torch.cuda.is_available()) else "cpu")
 
 
-class Progress:
-    """One line on the terminal that is written over; nothing where stderr is no terminal."""
-
-    def __init__(self) -> None:
-        self.shown = sys.stderr.isatty()
-        self.last, self.samples, self.width = time.monotonic(), 0, 0
-
-    def show(self, epoch: int, epochs: int, task: str, batch: int, batches: int, samples: int, loss) -> None:
-        self.samples += samples
-        now = time.monotonic()
-        if not self.shown or (now - self.last < 0.5 and batch < batches):
-            return
-        rate = self.samples / max(now - self.last, 1e-9)
-        line = f"epoch {epoch}/{epochs}  {task} {batch}/{batches}  loss {float(loss):.4f}  {rate:.0f} samples/s"
-        sys.stderr.write("\r" + line.ljust(self.width))
-        sys.stderr.flush()
-        self.last, self.samples, self.width = now, 0, len(line)
-
-    def clear(self) -> None:
-        if self.shown and self.width:
-            sys.stderr.write("\r" + " " * self.width + "\r")
-            sys.stderr.flush()
-        self.width = 0
-
-
 def _load(output: Path, run: RunConfig, interaction: bool, embedder: Embedder | None) -> dict[str, Splits]:
     data = {}
     for task in run.tasks:
@@ -355,6 +339,13 @@ def _load(output: Path, run: RunConfig, interaction: bool, embedder: Embedder | 
             f"expected training samples in the cohorts of {', '.join(run.tasks)} in {output}, got none"
         )
     return data
+
+
+def _placed(data: dict[str, Splits], where: str, device: torch.device) -> dict[str, Splits]:
+    """``data`` with its inputs where the setting `data_device` says."""
+    parts = {(task, name): part for task, s in data.items() for name, part in vars(s).items() if part is not None}
+    placed = dict(zip(parts, place_inputs(list(parts.values()), where, device), strict=True))
+    return {task: Splits(*(placed.get((task, name)) for name in ("train", "val", "test"))) for task in data}
 
 
 def _is_out_of_memory(error: Exception) -> bool:

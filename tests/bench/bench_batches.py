@@ -46,7 +46,7 @@ def main() -> None:
             output = write_output(Path(folder), stays=96, hours=(520, 600), tokens=(512, 513), storage=storage)
             for modalities in (("time_series",), ("note",), ("time_series", "note")):
                 data = load_task(output, "phenotyping", None, modalities=modalities)
-                full = np.flatnonzero((data.columns["n_tokens"] == 512) | ("note" not in modalities))
+                full = np.flatnonzero((data.inputs.places["note"][:, 1] == 512) | ("note" not in modalities))
                 rows = rng.permutation(full)[:BATCH]
                 batch = data.batch(rows)
                 tensors = [batch.ts, batch.note_tok][slice("time_series" not in modalities, 1 + ("note" in modalities))]

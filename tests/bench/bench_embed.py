@@ -16,8 +16,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from flexcare_data.modalities import NOTE_WIDTH
 from flexcare_model.notes import embed
-from flexcare_model.notes.encoder import WIDTH, Encoder
+from flexcare_model.notes.encoder import Encoder
 from flexcare_model.notes.vectors import dequantize, quantize
 
 
@@ -51,7 +52,7 @@ def ours(encoder: Encoder, pieces: list[np.ndarray], device: torch.device, threa
     pieces = sorted(pieces, key=len)
     lengths = np.array([len(ids) for ids in pieces])
     offsets = np.concatenate([[0], np.cumsum(lengths)])
-    vectors = np.empty((int(offsets[-1]), WIDTH), np.float16)
+    vectors = np.empty((int(offsets[-1]), NOTE_WIDTH), np.float16)
     jobs = [(int(offsets[a]), pieces[a:b]) for a, b in embed._batches(lengths, budget)]
     with embed._computing(encoder, device, threads) as compute:
         for start, part in compute(jobs):

@@ -23,6 +23,7 @@ import numpy as np
 import polars as pl
 import torch
 
+from flexcare_data.modalities import NOTE_WIDTH
 from flexcare_data.stages.hourly import mimic3_scaler
 from flexcare_data.store.folders import STORE_FORMAT
 from flexcare_data.store.pools import POOL
@@ -41,7 +42,6 @@ SAMPLES = {
 
 STAYS, IMAGES, NOTES = 59_798, 132_576, 55_000
 MEAN_HOURS, MEAN_TOKENS = 85, 110
-WIDTH = 768
 
 
 def fabricate(output: Path, share: float) -> None:
@@ -90,12 +90,12 @@ def _images(folder: Path, n: int, rng: np.random.Generator) -> None:
 
 def _notes(folder: Path, n: int, rng: np.random.Generator) -> None:
     (folder / "shards").mkdir(parents=True)
-    spec = {"storage": "float16", "width": WIDTH, "encoder": "fabricated"}
+    spec = {"storage": "float16", "width": NOTE_WIDTH, "encoder": "fabricated"}
     (folder / "shards" / POOL).write_text(json.dumps({"format": STORE_FORMAT, "spec": spec}))
     tokens = np.clip(rng.gamma(2.0, MEAN_TOKENS / 2, n), 1, 512).astype(np.int64)
     total = int(tokens.sum())
-    shard = np.lib.format.open_memmap(folder / "shards/part-0.npy", "w+", np.float16, (total, WIDTH))
-    tile = rng.normal(0, 0.5, (1 << 16, WIDTH)).astype(np.float16)
+    shard = np.lib.format.open_memmap(folder / "shards/part-0.npy", "w+", np.float16, (total, NOTE_WIDTH))
+    tile = rng.normal(0, 0.5, (1 << 16, NOTE_WIDTH)).astype(np.float16)
     for start in range(0, total, len(tile)):
         shard[start : start + len(tile)] = tile[: total - start]
     names = [f"{row:08d}" for row in range(n)]

@@ -16,7 +16,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from flexcare_data.stages.images.decoding import SIDE, decode
+from flexcare_data.modalities import IMAGE_SIDE
+from flexcare_data.stages.images.decoding import decode
 
 OPEN_DATA = Path(os.environ.get("FLEXCARE_OPEN_DATA") or Path(__file__).resolve().parents[3] / "shared")
 
@@ -25,10 +26,10 @@ def full(data: bytes) -> np.ndarray:
     """Every pixel decoded, shorter side to 256, centre."""
     image = Image.open(io.BytesIO(data)).convert("L")
     short = min(image.size)
-    size = tuple(int(SIDE * side / short) for side in image.size)
+    size = tuple(int(IMAGE_SIDE * side / short) for side in image.size)
     image = image.resize(size, Image.Resampling.BILINEAR)
-    left, top = (round((side - SIDE) / 2) for side in size)
-    return np.asarray(image.crop((left, top, left + SIDE, top + SIDE)))
+    left, top = (round((side - IMAGE_SIDE) / 2) for side in size)
+    return np.asarray(image.crop((left, top, left + IMAGE_SIDE, top + IMAGE_SIDE)))
 
 
 def generated(number: int) -> bytes:

@@ -219,8 +219,8 @@ def linked(base, output: Path) -> Path:
 @pytest.mark.parametrize("kind", list(hostile_shards(Path())))
 @pytest.mark.parametrize("name", ["hourly/values.npy", "cxr/shards", "notes/shards"])
 def test_a_hostile_shard_is_refused(base, tmp_path, name, kind):
+    from flexcare_data.store.shards import ShardError
     from flexcare_model.data.dataset import load_task
-    from flexcare_model.data.shards import ShardError
 
     output, content = linked(base, tmp_path / "output"), hostile_shards(tmp_path / "mark")[kind]
     place = output / "data" / name
@@ -251,9 +251,9 @@ def test_a_hostile_shard_is_refused(base, tmp_path, name, kind):
     ],
 )
 def test_an_index_that_points_elsewhere_is_refused(base, tmp_path, index, change):
+    from flexcare_data.store.shards import ShardError
     from flexcare_model.data.dataset import load_task
     from flexcare_model.data.index import SampleError
-    from flexcare_model.data.shards import ShardError
 
     output = linked(base, tmp_path / "output")
     path = output / "data" / index / "index.parquet"

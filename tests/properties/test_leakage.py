@@ -22,7 +22,7 @@ from support.paths import RAW
 
 from flexcare_data.options import PROTOCOLS
 from flexcare_data.schema import KNOWN_ONLY_LATER
-from flexcare_data.series import SeriesReader
+from flexcare_data.series import HourlyRows
 from flexcare_data.tasks import TASKS as PACKAGE_TASKS
 
 PUBLISHED = PROTOCOLS["flexcare"].model_dump()
@@ -49,12 +49,13 @@ def append(path: Path, rows: list[dict]) -> None:
 def samples_of(roots: Roots, out: Path, task: str, **options: str) -> Samples:
     """Everything that a model sees of each sample, by sample_id."""
     build(roots, out, PUBLISHED | options, tasks=(task,))
-    reader = SeriesReader(out / "published", task)
+    rows = HourlyRows(out / "published", task)
+    cohort = pl.read_parquet(out / f"cohort-{task}" / f"{task}.parquet")
     found = {}
-    for row in pl.read_parquet(out / f"cohort-{task}" / f"{task}.parquet").iter_rows(named=True):
+    for row, ranges in zip(cohort.iter_rows(named=True), rows.ranges(cohort), strict=True):
         series = ()
         if row["stay_id"] is not None:
-            values, seen = reader.rows(row["sample_id"], row["stay_id"], row["n_hours"])
+            values, seen = rows.read(ranges)
             series = (values.tobytes(), seen.tobytes())
         found[row["sample_id"]] = (row, *series)
     return found

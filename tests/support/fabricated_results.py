@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
+from flexcare_data.modalities import COMBINATIONS
 from flexcare_data.options import PAPER_TASKS
 from flexcare_data.store.folders import write_stage
 from flexcare_data.tasks import TASKS
@@ -266,7 +267,7 @@ def fabricate_analysis(
         experts = [
             (task, combination, expert, int(rng.integers(0, 90)))
             for task in tasks
-            for combination in ("TIN", "TI", "TN", "IN", "T", "I", "N")
+            for combination in COMBINATIONS
             for expert in range(10)
         ]
         columns = ["task", "combination", "expert", "chosen"]
@@ -274,7 +275,7 @@ def fabricate_analysis(
         scores = []
         for task in tasks:
             for metric in TASKS[task].metrics:
-                for kept in ("TIN", "TI", "TN", "IN", "T", "I", "N"):
+                for kept in COMBINATIONS:
                     scores.append(
                         (task, "subset", kept, None, 60, metric, 0.55 + 0.1 * len(kept) + rng.normal(0, 0.01))
                     )

@@ -12,11 +12,11 @@ import numpy as np
 import polars as pl
 
 from flexcare_data import schema
+from flexcare_data.modalities import IMAGE_SIDE, NOTE_WIDTH
 from flexcare_data.store.folders import STORE_FORMAT
 from flexcare_data.tasks import TASKS
 from flexcare_data.variables import CATEGORIES, CONTINUOUS, VARIABLES
 
-WIDTH = 768
 SPLIT = pl.Enum(["train", "val", "test"])
 SECTION = pl.Enum(["past_medical_history", "brief_hospital_course"])
 
@@ -89,7 +89,7 @@ def _write_images(output: Path, rng, severity, shards: int) -> None:
     index = []
     for number, part in enumerate(np.array_split(owners, shards)):
         brightness = np.clip(120 + 40 * severity[part], 0, 230).astype(np.uint8)
-        noise = rng.integers(0, 20, size=(len(part), 256, 256), dtype=np.uint8)
+        noise = rng.integers(0, 20, size=(len(part), IMAGE_SIDE, IMAGE_SIDE), dtype=np.uint8)
         np.save(folder / f"part-{number}.npy", brightness[:, None, None] + noise)
         index += [(f"dicom-{i:04d}", f"part-{number}.npy", row, None) for row, i in enumerate(part)]
     index[1] = (index[1][0], None, None, "truncated")
@@ -101,16 +101,16 @@ def _write_images(output: Path, rng, severity, shards: int) -> None:
 def _write_notes(output: Path, rng, severity, tokens, storage: str, shards: int) -> None:
     folder = output / "data" / "notes" / "shards"
     folder.mkdir(parents=True)
-    spec = {"storage": storage, "width": WIDTH, "encoder": "fabricated"}
+    spec = {"storage": storage, "width": NOTE_WIDTH, "encoder": "fabricated"}
     (folder / "pool.json").write_text(json.dumps({"format": STORE_FORMAT, "spec": spec}))
-    direction = rng.normal(size=WIDTH)
+    direction = rng.normal(size=NOTE_WIDTH)
     index = []
     for number, part in enumerate(np.array_split(np.arange(len(severity)), shards)):
         lengths = np.repeat(rng.integers(*tokens, size=len(part)), 2)  # both sections
         lengths[:2] = tokens[1]
         lengths[-1] = 0  # a text without word pieces
         owner = np.repeat(np.repeat(part, 2), lengths)
-        vectors = 0.3 * (severity[owner, None] * direction + rng.normal(size=(len(owner), WIDTH)))
+        vectors = 0.3 * (severity[owner, None] * direction + rng.normal(size=(len(owner), NOTE_WIDTH)))
         stem = f"part-{number}"
         if storage == "float16":
             np.save(folder / f"{stem}.npy", vectors.astype(np.float16))

@@ -24,12 +24,13 @@ import polars as pl
 
 from flexcare_data.code_digest import code_digest
 from flexcare_data.hashing import spec_key
+from flexcare_data.job_part import WHOLE, JobPart
+from flexcare_data.modalities import IMAGE_SIDE
 from flexcare_data.progress import Progress, meter
 from flexcare_data.raw.radiographs import MISSING, radiograph_path, with_sizes
 from flexcare_data.raw.tables import empty_counts
 from flexcare_data.schema import CXR_INDEX, check
-from flexcare_data.shares import ALL, Share
-from flexcare_data.stages.images.decoding import SIDE, ImageError, decode_into
+from flexcare_data.stages.images.decoding import ImageError, decode_into
 from flexcare_data.stages.images.radiographs import read_radiographs
 from flexcare_data.stages.work import StageWork
 from flexcare_data.store.folders import atomic_write, write_stage
@@ -71,7 +72,7 @@ def build(
     """Decode what the pool lacks of ``dicoms`` and write the stage ``out_dir`` that points into the pool.
 
     A radiograph whose file has another size than when it was decoded is decoded again. A killed build keeps the
-    parts that it finished. Bytes do not depend on ``processes``, nor on what `decode_share` did before.
+    parts that it finished. Bytes do not depend on ``processes``, nor on what `decode_part` did before.
 
     Args:
         dicoms: dicom_id, subject_id, study_id; repeated rows count once.
@@ -126,27 +127,27 @@ def build(
     return counts
 
 
-def decode_share(
+def decode_part(
     dicoms: pl.DataFrame,
     root: Path,
-    share: Share,
+    part: JobPart,
     *,
     pool_dir: Path,
     processes: int = 1,
     group_readable: bool = True,
     progress: Progress | None = None,
 ) -> int:
-    """Decode what the pool lacks of a share of ``dicoms``, without a stage; files with problems are left to `build`.
+    """Decode the ``part`` of ``dicoms`` that the pool lacks, without a stage; files with problems are left to `build`.
 
-    Several shares may be decoded at once, on several machines: every part of the pool belongs to one of them.
+    Several jobs may do one part each at once, on several machines: every file of the pool is made by one of them.
 
     Returns:
-        How many radiographs of the share are in the pool now.
+        How many radiographs of the part are in the pool now.
     """
     pool = Pool(pool_dir, key="dicom_id", spec=pool_spec(), group_readable=group_readable)
-    parts = [with_sizes(part, root) for part in _parts(_needed(dicoms), share)]
+    parts = [with_sizes(frame, root) for frame in _parts(_needed(dicoms), part)]
     broken = _grow(pool, parts, root, processes, progress)
-    return sum(part["bytes"].count() for part in parts) - len(broken)
+    return sum(frame["bytes"].count() for frame in parts) - len(broken)
 
 
 def _needed(dicoms: pl.DataFrame) -> pl.DataFrame:
@@ -156,9 +157,9 @@ def _needed(dicoms: pl.DataFrame) -> pl.DataFrame:
     return needed
 
 
-def _parts(needed: pl.DataFrame, share: Share = ALL) -> list[pl.DataFrame]:
+def _parts(needed: pl.DataFrame, job: JobPart = WHOLE) -> list[pl.DataFrame]:
     """What goes into one part of the pool together, whoever makes it and whatever the pool holds already."""
-    return share.of([needed.slice(start, PART_SIZE) for start in range(0, needed.height, PART_SIZE)])
+    return job.of([needed.slice(start, PART_SIZE) for start in range(0, needed.height, PART_SIZE)])
 
 
 def _known(pool: Pool, needed: pl.DataFrame) -> pl.DataFrame:
@@ -217,7 +218,7 @@ def _grow(
 
 def _reserve(path: Path, n: int) -> None:
     """An array of ``n`` tensors whose place on the disk is taken: a mapped page without one kills the process."""
-    np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=(n, SIDE, SIDE)).flush()
+    np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=(n, IMAGE_SIDE, IMAGE_SIDE)).flush()
     with path.open("r+b") as file:
         os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
 
@@ -292,7 +293,7 @@ def run(work: StageWork) -> None:
         "progress": meter("images"),
     }
     if (part := work.settings.get("part")) is not None:
-        n = decode_share(wanted, root, part, **how)
+        n = decode_part(wanted, root, part, **how)
         print(f"part {part.number} of {part.total}: {n:,} radiographs are in the store")
         return
     counts = build(

@@ -16,8 +16,8 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from flexcare_data.errors import UserError
+from flexcare_data.modalities import IMAGE_SIDE
 
-SIDE = 256
 DECODED_SIDE = 512
 _LONGEST_SHAPE = 10
 
@@ -74,10 +74,10 @@ def _shrink(image: Image.Image, box: tuple[float, float, float, float] | None) -
     if box is not None:
         width, height = box[2] - box[0], box[3] - box[1]
     short = min(width, height)
-    size = (int(SIDE * width / short), int(SIDE * height / short))
+    size = (int(IMAGE_SIDE * width / short), int(IMAGE_SIDE * height / short))
     image = image.resize(size, Image.Resampling.BILINEAR, box=box)
-    left, top = round((size[0] - SIDE) / 2), round((size[1] - SIDE) / 2)
-    tensor = np.asarray(image.crop((left, top, left + SIDE, top + SIDE)))
+    left, top = round((size[0] - IMAGE_SIDE) / 2), round((size[1] - IMAGE_SIDE) / 2)
+    tensor = np.asarray(image.crop((left, top, left + IMAGE_SIDE, top + IMAGE_SIDE)))
     if tensor.dtype != np.uint8:
         tensor = np.rint(tensor).clip(0, 255).astype(np.uint8)
     return tensor

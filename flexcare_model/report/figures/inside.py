@@ -17,13 +17,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from flexcare_data.modalities import COMBINATIONS
 from flexcare_data.tasks import TASKS
 from flexcare_model.report.figures.style import PAGE, SEQUENTIAL, house_style, new_figure, task_colour
 from flexcare_model.report.numbers.methods import compared, look, reference, task_token_variants
 from flexcare_model.report.numbers.results import METRIC_TITLES, Results, read_parquet, tasks_in
-
-COMBINATIONS = ("TIN", "TI", "TN", "IN", "T", "I", "N")
-SUBSET_ORDER = ("TIN", "TI", "TN", "IN", "T", "I", "N")
 
 
 def analysis_files(results: Results, model: str, experiment: str, name: str) -> list[Path]:
@@ -151,10 +149,10 @@ def missing_modalities(results: Results, *, below: int) -> Figure | None:
             upper.set_title(f"{TASKS[task].abbreviation}\n{METRIC_TITLES[metric]}", fontsize=7)
             upper.set_xlabel("modalities lost, %", fontsize=6.5)
             upper.set_xticks([0, 40, 80])
-            lower.set_xticks(range(len(SUBSET_ORDER)), SUBSET_ORDER, rotation=90)
-            lower.set_xlim(-0.6, len(SUBSET_ORDER) - 0.4)
+            lower.set_xticks(range(len(COMBINATIONS)), COMBINATIONS, rotation=90)
+            lower.set_xlim(-0.6, len(COMBINATIONS) - 0.4)
             # Lines between the subsets, as the points of one subset stand side by side.
-            lower.set_xticks([place + 0.5 for place in range(len(SUBSET_ORDER) - 1)], minor=True)
+            lower.set_xticks([place + 0.5 for place in range(len(COMBINATIONS) - 1)], minor=True)
             lower.tick_params(which="minor", length=0)
             lower.grid(axis="x", which="minor")
             for axes in (upper, lower):
@@ -173,9 +171,9 @@ def _drop_curve(axes: Axes, own: pl.DataFrame, drawn: dict[str, Any], offset: fl
 
 def _subset_points(axes: Axes, own: pl.DataFrame, drawn: dict[str, Any], offset: float) -> None:
     found = dict(own.select("kept", "value").rows())
-    places = [place + 0.12 * offset for place in range(len(SUBSET_ORDER))]
+    places = [place + 0.12 * offset for place in range(len(COMBINATIONS))]
     axes.plot(
-        places, [found.get(name, np.nan) for name in SUBSET_ORDER], **drawn | {"linestyle": "", "markersize": 2.2}
+        places, [found.get(name, np.nan) for name in COMBINATIONS], **drawn | {"linestyle": "", "markersize": 2.2}
     )
 
 

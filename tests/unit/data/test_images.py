@@ -20,12 +20,12 @@ from PIL import Image
 from support.paths import ROOT
 
 from flexcare_data.config import load_config
+from flexcare_data.job_part import JobPart
 from flexcare_data.plan import Plan
 from flexcare_data.raw.radiographs import STATE, radiograph_path
 from flexcare_data.schema import CXR_INDEX, check
-from flexcare_data.shares import Share
 from flexcare_data.stages.images import build as images
-from flexcare_data.stages.images.build import ap_radiographs, build, decode_share
+from flexcare_data.stages.images.build import ap_radiographs, build, decode_part
 from flexcare_data.stages.images.decoding import ImageError, decode
 from flexcare_data.store import verify
 from flexcare_data.synthetic import write as write_raw
@@ -312,8 +312,8 @@ def test_a_stopped_build_keeps_its_parts(raw, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("total", [2, 7])
-def test_bytes_do_not_depend_on_shares(raw, tmp_path, monkeypatch, total):
-    """In any order, with more shares than parts too, and where the pool holds some of the tensors already."""
+def test_bytes_do_not_depend_on_the_number_of_jobs(raw, tmp_path, monkeypatch, total):
+    """In any order, with more jobs than parts too, and where the pool holds some of the tensors already."""
     dicoms, root = raw
     monkeypatch.setattr(images, "PART_SIZE", 16)
     shared, whole = tmp_path / "shared" / "cxr-1", tmp_path / "whole" / "cxr-1"
@@ -323,7 +323,7 @@ def test_bytes_do_not_depend_on_shares(raw, tmp_path, monkeypatch, total):
     (pool,) = (tmp_path / "shared").glob("tensors-*")
     found = 0
     for number in range(total, 0, -1):
-        found += decode_share(dicoms.sample(fraction=1, shuffle=True), root, Share(number, total), pool_dir=pool)
+        found += decode_part(dicoms.sample(fraction=1, shuffle=True), root, JobPart(number, total), pool_dir=pool)
         assert not shared.exists()
     assert found == 68  # less the missing and the empty one
     decoded = []

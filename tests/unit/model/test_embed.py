@@ -12,12 +12,15 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from flexcare_data.job_part import JobPart
 from flexcare_data.schema import NOTES_INDEX, check
-from flexcare_data.shares import Share
 from flexcare_model.notes import embed
+from flexcare_model.notes.convert import convert
 from flexcare_model.notes.embed import build, wanted_notes
-from flexcare_model.notes.encoder import EncoderError, convert, encoder_digest, load_encoder, make_tiny_encoder
-from flexcare_model.notes.vectors import NoteVectors, dequantize, quantize
+from flexcare_model.notes.encoder import EncoderError, encoder_digest, load_encoder
+from flexcare_model.notes.storage import dequantize, quantize
+from flexcare_model.notes.tiny import make_tiny_encoder
+from flexcare_model.notes.vectors import NoteVectors
 
 PMH, BHC = "past_medical_history", "brief_hospital_course"
 SECTION = NOTES_INDEX.columns[1].dtype
@@ -104,8 +107,9 @@ def test_the_encoder_is_frozen_and_in_eval_mode(encoder):
 def test_a_slice_is_not_a_copy(tiny, tmp_path):
     table = sections(invented_texts(3))
     build(table.lazy(), wanted(table), str(tiny), out_dir=tmp_path / "notes-1", spec=SPEC)
-    vectors = NoteVectors(tmp_path / "notes-1").vectors("n001", PMH)
-    assert isinstance(vectors, np.memmap) and not vectors.flags.owndata
+    reader = NoteVectors(tmp_path / "notes-1")
+    (shard,) = reader.rows.arrays
+    assert isinstance(shard.base, np.memmap) and np.shares_memory(reader.vectors("n001", PMH), shard)
 
 
 def test_wanted_notes():
@@ -186,8 +190,8 @@ def test_a_stopped_build_keeps_its_parts(tiny, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("total", [2, 5])
-def test_bytes_do_not_depend_on_shares(tiny, tmp_path, monkeypatch, total):
-    """In any order, with more shares than parts too, and where the pool holds some of the texts already."""
+def test_bytes_do_not_depend_on_the_number_of_jobs(tiny, tmp_path, monkeypatch, total):
+    """In any order, with more jobs than parts too, and where the pool holds some of the texts already."""
     monkeypatch.setattr(embed, "PART_TOKENS", 200)
     table = sections(invented_texts(40))
     seen, shared, whole = [], tmp_path / "shared" / "notes-1", tmp_path / "whole" / "notes-1"
@@ -195,7 +199,7 @@ def test_bytes_do_not_depend_on_shares(tiny, tmp_path, monkeypatch, total):
         build(table.lazy(), wanted(table)[::7], str(tiny), out_dir=out.with_name("notes-0"), spec=SPEC)
     build(table.lazy(), wanted(table), str(tiny), out_dir=whole, spec=SPEC)
     for number in range(total, 0, -1):
-        build(table.lazy(), wanted(table), str(tiny), out_dir=shared, spec=SPEC, share=Share(number, total))
+        build(table.lazy(), wanted(table), str(tiny), out_dir=shared, spec=SPEC, part=JobPart(number, total))
         assert not shared.exists()
     build(table.lazy(), wanted(table), str(tiny), out_dir=shared, spec=SPEC, progress=lambda *call: seen.append(call))
     assert seen == []

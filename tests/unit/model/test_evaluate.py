@@ -10,13 +10,13 @@ import pytest
 import torch
 from support.fabricated_samples import write_output
 
+from flexcare_data.modalities import COMBINATIONS
 from flexcare_data.options import PAPER_TASKS
 from flexcare_data.tasks import TASKS
 from flexcare_model.__main__ import main
 from flexcare_model.data.dataset import SampleError, load_task, number_of_classes
 from flexcare_model.data.loader import Feed
 from flexcare_model.models import MODELS
-from flexcare_model.models.flexcare import COMBINATIONS
 from flexcare_model.training.checkpoint import load_model, save_model
 from flexcare_model.training.evaluate import evaluate_run, score
 from flexcare_model.training.metrics import compute

@@ -20,10 +20,11 @@ from support.invented_batches import (
     scores,
 )
 
+from flexcare_data.modalities import COMBINATIONS
 from flexcare_data.options import PAPER_TASKS
 from flexcare_data.tasks import TASKS
 from flexcare_model.models import MODELS, ModelConfig
-from flexcare_model.models.flexcare import COMBINATIONS, Experts, Fusion
+from flexcare_model.models.flexcare import Experts, Fusion
 
 SIX = {name: TASKS[name].n_outputs for name in PAPER_TASKS[:-1]}
 FULL_K = [name for name in FLEXCARE if len(MODELS[name].combinations) == 7]

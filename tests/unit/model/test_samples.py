@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import shutil
 import threading
 
 import numpy as np
@@ -13,12 +14,14 @@ import torch
 from support.fabricated_samples import write_output
 from torch.utils.data import DataLoader
 
-from flexcare_data.series import expand
+from flexcare_data.modalities import NOTE_WIDTH
+from flexcare_data.series import HourlyRows, expand
+from flexcare_data.store.folders import StoreError
+from flexcare_data.store.shards import ShardError
 from flexcare_data.tasks import TASKS
 from flexcare_data.variables import CATEGORIES, COLUMNS, CONTINUOUS, VARIABLES
-from flexcare_model.data.dataset import SampleError, load_task
-from flexcare_model.data.loader import _ahead, make_resident
-from flexcare_model.data.raw_batch import NOTE_WIDTH
+from flexcare_model.data.dataset import SampleError, load_task, to_device
+from flexcare_model.data.loader import _ahead
 
 FIELDS = ("ts", "ts_len", "img", "note_tok", "note_len", "present", "label", "visible")
 
@@ -82,7 +85,8 @@ def test_series_equal_the_expansion_of_the_data_half(output):
     columns = [COLUMNS.index(name) for name in CONTINUOUS]
     matrix[:, columns] = (matrix[:, columns] - scaler["mean"]) / scaler["std"]
     for row in (0, 7):
-        first, n = data.columns["offset"][row], data.columns["n_hours"][row]
+        (first, n), (_, n_tail) = data.inputs.places["time_series"][row]
+        assert n_tail == 0
         assert torch.equal(data[row].series, torch.from_numpy(matrix[first : first + n]).float())
 
 
@@ -178,12 +182,16 @@ def test_resident_inputs_give_the_same_batches(tmp_path, storage):
     output = write_output(tmp_path / "output", storage=storage)
     tasks = ("phenotyping", "diagnosis", "drg")
     mapped = {task: load_task(output, task, "val") for task in tasks}
-    resident = {task: load_task(output, task, "val") for task in tasks}
-    done = make_resident(list(resident.values()), torch.device("cpu"), budget=10**9)
-    assert done == ["time_series", "image", "note"]
+    resident = dict(zip(tasks, to_device(list(mapped.values()), "cpu"), strict=True))
+    assert len({id(data.inputs.readers["image"]) for data in resident.values()}) == 1  # shared
     for task in tasks:
         rows = np.arange(len(mapped[task]))[::-1]
+        assert resident[task].on_device == ("time_series", "image", "note") and mapped[task].on_device == ()
         assert_same(mapped[task].batch(rows), resident[task].batch(rows))
+        assert_same(mapped[task].batch(rows), mapped[task].to("cpu").batch(rows))
+        less = mapped[task].without("image")
+        assert_same(less.batch([2, 0]), less.to("cpu").batch([2, 0]))
+        assert_same(less.batch([2, 0]), resident[task].without("image").batch([2, 0]))
 
 
 def test_batches_made_ahead(output):
@@ -211,8 +219,39 @@ def test_batches_made_ahead(output):
 
 def test_what_does_not_fit_stays_mapped(output):
     data = load_task(output, "phenotyping", "val")
-    assert make_resident([data], torch.device("cpu"), budget=0) == []
-    data.batch([0]).check()
+    (same,) = to_device([data], "cpu", budget=0)
+    assert same.on_device == () and not same.resident
+    rows = HourlyRows(output, "phenotyping").stays
+    (series_only,) = to_device([data], "cpu", budget=rows.values.nbytes + rows.observed.nbytes)
+    assert series_only.on_device == ("time_series",) and not series_only.resident
+    assert_same(data.batch([0]), series_only.batch([0]))
+
+
+def test_datasets_of_two_folders_do_not_share_a_device(output, tmp_path):
+    other = load_task(write_output(tmp_path / "other"), "drg", "val")
+    with pytest.raises(SampleError, match="one output folder"):
+        to_device([load_task(output, "drg", "val"), other], "cpu")
+
+
+def test_tails_of_two_tasks_are_on_the_device_side_by_side(output, tmp_path):
+    both = tmp_path / "both"
+    shutil.copytree(output, both)
+    tails = both / "data" / "hourly" / "readmission_tails"
+    shutil.copytree(both / "data" / "hourly" / "diagnosis_tails", tails)
+    index = pl.read_parquet(tails / "index.parquet")
+    ids = [str(int(name) - 20_000) for name in index["sample_id"]]  # the same stays, asked for another task
+    cohort = pl.read_parquet(both / "cohorts/readmission.parquet")
+    start = cohort.filter(pl.col("sample_id").is_in(ids)).sort("sample_id")["n_hours"] - 1
+    index.with_columns(pl.Series("sample_id", ids), start=start).write_parquet(tails / "index.parquet")
+    np.save(tails / "values.npy", np.load(tails / "values.npy")[::-1])
+    mapped = [load_task(both, task, None) for task in ("diagnosis", "readmission")]
+    plain = load_task(output, "readmission", None)
+    place = plain.sample_ids.index(ids[0])
+    assert torch.equal(mapped[1][place].series[:-1], plain[place].series[:-1])
+    assert not torch.equal(mapped[1][place].series[-1], plain[place].series[-1])
+    for data, moved in zip(mapped, to_device(mapped, "cpu"), strict=True):
+        rows = np.arange(len(data))
+        assert_same(data.batch(rows), moved.batch(rows))
 
 
 def test_modalities_taken_away(output):
@@ -238,10 +277,10 @@ def test_errors_name_what_is_missing(output, tmp_path):
         load_task(output, "mortality")
     with pytest.raises(SampleError, match="modalities"):
         load_task(output, "drg", modalities=["text"])
-    with pytest.raises(SampleError, match="no such table"):
+    with pytest.raises(StoreError, match="no such table"):
         load_task(tmp_path, "drg")
     cohort = pl.read_parquet(output / "cohorts/readmission.parquet").with_columns(note_id=pl.lit("unknown"))
-    with pytest.raises(SampleError, match="lacks 60 of the note_id values"):
+    with pytest.raises(ShardError, match="lacks 60 of the note_id values"):
         load_task(output, "readmission", None, cohort=cohort)
     with pytest.raises(IndexError):
         load_task(output, "drg")[10_000]

@@ -19,8 +19,8 @@ from safetensors.torch import load_file
 from support.fabricated_samples import write_output
 from support.paths import ROOT
 
-from flexcare_model.data.dataset import load_task
-from flexcare_model.data.loader import Feed, in_order, make_resident, shuffled
+from flexcare_model.data.dataset import load_task, to_device
+from flexcare_model.data.loader import Feed, in_order, shuffled
 from flexcare_model.models import MODELS
 from flexcare_model.training import train as training
 from flexcare_model.training.checkpoint import STATE, CheckpointError, TrainState, load_model
@@ -219,7 +219,7 @@ def test_workers_and_resident_inputs_change_nothing(output, finished, tmp_path, 
     train(output, tmp_path / "plain", *run_of(epochs=1))
     train(output, tmp_path / "workers", *run_of(workers=1, epochs=1))
     assert_same_end(tmp_path / "plain", tmp_path / "workers")
-    monkeypatch.setattr(training, "place_inputs", lambda data, where, device: make_resident(data, device, 10**9))
+    monkeypatch.setattr(training, "place_inputs", lambda data, where, device: to_device(data, device))
     train(output, tmp_path / "resident", *run_of(epochs=1))
     assert_same_end(tmp_path / "plain", tmp_path / "resident")
 

@@ -10,9 +10,10 @@ import pytest
 import torch
 from support.fabricated_samples import write_output
 
+from flexcare_data.modalities import COMBINATIONS, LETTERS
 from flexcare_data.tasks import TASKS
 from flexcare_model.analysis import inside as analysis
-from flexcare_model.data.dataset import load_task
+from flexcare_model.data.dataset import SampleError, load_task
 from flexcare_model.data.loader import Feed
 from flexcare_model.models import MODELS, ModelConfig
 from flexcare_model.training.evaluate import score
@@ -47,7 +48,7 @@ def test_every_available_pair_chooses_k_experts(model, datasets, collected):
     _, experts = collected
     for name, dataset in datasets.items():
         for combination in model.combinations:
-            letters = [analysis.LETTERS.index(letter) for letter in combination]
+            letters = [LETTERS.index(letter) for letter in combination]
             pairs = int(dataset.present[:, letters].all(axis=1).sum())
             part = experts.filter(task=name, combination=combination)
             assert part.height == model.config.experts
@@ -71,7 +72,7 @@ def test_all_modalities_give_the_ordinary_scores(model, datasets):
     scores = analysis.score_with_less(model, {"readmission": dataset}, FEED)
     full = scores.filter(kind="drop_rate", rate=0.0, metric="auroc")["value"].item()
     assert full == pytest.approx(score(model, dataset, FEED, batch_size=32).metrics["auroc"])
-    assert scores.filter(kind="subset")["kept"].unique().sort().to_list() == sorted(analysis.SUBSETS)
+    assert scores.filter(kind="subset")["kept"].unique().sort().to_list() == sorted(COMBINATIONS)
     assert scores.filter(kind="subset")["n"].n_unique() == 1
 
 
@@ -103,8 +104,8 @@ def test_dropping_is_nested_and_leaves_something():
 
 def test_a_modality_that_a_sample_lacks_cannot_be_given_back(datasets):
     dataset = datasets["readmission"]
-    with pytest.raises(ValueError, match="non-empty subset"):
-        analysis.with_present(dataset, np.ones_like(dataset.present))
+    with pytest.raises(SampleError, match="non-empty subset"):
+        dataset.with_present(np.ones_like(dataset.present))
 
 
 def test_separation_of_clear_and_of_mixed_groups():

@@ -1,0 +1,166 @@
+"""Inputs as tensors of a device, where batches are assembled without the host.
+
+In: memory-mapped readers of `flexcare_model.data.shards`, and what the samples of several datasets read from them. Out:
+one reader per modality that all of them share, and where it has what they read. Only that is uploaded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from flexcare_data.modalities import IMAGE_SIDE
+from flexcare_data.series import COLUMN_CATEGORY, COLUMN_VARIABLE
+from flexcare_data.store.shards import ShardedRows
+from flexcare_model.data.shards import ImageMaps, NoteMaps, SeriesMaps, longest_series
+
+_CHUNK = 1024
+"""Images or texts that are read before they are sent: bounded memory of the host, few copies."""
+
+
+@dataclass(frozen=True)
+class Upload:
+    """An upload that has not happened yet: its size, and what does it.
+
+    ``run(device)`` gives the reader and, per dataset, the positions that replace its old ones.
+    """
+
+    nbytes: int
+    run: Callable[[torch.device], tuple[Any, list[np.ndarray]]]
+
+
+class SeriesOnDevice:
+    """Hourly rows on a device; the 76 columns are made there, batch by batch."""
+
+    def __init__(self, values: Tensor, observed: Tensor, mean: np.ndarray, std: np.ndarray):
+        """``mean``, ``std`` of the continuous variables; rows as in `HourlyRows`."""
+        device = values.device
+        self.values, self.observed = values, observed
+        self.variable = torch.from_numpy(COLUMN_VARIABLE).to(device)
+        self.category = torch.from_numpy(COLUMN_CATEGORY.astype(np.float64)).to(device)
+        self.one_hot = self.category >= 0
+        numbers = COLUMN_CATEGORY < 0
+        shift, scale = np.zeros(len(numbers)), np.ones(len(numbers))
+        shift[numbers], scale[numbers] = mean, std
+        self.shift, self.scale = torch.from_numpy(shift).to(device), torch.from_numpy(scale).to(device)
+
+    def gather(self, ranges: np.ndarray) -> Tensor:
+        device = self.values.device
+        first, n = torch.from_numpy(ranges).to(device).unbind(-1)  # (B, 2) each
+        step = torch.arange(longest_series(ranges), device=device).unsqueeze(0)  # (1, T)
+        row = torch.where(step < n[:, :1], first[:, :1] + step, first[:, 1:] + step - n[:, :1])  # (B, T)
+        inside = step < n.sum(dim=1, keepdim=True)
+        row = torch.where(inside, row, 0)
+        cells = self.values[row][..., self.variable]  # (B, T, 59)
+        columns = torch.where(self.one_hot, (cells == self.category).double(), (cells - self.shift) / self.scale)
+        series = torch.cat([columns.float(), self.observed[row].float()], dim=-1)  # (B, T, 76)
+        return series.masked_fill_(~inside.unsqueeze(-1), 0.0)
+
+
+def upload_series(readers: Sequence[SeriesMaps], ranges: Sequence[np.ndarray]) -> Upload:
+    """All rows of the stays, then the tails of each task; the stays are the same for all readers."""
+    tasks = list({reader.rows.tails_folder: reader.rows for reader in readers}.values())
+    parts = [tasks[0].stays, *(rows.tails for rows in tasks)]
+    n_stays = len(parts[0].values)
+    base = np.cumsum([0, *(len(part.values) for part in parts)])
+    moved = dict(zip((rows.tails_folder for rows in tasks), base[1:] - n_stays, strict=False))
+
+    def run(device: torch.device) -> tuple[SeriesOnDevice, list[np.ndarray]]:
+        values, observed = (torch.from_numpy(np.concatenate(arrays)).to(device) for arrays in zip(*parts, strict=True))
+        places = []
+        for reader, old in zip(readers, ranges, strict=True):
+            new = old.copy()
+            new[:, :, 0] += np.where(old[:, :, 0] < n_stays, 0, moved[reader.rows.tails_folder])
+            places.append(new)
+        return SeriesOnDevice(values, observed, *readers[0].scaler), places
+
+    return Upload(sum(array.nbytes for part in parts for array in part), run)
+
+
+class ImagesOnDevice:
+    """Radiographs on a device, (n, 256, 256) uint8."""
+
+    def __init__(self, images: Tensor):
+        self.images = images
+
+    def gather(self, numbers: np.ndarray) -> Tensor:
+        return self.images[torch.from_numpy(numbers).to(self.images.device)]
+
+
+def upload_images(readers: Sequence[ImageMaps], numbers: Sequence[np.ndarray]) -> Upload:
+    """Each image that a sample reads, once. ``numbers`` are -1 where a sample has none."""
+    wanted = np.unique(np.concatenate(numbers))
+    wanted = wanted[wanted >= 0]
+
+    def run(device: torch.device) -> tuple[ImagesOnDevice, list[np.ndarray]]:
+        images = torch.empty((len(wanted), IMAGE_SIDE, IMAGE_SIDE), dtype=torch.uint8, device=device)
+        for start in range(0, len(wanted), _CHUNK):
+            part = wanted[start : start + _CHUNK]
+            images[start : start + len(part)] = readers[0].gather(part).to(device)
+        return ImagesOnDevice(images), [np.where(old >= 0, np.searchsorted(wanted, old), -1) for old in numbers]
+
+    return Upload(len(wanted) * IMAGE_SIDE**2, run)
+
+
+class NotesOnDevice:
+    """Tokens of texts on a device, one text after the other."""
+
+    def __init__(self, storage: str, tokens: Tensor, scales: Tensor | None):
+        self.storage, self.tokens, self.scales = storage, tokens, scales
+
+    def gather(self, places: np.ndarray) -> tuple[Tensor, Tensor | None]:
+        device = self.tokens.device
+        first, n = torch.from_numpy(places).to(device).unsqueeze(-1).unbind(1)  # (B, 1) each
+        step = torch.arange(int(places[:, 1].max(initial=0)), device=device).unsqueeze(0)
+        inside = step < n  # (B, N)
+        row = torch.where(inside, first + step, 0)
+        tokens = self.tokens[row]
+        tokens = tokens.masked_fill_(~inside.view(*inside.shape, *[1] * (tokens.ndim - 2)), 0)
+        return tokens, None if self.scales is None else self.scales[row].masked_fill_(~inside, 0)
+
+
+def upload_notes(readers: Sequence[NoteMaps], places: Sequence[np.ndarray]) -> Upload:
+    """Each text that a sample reads, once, in the length of the sample that reads most of it."""
+    notes = readers[0].notes
+    every = np.concatenate(places)
+    every = every[every[:, 1] > 0]
+    first, text = np.unique(every[:, 0], return_inverse=True)
+    length = np.zeros(len(first), np.int64)
+    np.maximum.at(length, text, every[:, 1])
+    start = np.cumsum(length) - length
+    arrays = [notes.rows] if notes.scales is None else [notes.rows, notes.scales]
+
+    def run(device: torch.device) -> tuple[NotesOnDevice, list[np.ndarray]]:
+        tokens, *scales = (_upload_rows(rows, first, length, start, device) for rows in arrays)
+        new = []
+        for old in places:
+            has = old[:, 1] > 0
+            moved = np.zeros_like(old)
+            moved[has, 0], moved[has, 1] = start[np.searchsorted(first, old[has, 0])], old[has, 1]
+            new.append(moved)
+        return NotesOnDevice(notes.storage, tokens, scales[0] if scales else None), new
+
+    return Upload(int(length.sum()) * sum(rows.row_bytes for rows in arrays), run)
+
+
+def _upload_rows(rows: ShardedRows, first: np.ndarray, length: np.ndarray, start: np.ndarray, device) -> Tensor:
+    dtype = torch.from_numpy(rows.arrays[0][:0].copy()).dtype
+    out = torch.zeros((int(length.sum()) or 1, *rows.row_shape), dtype=dtype, device=device)
+    for chunk in range(0, len(first), _CHUNK):
+        texts = slice(chunk, chunk + _CHUNK)
+        packed = np.concatenate([rows.read(*text) for text in zip(first[texts], length[texts], strict=True)])
+        out[start[chunk] : start[chunk] + len(packed)] = torch.from_numpy(packed).to(device)
+    return out
+
+
+UPLOADS: dict[str, tuple[type, Callable[..., Upload]]] = {
+    "time_series": (SeriesMaps, upload_series),
+    "image": (ImageMaps, upload_images),
+    "note": (NoteMaps, upload_notes),
+}
+"""Mapped reader of each modality and how it is uploaded, in the order in which memory is given away."""
