@@ -34,11 +34,13 @@ test-slurm: setup ## the workflow on a SLURM of one node that the tests start (n
 drill: setup ## strike at every moment of every stage and build (half an hour)
 	@$(BIN)/python -m pytest -m drill -n 2 tests/faults
 
-lint: setup ## ruff, mypy, snakefmt, snakemake --lint
+lint: setup ## ruff, mypy, snakefmt, import-linter, codespell, snakemake --lint
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@$(BIN)/snakefmt --check Snakefile rules
+	@$(BIN)/lint-imports
+	@$(BIN)/codespell
 	@$(BIN)/snakemake --lint
 
 bench: setup ## timings of the heavy stages, beside their goals
