@@ -24,7 +24,9 @@ if code == workflow.basedir or not found or found.origin != f"{code}/flexcare_da
 os.environ["PYTHONSAFEPATH"] = "1"
 
 
-include: "rules/common.smk"
+include: "rules/helpers/plan.smk"
+include: "rules/helpers/runs.smk"
+include: "rules/helpers/published.smk"
 include: "rules/raw.smk"
 include: "rules/series.smk"
 include: "rules/notes.smk"

@@ -2,37 +2,6 @@
 # `statistics` reads predictions; each takes longer than drawing.
 
 
-@told
-def analysis_of(kind):
-    """The analysis of a job."""
-
-    def product(wildcards):
-        begin()
-        return MODELS.analysis(kind, wildcards.model, wildcards.experiment, int(wildcards.seed))
-
-    return product
-
-
-def analysis_inputs(kind):
-    """What an analysis reads."""
-
-    def inputs(wildcards):
-        return inputs_of(analysis_of(kind)(wildcards))
-
-    return inputs
-
-
-def analysis_recipe(kind):
-    """The recipe of an analysis, with the folder of its run."""
-
-    def path(wildcards):
-        product = analysis_of(kind)(wildcards)
-        run = product.inputs.get("run")
-        return recipe(product, run=str(run.folder.absolute()) if run else None, encoder=TOKEN_ENCODER)
-
-    return path
-
-
 rule inside:
     input:
         unpack(analysis_inputs("inside")),

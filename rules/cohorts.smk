@@ -39,9 +39,6 @@ rule audit:
         "python -m flexcare_data audit {params.arguments} --threads {threads} > {log:q} 2>&1"
 
 
-SHARED = ("stays", "splits", "events", "hourly", "sections")
-
-
 rule cohorts:
     """The cohorts of all configured tasks, their data, and the proof that nothing leaks."""
     input:
@@ -53,16 +50,6 @@ rule samples:
     input:
         rules.cohorts.input,
         published(lambda: [stage("cxr"), stage("notes")]),
-
-
-def cohort_and_its_data(task):
-    """The cohort of a task and the data that its samples point into."""
-
-    def products():
-        cohort = stage(cohort_stage(task))
-        return [cohort, *(read for name, read in cohort.inputs.items() if name in SHARED)]
-
-    return published(products)
 
 
 # A target for each task by its name.

@@ -2,13 +2,6 @@
 # parts are decoded by jobs of their own, and `cxr` finds them done.
 
 
-def decode_settings(wildcards):
-    """Settings of the decoding."""
-    images = CONFIG.images
-    words = ["--which", images.which, "--broken-share", str(images.broken_share)]
-    return shlex.join([*words, *(["--allow-missing"] if images.allow_missing else [])])
-
-
 rule cxr_part:
     input:
         unpack(stage_inputs("cxr")),
@@ -49,11 +42,6 @@ rule cxr:
         runtime=growing(720),
     shell:
         "python -m flexcare_data images {params.settings} {params.arguments} --processes {threads} > {log:q} 2>&1"
-
-
-def cohort_folders(wildcards):
-    """Folders of all cohorts, as arguments of a command."""
-    return shlex.join(word for name in PLAN.cohorts for word in ("--cohorts", str(stage(name).folder)))
 
 
 rule list_images:

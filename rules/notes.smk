@@ -39,15 +39,6 @@ rule encoder:
         "python -m flexcare_model encoder --encoder {params.encoder:q} {params.arguments} > {log:q} 2>&1"
 
 
-def embed_arguments(wildcards):
-    """Settings of the note vectors, and the encoder: a local folder, or the prepared one."""
-    notes, product = CONFIG.notes, by_key("notes", wildcards.key)
-    encoder = product.inputs["encoder"].folder if "encoder" in product.inputs else PLAN.encoder_folder
-    words = ["--encoder", encoder, "--storage", notes.storage, "--max-tokens", notes.max_tokens]
-    words += ["--batch-tokens", notes.batch_tokens, "--device", notes.device]
-    return shlex.join(map(str, words))
-
-
 # With notes.jobs above 1 the parts are embedded by jobs of their own, and `notes` finds them done.
 rule notes_part:
     input:

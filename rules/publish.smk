@@ -1,64 +1,8 @@
 # Published names below the output folder: links that show the products of this configuration. One rule makes all of them.
 
 
-@told
-def product_of(path):
-    """The product that a published name shows, by the name that stands for the whole product."""
-    begin()
-    parts = path.split("/")
-    if parts[0] == "runs":
-        return MODELS.run(parts[1], parts[2], int(parts[3].removeprefix("seed")))
-    if parts[0] == "cohorts":
-        return PLAN.product(cohort_stage(Path(path).stem))
-    if parts[0] == "tables":
-        return MODELS.table(next(name for name, stems in TABLE_STEMS.items() if Path(path).stem in stems))
-    if parts[0] == "figures":
-        return MODELS.figure(Path(path).stem)
-    if parts[0] == "protocols":
-        return MODELS.comparison(other_models())
-    return {**DATA_NAMES, **PAGE_NAMES}[path]()
-
-
-DATA_NAMES = {
-    "data/stays.parquet": lambda: PLAN.product("stays"),
-    "data/splits.parquet": lambda: PLAN.product("splits"),
-    "data/events.parquet": lambda: PLAN.product("events"),
-    "data/hourly/index.parquet": lambda: PLAN.product("hourly"),
-    "data/notes/sections.parquet": lambda: PLAN.product("sections"),
-    "data/leakage.json": lambda: PLAN.product("audit"),
-    "data/cxr/index.parquet": lambda: PLAN.product("cxr"),
-    "data/notes/index.parquet": lambda: PLAN.product("notes"),
-}
-PAGE_NAMES = {
-    "analysis/statistics/estimates.parquet": lambda: MODELS.statistics,
-    "card/DATASET_CARD.md": lambda: MODELS.card,
-    "image_list.txt": lambda: MODELS.image_list,
-    "meds_labels": lambda: MODELS.meds_labels,
-    **{f"{name}.html": (lambda name=name: MODELS.page(name)) for name in ("report", "so_far", "paper")},
-}
-PUBLISHED = [
-    *map(re.escape, [*DATA_NAMES, *PAGE_NAMES, "protocols/comparison.html"]),
-    f"cohorts/({'|'.join(task_names())})[.]parquet",
-    f"runs/[a-z0-9_]+/({'|'.join(EXPERIMENTS)})/seed[0-9]+/metrics[.]json",
-    *(f"tables/{stems[0]}[.]csv" for stems in TABLE_STEMS.values()),
-    f"figures/({'|'.join(FIGURES)})[.]svg",
-]
-
-
 wildcard_constraints:
     published="|".join(PUBLISHED),
-
-
-def shown(wildcards):
-    """The product to show. A link that shows another one, or nothing, is made again, whatever its date."""
-    product = product_of(wildcards.published)
-    if not is_published(product, CONFIG.output):
-        told(check_free)(product, CONFIG.output)
-        name = f"{OUT}/{wildcards.published}"
-        if os.path.lexists(name):
-            workflow.dag.forcefiles.add(name)
-            workflow.iocache.mtime[name] = Mtime(local=0.0)  # a dangling link has none
-    return done(product)
 
 
 rule publish:

@@ -18,40 +18,6 @@ rule synthetic:
         "python -m flexcare_data synthetic {params.settings} {params.arguments} > {log:q} 2>&1"
 
 
-@cache
-def checked_key():
-    """Key of the first look at the raw data: renewed when a table or the code of the doctor changes."""
-    from flexcare_data.plan import code_spec
-    from flexcare_data.schema import RAW
-
-    begin()
-    tables = sorted(
-        {
-            table
-            for name in ("stays", "splits", "events", "sections", *PLAN.cohorts, "audit")
-            for table in PLAN.stage(name).raw
-        }
-    )
-    digests = {table: told(PLAN.raw_digest)(table) for table in tables}
-    return spec_key({"raw": digests, "code": code_spec("flexcare_data.doctor.examine")})
-
-
-def checked():
-    """Mark of the first look at the raw data."""
-    return ancient(f"{BY_KEY}/checked/{checked_key()}")
-
-
-def doctor_config(wildcards):
-    """A file with the resolved configuration, for the doctor."""
-    text = CONFIG.model_dump_json(indent=1)
-    path = Path(BY_KEY, "recipes", f"config-{spec_key(CONFIG.model_dump(mode='json'))}.json")
-    if not DRY_RUN and not path.exists():
-        from flexcare_data.store.folders import atomic_write
-
-        atomic_write(path, text + "\n")
-    return str(path)
-
-
 rule check_raw:
     localrule: True
     output:

@@ -3,11 +3,6 @@
 # so_far.html what is finished.
 
 
-def page_of(wildcards):
-    """The page of a job."""
-    return MODELS.page(wildcards.page)
-
-
 wildcard_constraints:
     page="report|so_far|paper",
 

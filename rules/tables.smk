@@ -2,16 +2,6 @@
 # methods asks for all of their runs. With --keep-going a failed run stops only what needs it.
 
 
-def table_of(wildcards):
-    """The tables of a job."""
-    return MODELS.table(wildcards.table)
-
-
-def figure_of(wildcards):
-    """The figure of a job."""
-    return MODELS.figure(wildcards.figure)
-
-
 wildcard_constraints:
     table="|".join(TABLE_STEMS),
     figure="|".join(FIGURES),

@@ -1,37 +1,6 @@
 # Models. A run is a model, an experiment, a seed, and the key of all that decides it.
 
 
-@told
-def run_of(wildcards):
-    """The run of a job, under this configuration or under the other protocol."""
-    begin()
-    run = MODELS.run(wildcards.model, wildcards.experiment, int(wildcards.seed))
-    if run.key != wildcards.key:
-        renew_marks(other_models().data)
-        run = other_models().run(wildcards.model, wildcards.experiment, int(wildcards.seed))
-    return run
-
-
-def run_inputs(wildcards):
-    """Cohorts, series, radiographs and notes of a run, and the run whose weights it starts from."""
-    return inputs_of(run_of(wildcards))
-
-
-def run_recipe(wildcards):
-    """The recipe of a run."""
-    run = run_of(wildcards)
-    pretrained = run.inputs.get("pretrained")
-    return recipe(run, pretrained=str(pretrained.folder.absolute()) if pretrained else None, encoder=TOKEN_ENCODER)
-
-
-# Only where the notes are stored as word-piece ids, which are embedded while training.
-TOKEN_ENCODER = CONFIG.notes.encoder if CONFIG.notes.storage == "tokens" and CONFIG.notes.encoder != "tiny" else None
-# Where and how fast a run is computed; this decides no result, so it is not in the key.
-EXECUTION = shlex.join(
-    f"--{name.replace('_', '-')}={getattr(CONFIG.train, name)}" for name in ("device", "workers", "data_device")
-)
-
-
 rule train:
     input:
         unpack(run_inputs),
@@ -53,11 +22,6 @@ rule train:
     shell:
         "python -m flexcare_model train --recipe {params.recipe:q} {params.execution} --threads {threads}"
         " --out {params.out:q} > {log:q} 2>&1"
-
-
-def reported_runs(wildcards):
-    """Runs of `all`, by their published names."""
-    return published(lambda: MODELS.reported_runs)(wildcards)
 
 
 rule flexcare:

@@ -291,3 +291,71 @@ def hold_output():
     except OSError:
         return  # a folder that cannot be written: the first job says so
     Origin.of(CONFIG, workflow.overwrite_configfiles).write(CONFIG.output)
+
+
+@cache
+def checked_key():
+    """Key of the first look at the raw data: renewed when a table or the code of the doctor changes."""
+    from flexcare_data.plan import code_spec
+    from flexcare_data.schema import RAW
+
+    begin()
+    tables = sorted(
+        {
+            table
+            for name in ("stays", "splits", "events", "sections", *PLAN.cohorts, "audit")
+            for table in PLAN.stage(name).raw
+        }
+    )
+    digests = {table: told(PLAN.raw_digest)(table) for table in tables}
+    return spec_key({"raw": digests, "code": code_spec("flexcare_data.doctor.examine")})
+
+
+def checked():
+    """Mark of the first look at the raw data."""
+    return ancient(f"{BY_KEY}/checked/{checked_key()}")
+
+
+def doctor_config(wildcards):
+    """A file with the resolved configuration, for the doctor."""
+    text = CONFIG.model_dump_json(indent=1)
+    path = Path(BY_KEY, "recipes", f"config-{spec_key(CONFIG.model_dump(mode='json'))}.json")
+    if not DRY_RUN and not path.exists():
+        from flexcare_data.store.folders import atomic_write
+
+        atomic_write(path, text + "\n")
+    return str(path)
+
+
+def embed_arguments(wildcards):
+    """Settings of the note vectors, and the encoder: a local folder, or the prepared one."""
+    notes, product = CONFIG.notes, by_key("notes", wildcards.key)
+    encoder = product.inputs["encoder"].folder if "encoder" in product.inputs else PLAN.encoder_folder
+    words = ["--encoder", encoder, "--storage", notes.storage, "--max-tokens", notes.max_tokens]
+    words += ["--batch-tokens", notes.batch_tokens, "--device", notes.device]
+    return shlex.join(map(str, words))
+
+
+SHARED = ("stays", "splits", "events", "hourly", "sections")
+
+
+def cohort_and_its_data(task):
+    """The cohort of a task and the data that its samples point into."""
+
+    def products():
+        cohort = stage(cohort_stage(task))
+        return [cohort, *(read for name, read in cohort.inputs.items() if name in SHARED)]
+
+    return published(products)
+
+
+def decode_settings(wildcards):
+    """Settings of the decoding."""
+    images = CONFIG.images
+    words = ["--which", images.which, "--broken-share", str(images.broken_share)]
+    return shlex.join([*words, *(["--allow-missing"] if images.allow_missing else [])])
+
+
+def cohort_folders(wildcards):
+    """Folders of all cohorts, as arguments of a command."""
+    return shlex.join(word for name in PLAN.cohorts for word in ("--cohorts", str(stage(name).folder)))
