@@ -14,6 +14,7 @@ from pathlib import Path
 from flexcare_data.errors import UserError
 from snakemake.exceptions import WorkflowError
 from snakemake.io import Mtime
+from snakemake.settings.types import RerunTrigger
 
 try:
     from flexcare_data.config import load_config
@@ -83,7 +84,12 @@ def other_models():
 
 @cache
 def begin():
-    """Called before the first product is planned: renew the marks, which Snakemake reads once."""
+    """Called before the first product is planned: renew the marks, which Snakemake reads once.
+
+    Only a missing file is made, whatever the profile or the command line says: other triggers of Snakemake (parameters,
+    sets of inputs) know nothing of keys, and would have it run a job alone and drop what depends on it.
+    """
+    workflow.dag_settings.rerun_triggers = frozenset([RerunTrigger.MTIME])
     if IS_MAIN:
         for task, reason in PLAN.left_out.items():
             print(f"note: {task} is left out: {reason}", file=sys.stderr)
