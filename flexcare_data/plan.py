@@ -45,7 +45,7 @@ class Stage:
         raw: raw tables.
         options: options of the protocol.
         upstream: stages whose folders it reads.
-        task: task of a cohort.
+        tasks: tasks whose declarations it reads.
         libraries: libraries that decide its bytes.
         outputs: its files, and the names below the output folder that link to them; the first one is a target.
     """
@@ -55,14 +55,14 @@ class Stage:
     raw: tuple[str, ...] = ()
     options: tuple[str, ...] = ()
     upstream: tuple[str, ...] = ()
-    task: str = ""
+    tasks: tuple[str, ...] = ()
     libraries: tuple[str, ...] = TABLE_LIBRARIES
     outputs: dict[str, str] = field(default_factory=dict)
 
     @property
     def code(self) -> tuple[str, ...]:
         """Modules where the stage's code begins."""
-        return (self.module, f"flexcare_data.tasks.{self.task}") if self.task else (self.module,)
+        return (self.module, *(f"flexcare_data.tasks.{task}" for task in sorted(self.tasks)))
 
 
 @dataclass(frozen=True)
@@ -169,13 +169,14 @@ def cohort_row(task_name: str) -> Stage:
         raw=("admissions", "metadata", *task.raw),
         options=("notes", "repeats", *task.options),
         upstream=("stays", "splits", "hourly", "sections", *(["events"] if task.ends_within_hour else [])),
-        task=task.name,
+        tasks=(task.name,),
         outputs=outputs,
     )
 
 
 def collected_rows(tasks: Iterable[str]) -> dict[str, Stage]:
     """The stages that read the cohorts of all configured ``tasks``, and the note encoder."""
+    tasks = tuple(tasks)
     cohorts = tuple(cohort_stage(task) for task in tasks)
     rows = (
         Stage(
@@ -184,6 +185,7 @@ def collected_rows(tasks: Iterable[str]) -> dict[str, Stage]:
             raw=("metadata", "admissions"),
             options=("notes", "scaler"),
             upstream=("stays", "splits", "events", "hourly", "sections", *cohorts),
+            tasks=tasks,
             outputs={name: f"data/{name}" for name in ("leakage.json", "flow.json", "dropped.json")},
         ),
         Stage(
@@ -204,6 +206,7 @@ def collected_rows(tasks: Iterable[str]) -> dict[str, Stage]:
             "notes",
             module="flexcare_model.notes.embed",
             upstream=("sections", *cohorts),
+            tasks=tasks,
             libraries=NOTE_LIBRARIES,
             outputs={"index.parquet": "data/notes/index.parquet", "shards": "data/notes/shards"},
         ),
@@ -353,8 +356,12 @@ class Plan:
             "cohort": self.product(cohort_stage(task)).key,
             "hourly": self.product("hourly").key,
             "images": {name: images[name] for name in ("raw", "code", "libraries")} | {"files": self._listing},
-            "notes": {name: notes[name] for name in ("settings", "code", "libraries")}
-            | {"upstream": {name: key for name, key in notes["upstream"].items() if name in ("sections", "encoder")}},
+            "notes": {
+                "settings": notes["settings"],
+                "code": code_spec(self.stage("notes").module),
+                "libraries": notes["libraries"],
+                "upstream": {name: key for name, key in notes["upstream"].items() if name in ("sections", "encoder")},
+            },
         }
 
     # --- raw data -----------------------------------------------------------------------------------------------

@@ -32,7 +32,7 @@ COMMAND_LINE = {
     "flexcare_data.__main__", "flexcare_data.cli", "flexcare_data.plan", "flexcare_data.config",
     "flexcare_data.options", "flexcare_data.discovery", "flexcare_model.__main__", "flexcare_model.cli",
     "flexcare_model.experiments", "flexcare_data.store.views", "flexcare_data.shares", "flexcare_data.job_part",
-    "flexcare_data.raw.radiographs",
+    "flexcare_data.raw.radiographs", "flexcare_data.code_digest",
 }  # fmt: skip
 """Modules that every command imports to read its arguments and its row of the plan; no stage calls them."""
 
@@ -99,7 +99,11 @@ def test_every_stage_executes_only_what_its_key_covers(base):
         covered = closure(*modules)
         assert set(content["modules"]) - covered - COMMAND_LINE == set(), name
         data_files = {str(path) for path in opened_files(*modules)}
-        opened = {file for file in content["opened"] if not file.endswith((".py", ".pyc")) and Path(file).is_file()}
+        opened = {
+            file
+            for file in content["opened"]
+            if not file.endswith((".py", ".pyc", ".nbi", ".nbc")) and Path(file).is_file()
+        }
         own = {
             file
             for file in opened
@@ -117,7 +121,7 @@ def test_a_stage_cannot_read_what_it_did_not_declare():
         "splits", Path("out"), options, declared_raw=("admissions",), roots={"mimiciv": TESTS / "raw/mimiciv"}
     )
     assert options.split == "shuffle42"
-    assert work.read("admissions", {}).height == 10
+    assert work.read("admissions", {}).height == 11
     with pytest.raises(UndeclaredError, match="option notes"):
         _ = options.notes
     with pytest.raises(UndeclaredError, match="raw table patients"):
