@@ -34,16 +34,17 @@ test-slurm: setup ## the workflow on a SLURM of one node that the tests start (n
 drill: setup ## strike at every moment of every stage and build (half an hour)
 	@$(BIN)/python -m pytest -m drill -n 2 tests/faults
 
-lint: setup ## ruff, mypy, snakefmt, import-linter, codespell
+lint: setup ## ruff, codespell, mypy, import contracts, snakefmt
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
-	@$(BIN)/mypy
-	@$(BIN)/snakefmt --check Snakefile rules
-	@$(BIN)/lint-imports
 	@$(BIN)/codespell
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports --no-cache
+	@$(BIN)/snakefmt --check Snakefile rules
 
-coverage: setup ## the tests with coverage: lines that no test executes (longer than `make test`)
-	@$(BIN)/python -m pytest -n 2 --dist loadfile --cov --cov-report=term-missing:skip-covered
+coverage: setup ## the tests, and the lines that none of them executes (longer than make test)
+	@$(BIN)/python -m pytest -n 2 --dist loadfile --cov --cov-report term --cov-report html
+	@echo "coverage: $(CURDIR)/build/coverage/html/index.html"
 
 bench: setup ## timings of the heavy stages, beside their goals
 	@status=0; for name in events images embed batches model_step; do \

@@ -47,7 +47,7 @@ def test_imports_are_absolute(package):
 
 def test_rules_hold_no_logic():
     """A rule runs one printable command. Its functions choose paths, so they need no library of tables or tensors."""
-    for path in [ROOT / "Snakefile", *sorted((ROOT / "rules").glob("*.smk"))]:
+    for path in [ROOT / "Snakefile", *sorted((ROOT / "rules").rglob("*.smk"))]:
         lines = [line.strip() for line in path.read_text().splitlines()]
         assert not [line for line in lines if line in ("run:", "script:", "notebook:")], path
         imports = [line.split()[1].split(".")[0] for line in lines if line.startswith(("import ", "from "))]
