@@ -6,7 +6,7 @@ CORES ?= 2
 BIN := .venv/bin
 DATA := flexcare_data flexcare_model tests
 
-.PHONY: help setup demo test test-paper test-pages test-slurm drill lint bench coverage wheel lock clean
+.PHONY: help setup demo test test-builds test-pages test-slurm drill lint bench coverage wheel lock clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -22,8 +22,8 @@ demo: setup ## build everything on embedded synthetic data and say where the rep
 test: setup ## the tests
 	@$(BIN)/python -m pytest -n 2 --dist loadfile
 
-test-paper: setup ## every run, table and figure of the paper on small data (ten minutes)
-	@$(BIN)/python -m pytest -m paper tests/workflow
+test-builds: setup ## a matrix over settings, two accounts on one store, the paper on small data (half an hour)
+	@$(BIN)/python -m pytest -m builds tests/workflow
 
 test-pages: setup ## every command of the documents (five minutes)
 	@$(BIN)/python -m pytest -m pages tests/workflow/test_documents.py

@@ -151,7 +151,10 @@ CHANGES: dict[str, tuple[dict[str, Any], str, dict[str, int]]] = {
 """A change, a target that depends on it, and the jobs that this takes."""
 
 
-@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize(
+    "change",
+    [name if name in ("readmission", "epochs") else pytest.param(name, marks=pytest.mark.builds) for name in CHANGES],
+)
 def test_a_changed_setting_is_built_the_first_time(base, place, change):
     """There: what depends on it, and nothing else. Back: links only, as the first configuration is still stored."""
     changes, target, expected = CHANGES[change]
@@ -334,6 +337,7 @@ def test_one_environment_two_checkouts(base, tmp_path):
     assert ours.filter(pl.col("split") == "test")["count"].item() == 8
 
 
+@pytest.mark.builds
 def test_two_accounts_and_one_store_at_once(tmp_path_factory):
     """Both builds end well, and neither needs a file of the other to be its own."""
     if os.getuid() != 0:
@@ -468,7 +472,7 @@ def test_one_run_is_a_target_by_its_published_name(base):
     assert jobs(snakemake(base, "-n", run, config=changed)) == {"train": 1, "publish": 1}
 
 
-@pytest.mark.paper
+@pytest.mark.builds
 def test_the_paper_is_complete(base, tmp_path):
     """All runs, tables and figures; no cell of the page is empty."""
     shutil.copytree(base, tmp_path / "copy", symlinks=True)
