@@ -289,3 +289,42 @@ def test_errors_name_what_is_missing(output, tmp_path):
 def test_a_foreign_cohort_without_labels(output):
     cohort = pl.read_parquet(output / "cohorts/readmission.parquet").drop("label").head(5)
     assert load_task(output, "readmission", None, cohort=cohort).batch(range(5)).check().label.tolist() == [-2.0] * 5
+
+
+@pytest.mark.parametrize(
+    ("table", "change"),
+    [
+        ("hourly/index", {"offset": -5}),
+        ("hourly/index", {"offset": 10**12}),
+        ("hourly/index", {"n_hours": 3}),
+        ("hourly/diagnosis_tails/index", {"offset": 10**6}),
+        ("hourly/diagnosis_tails/index", {"n_rows": 0}),
+        ("cxr/index", {"row": 10**9}),
+        ("cxr/index", {"shard": "../../../../etc/passwd"}),
+        ("notes/index", {"n_tokens": 10**9}),
+        ("notes/index", {"offset": -3}),
+    ],
+)
+def test_an_index_that_points_elsewhere_is_refused(output, tmp_path, table, change):
+    copied = shutil.copytree(output, tmp_path / "copied")
+    path = copied / "data" / f"{table}.parquet"
+    frame = pl.read_parquet(path)
+    frame.with_columns(pl.lit(value, frame.schema[name]).alias(name) for name, value in change.items()).write_parquet(
+        path
+    )
+    with pytest.raises(ShardError):
+        load_task(copied, "diagnosis", None)
+
+
+@pytest.mark.parametrize("name", ["hourly/values.npy", "hourly/diagnosis_tails/observed.npy", "cxr/shards/part-0.npy",
+                                  "notes/shards/part-1.npy"])  # fmt: skip
+@pytest.mark.parametrize("content", [b"", b"no array", "cut short", np.zeros((2, 3))])
+def test_a_damaged_shard_is_refused(output, tmp_path, name, content):
+    copied = shutil.copytree(output, tmp_path / "copied")
+    path = copied / "data" / name
+    if isinstance(content, np.ndarray):
+        np.save(path, content)
+    else:
+        path.write_bytes(path.read_bytes()[:-1] if content == "cut short" else content)
+    with pytest.raises(ShardError, match="rebuild it"):
+        load_task(copied, "diagnosis", None)
