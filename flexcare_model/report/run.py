@@ -66,5 +66,5 @@ def write_comparison(flexcare: Results, corrected: Results, out: Path, about: Ab
     layouts = build_comparison(flexcare, corrected, below=about.below)
     for layout in layouts:
         layout.write(out / "tables")
-    text = comparison_page(layouts, about, synthetic=bool(about.is_synthetic))
+    text = comparison_page(layouts, about, synthetic=flexcare.is_synthetic)
     (out / "page.html").write_text(text, encoding="utf-8")
