@@ -298,19 +298,19 @@ def test_exit_status_and_json(raw, capsys):
     (raw / "mimiciv" / "icu" / "chartevents.csv.gz").unlink()
     settings = raw.parent / "config.yaml"
     settings.write_text(f"raw: {{mimiciv: {raw / 'mimiciv'}}}\noutput: {raw.parent / 'results'}\n")
-    assert main(["doctor", "--fast", "--config", str(settings)]) == 1
+    assert main(["doctor", "--fast", "--configfile", str(settings)]) == 1
     assert "icu/chartevents.csv.gz" in capsys.readouterr().out
     settings.write_text("raw: {mimic: x}\n")
-    assert main(["doctor", "--config", str(settings)]) == 1
+    assert main(["doctor", "--configfile", str(settings)]) == 1
     assert "unknown key" in capsys.readouterr().err
-    assert main(["doctor", "--config", str(settings.with_name("absent.yaml"))]) == 1
+    assert main(["doctor", "--configfile", str(settings.with_name("absent.yaml"))]) == 1
     assert "absent.yaml: No such file or directory" in capsys.readouterr().err
 
 
 def test_every_word_of_the_configuration_passes(fabricated, tmp_path, capsys):
     """The workflow hands over a file with its whole resolved configuration."""
     (tmp_path / "config.json").write_text(config_of(fabricated).model_dump_json())
-    assert main(["doctor", "--fast", "--config", str(tmp_path / "config.json")]) == 0
+    assert main(["doctor", "--fast", "--configfile", str(tmp_path / "config.json")]) == 0
 
 
 # --- list of radiographs ------------------------------------------------------------------------------------------
