@@ -48,7 +48,7 @@ coverage: setup ## the tests, and the lines that none of them executes (longer t
 
 bench: setup ## timings of the heavy stages, beside their goals
 	@status=0; for name in events images embed batches model_step; do \
-	    echo "== $$name"; $(BIN)/python tests/bench/bench_$$name.py || status=1; \
+	    echo "== $$name"; PYTHONPATH=tests $(BIN)/python tests/bench/bench_$$name.py || status=1; \
 	done; exit $$status
 
 wheel: setup ## build the package: dist/flexcare-VERSION-py3-none-any.whl

@@ -16,7 +16,7 @@ from typing import Any
 import click
 
 from flexcare_data.cli import COHORTS, FOLDER, OUT, PART, STAGE, Menu, folders, run_stage
-from flexcare_data.store.views import Recipe
+from flexcare_data.store.views import Recipe, link_all
 
 
 def prepare_environment() -> None:
@@ -335,8 +335,9 @@ def figure(name: str, recipe: Path | None, output: Path | None, below: int, synt
     from flexcare_model.report.run import write_figure
 
     with results_of(recipe, output) as (place, made), sealed(made, out) as target:
-        asked = about(made, below=below, synthetic=synthetic)
-        write_figure(Results(place), name, target, below=asked.below, synthetic=bool(asked.is_synthetic))
+        results, asked = Results(place), about(made, below=below, synthetic=synthetic)
+        is_synthetic = results.is_synthetic if asked.is_synthetic is None else asked.is_synthetic
+        write_figure(results, name, target, below=asked.below, synthetic=is_synthetic)
 
 
 @commands.command("report")
@@ -420,6 +421,8 @@ def results_of(recipe: Path | None, output: Path | None) -> Iterator[tuple[Path,
     made = Recipe.read(recipe)
     made.check_unchanged()
     with made.view() as view:
+        if benchmarks := made.extra.get("benchmarks"):
+            link_all(view, {"benchmarks": benchmarks})
         yield view, made
 
 

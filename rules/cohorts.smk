@@ -60,3 +60,5 @@ for task in task_names():
             task
         input:
             cohort_and_its_data(task),
+
+    workflow.get_rule(task).docstring = f"The cohort of {task.replace('_', ' ')}, and the data of its samples."

@@ -49,9 +49,10 @@ class Recipe:
             raise RecipeError(f"{path}: expected a recipe as the workflow writes it, got something else") from None
 
     def write(self, path: Path) -> None:
-        """Write the recipe to ``path``, which is named by its key; an existing file is the same."""
-        if not path.exists():
-            atomic_write(path, json.dumps(asdict(self), indent=1, sort_keys=True) + "\n")
+        """Write the recipe to ``path``. Its key is in the name; its paths differ where the output folder was moved."""
+        text = json.dumps(asdict(self), indent=1, sort_keys=True) + "\n"
+        if not path.is_file() or path.read_text() != text:
+            atomic_write(path, text)
 
     def check_unchanged(self) -> None:
         """Raise RecipeError where the code on disk is not the code of the spec."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from flexcare_data.store.folders import atomic_write
 from flexcare_model.analysis import inside
 from flexcare_model.data.dataset import load_task
 from flexcare_model.data.loader import Feed
@@ -43,8 +44,8 @@ def run(
     }
     if kind == "inside":
         representations, experts = inside.collect(model, datasets, Feed(where), batch_size=config.batch_size, seed=seed)
-        representations.write_parquet(out / "representations.parquet")
-        experts.write_parquet(out / "experts.parquet")
+        atomic_write(out / "representations.parquet", representations.write_parquet)
+        atomic_write(out / "experts.parquet", experts.write_parquet)
     else:
         scores = inside.score_with_less(model, datasets, Feed(where), batch_size=config.batch_size, seed=seed)
-        scores.write_parquet(out / "modalities.parquet")
+        atomic_write(out / "modalities.parquet", scores.write_parquet)

@@ -26,6 +26,8 @@ from flexcare_data.hashing import file_digest
 from flexcare_data.modalities import NOTE_WIDTH
 
 FILES = ("*.json", "*.txt", "*.safetensors", "*.model")
+_MANIFEST = "manifest.json"
+"""Of a folder of the store; it is no part of the encoder."""
 _NO_EFFECT = ("transformers_version", "_name_or_path", "torch_dtype", "dtype", "architectures")
 _OFFLINE = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
 
@@ -133,6 +135,8 @@ def encoder_digest(folder: Path) -> str:
     """sha256 of weights, configuration and tokenizer; fields without effect on the vectors are left out."""
     parts = []
     for path in sorted({path for pattern in FILES for path in Path(folder).glob(pattern)}):
+        if path.name == _MANIFEST:
+            continue
         if path.suffix == ".json":
             settings = json.loads(path.read_bytes())
             if isinstance(settings, dict):

@@ -9,6 +9,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from flexcare_data.store.folders import atomic_write
 from flexcare_model.report.figures.drawings import draw
 from flexcare_model.report.figures.style import explain_absence, mark_synthetic, save
 from flexcare_model.report.numbers import beyond, tables
@@ -49,16 +50,16 @@ def write_figure(results: Results, name: str, out: Path, *, below: int, syntheti
 
 def write_page(results: Results, out: Path, about: About) -> None:
     """page.html, and the tables of the paper that it shows in tables/."""
-    (out / "page.html").write_text(build_page(results, about), encoding="utf-8")
+    atomic_write(out / "page.html", build_page(results, about))
     for name in ("table3", "table4", "table5", "table6"):
         write_tables(results, name, out / "tables", below=about.below, seeds=about.seeds)
 
 
 def write_card(results: Results, out: Path, about: About) -> None:
     """DATASET_CARD.md and croissant.json."""
-    (out / "DATASET_CARD.md").write_text(dataset_card(results, about), encoding="utf-8")
+    atomic_write(out / "DATASET_CARD.md", dataset_card(results, about))
     text = json.dumps(croissant(results, about), indent=2, ensure_ascii=False) + "\n"
-    (out / "croissant.json").write_text(text, encoding="utf-8")
+    atomic_write(out / "croissant.json", text)
 
 
 def write_comparison(flexcare: Results, corrected: Results, out: Path, about: About) -> None:
@@ -66,5 +67,5 @@ def write_comparison(flexcare: Results, corrected: Results, out: Path, about: Ab
     layouts = build_comparison(flexcare, corrected, below=about.below)
     for layout in layouts:
         layout.write(out / "tables")
-    text = comparison_page(layouts, about, synthetic=bool(about.is_synthetic))
-    (out / "page.html").write_text(text, encoding="utf-8")
+    text = comparison_page(layouts, about, synthetic=flexcare.is_synthetic)
+    atomic_write(out / "page.html", text)

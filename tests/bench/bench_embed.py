@@ -17,9 +17,9 @@ import numpy as np
 import torch
 
 from flexcare_data.modalities import NOTE_WIDTH
-from flexcare_model.notes import embed
+from flexcare_model.notes.computing import CPU_BATCH_TOKENS, batches, computing
 from flexcare_model.notes.encoder import Encoder
-from flexcare_model.notes.vectors import dequantize, quantize
+from flexcare_model.notes.storage import dequantize, quantize
 
 
 def encoder_of(layers: int) -> Encoder:
@@ -53,8 +53,8 @@ def ours(encoder: Encoder, pieces: list[np.ndarray], device: torch.device, threa
     lengths = np.array([len(ids) for ids in pieces])
     offsets = np.concatenate([[0], np.cumsum(lengths)])
     vectors = np.empty((int(offsets[-1]), NOTE_WIDTH), np.float16)
-    jobs = [(int(offsets[a]), pieces[a:b]) for a, b in embed._batches(lengths, budget)]
-    with embed._computing(encoder, device, threads) as compute:
+    jobs = [(int(offsets[a]), pieces[a:b]) for a, b in batches(lengths, budget)]
+    with computing(encoder, device, threads) as compute:
         for start, part in compute(jobs):
             vectors[start : start + len(part)] = part
     return vectors
@@ -79,7 +79,7 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     encoder, pieces = encoder_of(args.layers).to(device), notes(args.notes)
     tokens = sum(len(ids) for ids in pieces)
-    budget = embed._CPU_BATCH_TOKENS if device.type == "cpu" else 8192
+    budget = CPU_BATCH_TOKENS if device.type == "cpu" else 8192
     random_order(encoder, pieces[:16], device)
     ours(encoder, pieces[:16], device, args.threads, budget)
     wall, cpu = [], []

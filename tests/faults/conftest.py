@@ -21,12 +21,14 @@ def base(tmp_path_factory) -> Base:
     synthetic.write(base.raw, patients=40, seed=3, edition="2.2")
     canaries.plant(base.raw)
     build(base.raw, base.store)
-    for stage in ("cxr", "notes"):
+    base.encoder.symlink_to(base.store / "encoder")
+    for stage in ("cxr", "encoder", "notes"):
         done = run(base.command(stage, base.store / stage), watched=base.store, patches=PATCHES)
         assert done.status == 0, done.said
         base.said.append(done.said)
-    for name, stage in Plan(load_config({})).stages.items():
-        for file, link in stage.outputs.items():
+    plan = Plan(load_config({}))
+    for name in ("stays", "splits", "events", "hourly", "sections", *plan.cohorts, "audit", "cxr", "notes"):
+        for file, link in plan.stage(name).outputs.items():
             place = base.output / link
             place.parent.mkdir(parents=True, exist_ok=True)
             place.symlink_to(base.store / name / file)

@@ -133,22 +133,22 @@ def test_a_finished_store_of_somebody_else_is_used_and_nothing_computed(killed, 
         pytest.skip("needs root to give files to another user")
     said = end(start(tmp_path, "drg", config={"store": {"path": str(store)}}, before=before))
     jobs = {line.split()[1].rstrip(":") for line in said.splitlines() if line.startswith(("rule ", "localrule "))}
-    assert jobs == {"choose_data", "publish_data", "choose_cohort_drg", "publish_cohort_drg", "drg"}
+    assert jobs == {"publish", "drg"}
     theirs, ours = killed / "cohorts/drg.parquet", tmp_path / "results/cohorts/drg.parquet"
     assert ours.read_bytes() == theirs.read_bytes()
 
 
 @pytest.mark.drill
 def test_links_follow_the_configuration_after_a_kill_and_a_clock_set_back(killed):
-    """The choice of another configuration is made, dated before the links, and the build is killed before them."""
+    """The stage of another configuration is made, its mark dated before the links, and the links were not made."""
     folder = killed.parent
     link = killed / "data/notes/sections.parquet"
     first = link.readlink()
     other = {"options": {"bhc_fallback": "on"}}
-    made = start(folder, "--until", "choose_data", "--", "drg", config=other)
-    end(made)
-    for path in (killed / ".published").glob("data-*"):
-        os.utime(path, (0, 0))
+    end(start(folder, "--until", "sections", "--", "drg", config=other))
+    assert link.readlink() == first
+    for path in (killed / "by_key").rglob("*"):
+        os.utime(path, (0, 0), follow_symlinks=False)
     end(start(folder / "third", "drg", config={**other, "output": str(killed)}))
     assert link.readlink() != first
     end(start(folder, "drg"))
@@ -158,7 +158,7 @@ def test_links_follow_the_configuration_after_a_kill_and_a_clock_set_back(killed
 @pytest.mark.drill
 @pytest.mark.parametrize("blow", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 @pytest.mark.parametrize("whom", ["snakemake", "everything"])
-@pytest.mark.parametrize("stage", ["synthesize", "stays", "hourly", "cohort-drg"])
+@pytest.mark.parametrize("stage", ["synthetic", "stays", "hourly", "cohort-drg"])
 def test_a_build_struck_in_each_stage(undisturbed, tmp_path, stage, whom, blow):
     logs = tmp_path / "results/logs"
     struck = start(tmp_path, "drg")

@@ -9,7 +9,7 @@ import pytest
 from support.prepared import PATCHES, Base
 from support.struck import digests, hidden, run
 
-STAGES = ("stays", "events", "hourly", "sections", "cohort-diagnosis", "audit", "cxr", "notes")
+STAGES = ("stays", "events", "hourly", "sections", "cohort-diagnosis", "audit", "cxr", "encoder", "notes")
 FEW = ("events", "cohort-diagnosis", "cxr", "notes")
 """Those of the default tests; the others write by the same few functions."""
 
@@ -17,7 +17,7 @@ FEW = ("events", "cohort-diagnosis", "cxr", "notes")
 def expected(base: Base, stage: str) -> dict[str, str]:
     """What an undisturbed run leaves of ``stage``, pools included."""
     ours = digests(base.store)
-    pools = {"cxr": ("cxr-",), "notes": ("vectors-", "encoder-")}.get(stage, ())
+    pools = {"cxr": ("tensors-",), "notes": ("vectors-",)}.get(stage, ())
     return {name: digest for name, digest in ours.items() if name.startswith((f"{stage}/", *pools))}
 
 
@@ -67,30 +67,52 @@ def test_a_training_killed_again_and_again_ends_as_if_nothing_had_happened(base,
     assert digests(tmp_path / "run") == digests(whole)
 
 
-REPORT = (["tables", "--which", "2", "3"], ["figures", "--which", "1b"], ["report", "--seeds", "40"], ["card"])
+REPORT = {
+    "table3": ["tables", "table3", "--seeds", "40"],
+    "figure": ["figure", "figure1b", "--synthetic"],
+    "report": ["report", "--seeds", "40", "--synthetic"],
+    "card": ["card", "--synthetic"],
+}
 
 
-def report(output, which: int, moment: int = 0, blow: int = signal.SIGKILL):
-    name, *more = REPORT[which]
-    out = {"report": ["--out", output / "report.html"], "card": ["--out", output / "card"]}.get(name, [])
-    command = ["flexcare_model", name, "--output", output, *more, *out, "--synthetic"][
-        : -1 if name == "tables" else None
-    ]
+def report(output, which: str, moment: int = 0, blow: int = signal.SIGKILL):
+    """A command given by hand, which writes into an ordinary folder."""
+    command = ["flexcare_model", *REPORT[which], "--output", output, "--out", output / "made" / which]
     return run(command, watched=output, strike_at=moment, blow=blow)
 
 
-@pytest.mark.parametrize("which", range(len(REPORT)), ids=[part[0] for part in REPORT])
+@pytest.mark.parametrize("which", REPORT)
 def test_a_report_killed_in_the_middle_has_whole_files_only(base, tmp_path, which):
     for name in ("whole", "struck"):
         shutil.copytree(base.output, tmp_path / name, symlinks=True)
     done = report(tmp_path / "whole", which)
     assert done.status == 0, done.said
     whole = digests(tmp_path / "whole")
-    for moment in (2, done.moments // 2):
+    for moment in (2, max(done.moments // 2, 3)):
         assert report(tmp_path / "struck", which, moment).status == -signal.SIGKILL
         left = {name: digest for name, digest in digests(tmp_path / "struck").items() if "/." not in f"/{name}"}
         assert left.items() <= whole.items()
     assert report(tmp_path / "struck", which).status == 0
+    assert digests(tmp_path / "struck") == whole
+
+
+@pytest.mark.parametrize("which", ["table3", pytest.param("report", marks=pytest.mark.drill)])
+def test_a_report_of_the_workflow_is_there_as_a_whole_or_not_at_all(base, tmp_path, which):
+    """With a recipe the command seals a folder, as a stage does."""
+    recipe = base.recipe(tmp_path / "recipe.json", which)
+    name, *more = {"table3": ["tables", "table3"], "report": ["report"]}[which]
+
+    def sealed(folder: str, moment: int = 0):
+        command = ["flexcare_model", name, *more, "--recipe", recipe, "--out", tmp_path / folder / "made"]
+        return run(command, watched=tmp_path / folder, strike_at=moment)
+
+    moments = sealed("whole").moments
+    whole = digests(tmp_path / "whole")
+    assert "made/manifest.json" in whole
+    for moment in (2, moments // 2, moments - 1):
+        assert sealed("struck", moment).status == -signal.SIGKILL
+        assert digests(tmp_path / "struck/made") in ({}, digests(tmp_path / "whole/made"))
+    assert sealed("struck").status == 0
     assert digests(tmp_path / "struck") == whole
 
 

@@ -24,7 +24,7 @@ from support.prepared import PATCHES
 from support.struck import digests, run
 from test_builds import CONFIG, ROOT, end, start
 
-DATA = ("data/", "cohorts/", "store/", "meds_labels/", "analysis/", "synthetic_raw/", "image_list.txt")
+DATA = ("data/", "cohorts/", "store/", "meds_labels/", "analysis/", "image_list.txt")
 """What holds ids or values by design (docs/workflow.md), and below runs/*/*/*/ the folder predictions/."""
 
 
@@ -48,14 +48,14 @@ def reported(base, tmp_path_factory) -> tuple[Path, list[str]]:
     output, said = tmp_path_factory.mktemp("reported") / "output", [*base.said]
     shutil.copytree(base.output, output, symlinks=True)
     for command in (
-        ["tables", "--which", "2", "3", "4", "5", "6"],
-        ["figures", "--which", "1b", "1c", "4"],
-        ["statistics", "--replicates", "20"],
-        ["tables", "--which", "statistics"],
-        ["card", "--out", output / "card"],
-        ["report", "--seeds", "40", "--out", output / "report.html"],
+        *(["tables", f"table{number}", "--out", "tables"] for number in range(2, 7)),
+        *(["figure", f"figure{name}", "--out", "figures"] for name in ("1b", "1c", "4")),
+        ["statistics", "--replicates", "20", "--out", "analysis/statistics"],
+        ["tables", "statistics", "--out", "tables"],
+        ["card", "--out", "card"],
+        ["report", "--seeds", "40", "--out", "report"],
     ):
-        done = run(["flexcare_model", command[0], "--output", output, *command[1:]], watched=output)
+        done = run(["flexcare_model", *command[:-1], output / command[-1], "--output", output], watched=output)
         assert done.status == 0, done.said
         said.append(done.said)
     return output, said
@@ -97,13 +97,12 @@ def test_no_error_or_count_quotes_a_raw_row(base, tmp_path, openly):
 
 def test_an_unexpected_error_withholds_its_words(base, tmp_path, capfd, monkeypatch):
     """Polars quotes the values that it cannot convert."""
-    from flexcare_data import commands
     from flexcare_data.__main__ import main
 
-    def convert(args):
+    def convert(work):
         pl.Series([canaries.SENTENCE]).cast(pl.Int64)
 
-    monkeypatch.setitem(commands.COMMANDS, "splits", convert)
+    monkeypatch.setattr("flexcare_data.stages.splits.run", convert)
     arguments = ["splits", "--mimiciv", str(tmp_path), "--out", str(tmp_path / "out")]
     monkeypatch.delenv("FLEXCARE_FULL_ERRORS", raising=False)
     assert main(arguments) == 1
@@ -164,7 +163,7 @@ def test_no_source_loads_or_writes_a_pickle(package):
             if name in ("np.load", "numpy.load", "np.save"):
                 assert given.get("allow_pickle") == "False", path
             if name == "torch.load":
-                assert given.get("weights_only") == "True" and path.name == "encoder.py", path
+                assert given.get("weights_only") == "True" and path.name == "convert.py", path
             assert name not in ("torch.save", "yaml.load", "yaml.unsafe_load", "eval", "exec"), path
             assert given.get("trust_remote_code", "False") == "False", path
 
@@ -335,8 +334,18 @@ def test_a_config_cannot_run_code(tmp_path):
 
 def test_telemetry_is_off(base, tmp_path):
     """The libraries of models and weights are told so before they are loaded."""
-    code = "import flexcare_model.__main__, os; print([os.environ.get(k) for k in %r])"
     names = ["HF_HUB_DISABLE_TELEMETRY", "DO_NOT_TRACK"]
-    done = subprocess.run([sys.executable, "-c", code % names], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "['1', '1']"
+    code = f"""
+import os, sys
+from flexcare_model.__main__ import main
+print(not {{"torch", "transformers", "huggingface_hub"}} & set(sys.modules))
+main(["train", "--help"])
+print([os.environ.get(name) for name in {names}])
+"""
+    environment = {name: value for name, value in os.environ.items() if name not in names}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True, check=True
+    )
+    lines = done.stdout.splitlines()
+    assert (lines[0], lines[-1]) == ("True", "['1', '1']")
     assert digests(base.output / "runs")

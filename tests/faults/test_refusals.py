@@ -50,7 +50,7 @@ def test_files_that_may_not_grow(base, tmp_path, stage):
 
 
 @needs_mounts
-@pytest.mark.parametrize(("stage", "size"), [("events", 64 << 10), ("cxr", 3 << 20), ("notes", 4 << 20)])
+@pytest.mark.parametrize(("stage", "size"), [("events", 64 << 10), ("cxr", 3 << 20), ("notes", 1 << 20)])
 def test_a_full_disk(base, tmp_path, stage, size):
     """The disk of the store is full in the middle of a stage. (A page mapped beyond it would kill the process.)"""
     arguments = (base.command(stage, tmp_path / stage), PATCHES, str(tmp_path), size)
@@ -247,11 +247,14 @@ def test_nothing_is_open_to_others_whatever_the_umask(base, tmp_path):
     mine = tmp_path / "output" / "runs" / "mine"
     assert run(base.command("train", mine), watched=tmp_path, before=(condition,)).status == 0
     assert run(base.command("events", tmp_path / "store/events"), watched=tmp_path, before=(condition,)).status == 0
-    for name, *more in (["tables", "--which", "2"], ["figures", "--which", "1b"], ["card", "--out", tmp_path / "card"]):
-        command = ["flexcare_model", name, "--output", tmp_path / "output", *more]
+    for name, *more in (["tables", "table2"], ["figure", "figure1b"], ["card"]):
+        command = ["flexcare_model", name, *more, "--output", tmp_path / "output", "--out", tmp_path / name]
         assert run(command, watched=tmp_path, before=(condition,)).status == 0
     sample = "meds-labels", "--cohorts", base.store / "cohort-drg", "--out", tmp_path / "meds"
     assert run(["flexcare_data", *sample], watched=tmp_path, before=(condition,)).status == 0
-    made = [tmp_path / name for name in ("store", "card", "meds", "output/tables", "output/figures")] + [mine]
+    recipe = base.recipe(tmp_path / "recipe.json", "tables-table2")
+    command = ["flexcare_model", "tables", "table2", "--recipe", recipe, "--out", tmp_path / "sealed"]
+    assert run(command, watched=tmp_path, before=(condition,)).status == 0
+    made = [tmp_path / name for name in ("store", "card", "meds", "tables", "figure", "sealed")] + [mine]
     assert all(folder.is_dir() for folder in made)
     assert set().union(*map(modes, made)) == {0}

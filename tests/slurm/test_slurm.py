@@ -36,8 +36,8 @@ CONFIG = {
 }  # fmt: skip
 # Stages in the queue: everything else takes seconds, and is made where snakemake runs.
 JOBS = {
-    "synthesize": 1, "stays": 1, "splits": 1, "events": 1, "hourly": 1, "sections": 1, "cohort": 3, "audit": 1,
-    "cxr_share": 2, "cxr": 1, "notes_share": 2, "notes": 1, "train": 1,
+    "synthetic": 1, "stays": 1, "splits": 1, "events": 1, "hourly": 1, "sections": 1, "cohort": 3, "audit": 1,
+    "cxr_part": 2, "cxr": 1, "encoder": 1, "notes_part": 2, "notes": 1, "train": 1,
 }  # fmt: skip
 # The node is near and quick, so there is no need to wait as on a cluster.
 QUICK = ("--slurm-init-seconds-before-status-checks", "2", "--seconds-between-status-checks", "2")
@@ -70,14 +70,18 @@ def snakemake(
 
 
 def digests(folder: Path) -> dict[str, str]:
-    """sha256 of everything that is made, but for logs and measurements."""
-    files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
-    names = {path: path.relative_to(folder) for path in files}
-    return {
-        str(name): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path, name in names.items()
-        if name.parts[0] not in ("logs", "benchmarks") and "digests" not in name.parts
-    }
+    """sha256 of every published file and of the store, whatever the key of what a link shows.
+
+    Left out are logs, measurements, and what holds paths: `by_key/`, which published names lead into, and origin.json.
+    """
+    found = {}
+    for place, folders, files in os.walk(folder, followlinks=True):
+        inside = Path(place).relative_to(folder)
+        if inside == Path():
+            folders[:] = sorted(set(folders) - {"logs", "benchmarks", "by_key"})
+            files = sorted(set(files) - {"origin.json"})
+        found |= {str(inside / name): hashlib.sha256(Path(place, name).read_bytes()).hexdigest() for name in files}
+    return found
 
 
 def submitted(node: dict[str, str]) -> list[tuple[str, str, str, int]]:
@@ -108,7 +112,7 @@ def test_only_the_stages_are_jobs(run, node):
     jobs = submitted(node)
     assert Counter(rule for rule, *_ in jobs) == JOBS
     assert {state for *_, state, _ in jobs} == {"COMPLETED"}
-    assert {rule for rule, gpus, *_ in jobs if gpus.endswith("gpu:1")} == {"notes_share", "train"}
+    assert {rule for rule, gpus, *_ in jobs if gpus.endswith("gpu:1")} == {"notes_part", "train"}
 
 
 def test_the_bytes_are_those_of_one_machine(run, tmp_path):
@@ -118,7 +122,8 @@ def test_the_bytes_are_those_of_one_machine(run, tmp_path):
     assert status == 0, text[-6000:]
     ours, theirs = digests(tmp_path / "results"), digests(run / "results")
     assert ours.keys() == theirs.keys()
-    assert {"runs/flexcare/six_tasks/seed42/metrics.json", "data/cxr/index.parquet"} <= set(ours)
+    published = {"runs/flexcare/six_tasks/seed42/metrics.json", "data/cxr/index.parquet", "report_tables/table3.csv"}
+    assert published <= set(ours)
     assert {name for name in ours if ours[name] != theirs[name]} <= {"report.html", "card/DATASET_CARD.md"}
 
 
@@ -132,7 +137,7 @@ def test_a_second_run_sends_nothing(run, node):
 def test_a_job_killed_for_memory_is_sent_again_with_more(run, node):
     """And where it is not sent again, the message names the log of the command and that of SLURM."""
     config = {**CONFIG, "options": {"age": "at_admission"}, "resources": {"memory_mb": 200}}
-    target = str(Plan(load_config(config)).manifest("stays"))
+    target = str(Plan(load_config(config)).product("stays").done)
     before = len(submitted(node))
     status, text = snakemake(run, *SLURM, "--retries", "0", target, config=config, environment=node)
     assert status == 1, text[-3000:]
@@ -151,7 +156,7 @@ def test_a_job_killed_for_memory_is_sent_again_with_more(run, node):
 def test_with_accounting(run):
     """Where sacct answers, the same profile works: one job, on the data of the other node."""
     config = {**CONFIG, "options": {"readmission": "hospital"}}
-    target = str(Plan(load_config(config)).manifest("stays"))
+    target = str(Plan(load_config(config)).product("stays").done)
     with slurm_node(accounting=True) as node:
         status, text = snakemake(run, *SLURM, target, config=config, environment=node)
         assert status == 0, text[-3000:]

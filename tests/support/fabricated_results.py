@@ -186,9 +186,8 @@ def _documents(root: Path, stays: pl.DataFrame, cohorts: dict[str, pl.DataFrame]
         (root / "data" / f"{stem}.json").write_text(json.dumps(content))
     (root / "benchmarks").mkdir()
     (root / "benchmarks" / "stays.tsv").write_text("s\th:m:s\tmax_rss\tmax_vms\n12.5\t0:00:12\t812.4\t-\n")
-    mark = root / "synthetic_raw" / "mimiciv" / "SYNTHETIC"
-    mark.parent.mkdir(parents=True)
-    mark.write_text("fabricated\n")
+    origin = {"synthetic": True, "raw": {}, "identity": {}, "configfiles": []}
+    (root / "origin.json").write_text(json.dumps(origin))
 
 
 def _run(

@@ -6,6 +6,7 @@ import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from flexcare_data.store.views import Recipe
 from flexcare_data.tasks import TASKS
 
 SETTINGS = {
@@ -36,6 +37,23 @@ class Base:
     def output(self) -> Path:
         return self.folder / "output"
 
+    @property
+    def encoder(self) -> Path:
+        """The note encoder, by a name outside the store, as a user would give one."""
+        return self.folder / "encoder"
+
+    def recipe(self, path: Path, name: str, output: Path | None = None, **settings) -> Path:
+        """Write to ``path`` what the workflow would hand to a command that reports on this output folder."""
+        settings = {"suppress_below": 10, "seeds": [40], "synthetic": True} | settings
+        output = output or self.output
+        links = {
+            link.relative_to(output).as_posix(): str(link)
+            for link in sorted(output.rglob("*"))
+            if link.is_symlink() or link.is_file()
+        }
+        Recipe(name, {"product": name, "settings": settings}, links).write(path)
+        return path
+
     def command(self, stage: str, out: Path, raw: Path | None = None) -> list[str]:
         """The command of ``stage`` that writes to ``out`` what it makes of this build (and of ``raw``)."""
         raw, (name, _, task) = raw or self.raw, stage.partition("-")
@@ -44,8 +62,8 @@ class Base:
         }
         reads = {name: [f"--{name}", self.store / name] for name in ("stays", "splits", "events", "hourly", "sections")}
         every = [part for parts in reads.values() for part in parts]
-        cohorts = ["--cohorts", *(self.store / f"cohort-{task}" for task in TASKS)]
-        encoder = ["--encoder", "tiny", "--max-tokens", "16", "--threads", "1"]
+        cohorts = [word for task in TASKS for word in ("--cohorts", self.store / f"cohort-{task}")]
+        encoder = ["--encoder", self.encoder, "--max-tokens", "16", "--threads", "1"]
         parts = {
             "stays": ["flexcare_data", "stays", *roots["mimiciv"]],
             "splits": ["flexcare_data", "splits", *roots["mimiciv"]],
@@ -57,6 +75,7 @@ class Base:
             "audit": ["flexcare_data", "audit", *roots["mimiciv"], *roots["mimic_cxr_jpg"], *every,
                       *cohorts],
             "cxr": ["flexcare_data", "images", *roots["mimic_cxr_jpg"], *cohorts, "--broken-share", "1"],
+            "encoder": ["flexcare_model", "encoder", "--encoder", "tiny", *reads["sections"]],
             "notes": ["flexcare_model", "embed", *cohorts, *reads["sections"], *encoder],
             "train": ["flexcare_model", "train", "--output", self.output, "--model", "flexcare", "--settings",
                       json.dumps(SETTINGS), "--seed", "40"],

@@ -1,7 +1,7 @@
 """The paper's tables computed once more, from predictions and cohorts alone, with scikit-learn.
 
-In: an output folder. Out: the numbers that `metrics.json` and `tables/` should hold; nothing of the package is used.
-As a program it compares them: `python tests/report/recomputed.py results`.
+In: an output folder. Out: the numbers that `metrics.json`, `tables/` and the tables of the page should hold; nothing of
+the package is used. As a program it compares those that are there: `python tests/support/recomputed.py results`.
 """
 
 from __future__ import annotations
@@ -87,17 +87,18 @@ def wrong_metrics(output: Path) -> list[str]:
     return wrong
 
 
-def compared_cells(output: Path, name: str) -> tuple[int, list[str]]:
-    """Cells with a number of a long table, and those that differ from the mean and deviation of the predictions."""
+def compared_cells(output: Path, table: str) -> tuple[int, list[str]]:
+    """Cells with a number of a long table (such as ``report_tables/table3``), and those that differ from the mean and
+    deviation of the predictions."""
     found, cells, wrong = recompute(output), 0, []
-    for row in pl.read_csv(output / f"tables/{name}.csv").to_dicts():
+    for row in pl.read_csv(output / f"{table}.csv").to_dicts():
         values = list(found.get((row["model"], row["experiment"], row["task"], row["metric"]), {}).values())
         mean = statistics.mean(values) if values else None
         deviation = statistics.stdev(values) if len(values) > 1 else None
         cells += row["mean"] is not None
         for column, ours in (("mean", mean), ("std", deviation), ("n_seeds", len(values))):
             if (row[column] is None) != (ours is None) or (ours is not None and abs(ours - row[column]) > 1e-9):
-                wrong.append(f"{name}: {row['method']}, {row['task']} {row['metric']}: {column} {row[column]}, {ours}")
+                wrong.append(f"{table}: {row['method']}, {row['task']} {row['metric']}: {column} {row[column]}, {ours}")
     return cells, wrong
 
 
@@ -132,9 +133,10 @@ def wrong_sizes(output: Path) -> list[str]:
 
 def main(output: Path) -> int:
     wrong = [*wrong_metrics(output), *wrong_sizes(output)]
-    for name in ("table3", "table4", "table5", "table6"):
-        cells, differing = compared_cells(output, name)
-        print(f"{name}: {cells} numbers recomputed, {len(differing)} differ")
+    for path in sorted(output.glob("*tables/table[3456].csv")):
+        table = path.relative_to(output).with_suffix("").as_posix()
+        cells, differing = compared_cells(output, table)
+        print(f"{table}: {cells} numbers recomputed, {len(differing)} differ")
         wrong += differing
     print("\n".join([*wrong, f"metrics.json and table 2: {len(wrong)} differences in all"]))
     return bool(wrong)

@@ -21,9 +21,13 @@ from support.linked_data import link_open_data
 from support.paths import ROOT
 from support.recomputed import compared_cells, wrong_metrics, wrong_sizes
 
+from flexcare_data.config import load_config
+from flexcare_data.discovery import models
 from flexcare_data.options import PAPER_TASKS
+from flexcare_data.plan import Plan, Product
 from flexcare_data.schema import CHEXPERT, OUTPUT_FORMAT
 from flexcare_data.tasks import TASKS
+from flexcare_model.plan import ModelPlan
 
 SIX_TASKS = PAPER_TASKS[:-1]
 SMALL = {
@@ -60,11 +64,12 @@ def digests(folder: Path) -> dict[str, str]:
     """sha256 of every file below the output folder that must not depend on how it was computed."""
     tops = ("data", "cohorts", "store")
     files = [path for top in tops for path in sorted((folder / top).rglob("*")) if path.is_file()]
-    return {
-        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in files
-        if "digests" not in path.parts
-    }
+    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def planned_run(config: dict, seed: int) -> Product:
+    """FlexCare's run on all tasks under ``config``; paths are relative to the working directory of the build."""
+    return ModelPlan(Plan(load_config(config))).run("flexcare", "six_tasks", seed)
 
 
 def jobs(text: str) -> dict[str, int]:
@@ -175,13 +180,13 @@ def test_table3_follows_from_the_predictions(build):
     """FlexCare's numbers, from the files that its run left, with scikit-learn."""
     assert wrong_metrics(build) == []
     assert wrong_sizes(build) == []
-    assert compared_cells(build, "table3") == (2 * len(SIX_TASKS), [])
+    assert compared_cells(build, "report_tables/table3") == (2 * len(SIX_TASKS), [])
 
 
 def test_snakemake_makes_its_own_report(build):
     snakemake(build.parent, "--report", "rules.html", config=SMALL)
     page = (build.parent / "rules.html").read_text()
-    assert "results/report.html" in page
+    assert "results/by_key/page-report-" in page
 
 
 def test_a_missing_seed_is_filled_in_and_a_failing_one_stops_no_other(build, tmp_path):
@@ -189,23 +194,26 @@ def test_a_missing_seed_is_filled_in_and_a_failing_one_stops_no_other(build, tmp
     shutil.copytree(build.parent, tmp_path / "copy", symlinks=True)
     folder, runs = tmp_path / "copy", tmp_path / "copy/results/runs/flexcare/six_tasks"
     config = {**SMALL, "train": SMALL["train"] | {"seeds": [42, 43, 44]}}
-    before = {path: path.stat().st_mtime_ns for path in sorted((runs / "seed42").rglob("*"))}
-    (runs / "seed44").mkdir()
-    (runs / "seed44/state.safetensors").write_bytes(b"damaged")
+    finished, failing = (folder / planned_run(config, seed).folder for seed in (42, 44))
+    before = {path: path.stat().st_mtime_ns for path in sorted(finished.rglob("*"))}
+    assert len(before) > 6
+    failing.mkdir()
+    (failing / "state.safetensors").write_bytes(b"damaged")
     text = snakemake(folder, "--cores", "2", "--keep-going", "flexcare", config=config, expect=1)
     assert jobs(text)["train"] == 2
     assert "state.safetensors: is damaged" in text
-    assert {path: path.stat().st_mtime_ns for path in sorted((runs / "seed42").rglob("*"))} == before
-    assert (runs / "seed43/metrics.json").is_file()
+    assert {path: path.stat().st_mtime_ns for path in sorted(finished.rglob("*"))} == before
+    assert (runs / "seed42/metrics.json").resolve().parent == finished.resolve()
+    assert (runs / "seed43/metrics.json").is_file() and not (runs / "seed44").exists()
     snakemake(folder, "--cores", "2", "so_far", config=config)
     expected = "FlexCare (six tasks): 2 of 3 seeds, without 44."
-    assert expected in (folder / "results/tables/table3.md").read_text()
+    assert expected in (folder / "results/so_far_tables/table3.md").read_text()
     assert expected in (folder / "results/so_far.html").read_text()
     changed = {**config, "train": config["train"] | {"lr": 0.01}}
     assert "train" not in jobs(snakemake(folder, "-n", "so_far", config=changed))
-    (runs / "seed44/state.safetensors").unlink()
+    (failing / "state.safetensors").unlink()
     text = snakemake(folder, "-n", "flexcare", config=config)
-    assert jobs(text) == {"flexcare": 1, "train": 1}
+    assert jobs(text) == {"flexcare": 1, "publish": 1, "train": 1}
     assert "seed44/metrics.json" in text
 
 
@@ -222,7 +230,7 @@ def test_second_run_has_nothing_to_do(build):
 
 def test_what_only_decides_how_fast_trains_nothing_again(build):
     settings = {**SMALL["train"], "workers": 2, "data_device": "cpu", "threads": 1}
-    assert "train" not in jobs(snakemake(build.parent, "-n", config={**SMALL, "train": settings}))
+    assert "Nothing to be done" in snakemake(build.parent, "-n", config={**SMALL, "train": settings})
     settings["lr"] = 0.005
     assert jobs(snakemake(build.parent, "-n", config={**SMALL, "train": settings}))["train"] > 0
 
@@ -250,11 +258,10 @@ def test_one_core_gives_the_same_bytes(build, tmp_path):
 def test_one_target_touches_only_what_it_needs(build):
     """After a change of the notes only their stages run; for one cohort no other cohort does."""
     text = snakemake(build.parent, "-n", "drg", config={**SMALL, "options": {"note_cleaning": "keep"}})
-    links = {f"{verb}_{group}": 1 for verb in ("choose", "publish") for group in ("data", "cohort_drg")}
-    assert jobs(text) == {"sections": 1, "cohort": 1, "drg": 1, **links}
+    assert jobs(text) == {"sections": 1, "cohort": 1, "publish": 2, "drg": 1}
 
 
-def test_links_of_another_configuration_are_made_anew(build, tmp_path):
+def test_links_of_another_configuration_are_made_again(build, tmp_path):
     """There and back: the older stage is still in the store, and the links point at it again."""
     folder = build.parent
     link = build / "data/notes/sections.parquet"
@@ -265,24 +272,24 @@ def test_links_of_another_configuration_are_made_anew(build, tmp_path):
     assert link.readlink() != first
     # Another working directory knows nothing of the earlier jobs.
     text = snakemake(tmp_path, "--cores", "1", "drg", config={**SMALL, "output": str(build)})
-    assert jobs(text) == {"choose_data": 1, "publish_data": 1, "drg": 1}
+    assert jobs(text) == {"publish": 1, "drg": 1}
     assert link.readlink() == first
 
 
-def test_wrong_key_is_told_before_anything_runs(tmp_path):
+def test_wrong_key_is_reported_before_anything_runs(tmp_path):
     text = snakemake(tmp_path, "-n", config={"raw": {"mimic_iv": "/data"}, "protocl": "flexcare"}, expect=1)
     assert "raw.mimic_iv: unknown key; did you mean mimiciv?" in text
     assert "protocl: unknown key; did you mean protocol?" in text
     assert "Traceback" not in text
 
 
-def test_a_training_that_cannot_be_is_told_before_anything_runs(tmp_path):
+def test_a_training_that_cannot_be_is_reported_before_anything_runs(tmp_path):
     """A misspelled model, and a task whose radiographs and notes would not be prepared."""
     run = "results/runs/{}/readmission/seed42/metrics.json"
     text = snakemake(tmp_path, "-n", run.format("mtt"), config={}, expect=1)
-    assert "model: expected one of flexcare, " in text and "got mtt" in text
+    assert set(re.search(r"model: expected one of (.+); got mtt", text)[1].split(", ")) == set(models())
     text = snakemake(tmp_path, "-n", run.format("mt"), config={"tasks": ["drg"]}, expect=1)
-    assert "readmission: not among the configured cohorts; add it to tasks" in text
+    assert "readmission: expected a configured task; add it to `tasks` (now ['drg'])" in text
 
 
 def test_settings_of_the_command_line(tmp_path):
@@ -301,16 +308,17 @@ def test_menu_explains_every_target(tmp_path):
 
 def test_snakefile_does_not_load_torch(tmp_path):
     """Every call of Snakemake pays for what the Snakefile imports."""
-    code = "import sys, flexcare_data.plan, flexcare_data.config; sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+    imports = re.findall(r"^ *from (flexcare_\S+) import", (ROOT / "rules/helpers/plan.smk").read_text(), flags=re.M)
+    assert {"flexcare_data.plan", "flexcare_model.plan"} <= set(imports)
+    code = f"import sys, {', '.join(imports)}; print({{'torch', 'numba', 'sklearn', 'matplotlib'}} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True, text=True)
+    assert done.stdout == "set()\n"
 
 
 def test_output_format_is_in_the_keys():
     """A folder of another version has other keys, so it is never mixed with ours."""
-    from flexcare_data.config import load_config
-    from flexcare_data.plan import Plan
-
-    assert Plan(load_config({})).spec("stays")["format"] == OUTPUT_FORMAT
+    assert Plan(load_config({})).product("stays").spec["format"] == OUTPUT_FORMAT
+    assert planned_run({}, 42).spec["format"] == OUTPUT_FORMAT
 
 
 def test_cohorts_of_the_open_demo(open_data, tmp_path):

@@ -335,9 +335,9 @@ def resources(results: Results) -> tuple[Layout, Layout] | None:
     jobs = []
     newest: dict[str, Path] = {}
     for path in sorted((results.root / "benchmarks").rglob("*.tsv"), key=lambda path: path.stat().st_mtime):
-        # The name of a stage's log ends in its key, which stands with its sources already.
+        # A name has its key at its end, or before the number of a part; the key is shown with the sources already.
         name = path.relative_to(results.root / "benchmarks").with_suffix("").as_posix()
-        newest[re.sub(r"-[0-9a-f]{12}$", "", name)] = path
+        newest[re.sub(r"-[0-9a-f]{12}(?=$|-part)", "", name)] = path
     for name, path in sorted(newest.items()):
         measured = pl.read_csv(path, separator="\t", infer_schema=False, null_values=["-", "NA"])
         if not {"s", "max_rss"} <= set(measured.columns) or measured.height == 0:

@@ -97,11 +97,9 @@ class Results:
 
     @cached_property
     def is_synthetic(self) -> bool:
-        """True where the build's raw data carries the generator's mark, or any run or stage says so."""
-        if any((self.root / "synthetic_raw").glob("*/SYNTHETIC")):
-            return True
-        about = self.json("config.json") or {}
-        return bool(about) and (about.get("raw") or {}).get("mimiciv") is None
+        """True where the output folder says that it is made from fabricated data."""
+        origin = self.json("origin.json") or {}
+        return origin.get("synthetic") is True
 
     @cached_property
     def compared_tasks(self) -> tuple[str, ...]:

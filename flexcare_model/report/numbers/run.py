@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from flexcare_data.store.folders import atomic_write
 from flexcare_model.report.numbers import groups, uncertainty
 from flexcare_model.report.numbers.results import Results
 
@@ -29,4 +30,4 @@ def run(results: Results, out: Path, *, below: int, replicates: int = 1000, seed
         "subgroups": groups.subgroups(results, below=below),
     }
     for name, frame in frames.items():
-        frame.write_parquet(out / f"{name}.parquet")
+        atomic_write(out / f"{name}.parquet", frame.write_parquet)

@@ -296,17 +296,21 @@ def test_exit_status_and_json(raw, capsys):
     assert main(["doctor", *roots, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["ok"] is True
     (raw / "mimiciv" / "icu" / "chartevents.csv.gz").unlink()
-    settings = {"raw": {"mimiciv": str(raw / "mimiciv")}, "output": str(raw.parent / "results")}
-    assert main(["doctor", "--fast", "--config-json", json.dumps(settings)]) == 1
+    settings = raw.parent / "config.yaml"
+    settings.write_text(f"raw: {{mimiciv: {raw / 'mimiciv'}}}\noutput: {raw.parent / 'results'}\n")
+    assert main(["doctor", "--fast", "--configfile", str(settings)]) == 1
     assert "icu/chartevents.csv.gz" in capsys.readouterr().out
-    assert main(["doctor", "--config-json", '{"raw": {"mimic": "x"}}']) == 1
+    settings.write_text("raw: {mimic: x}\n")
+    assert main(["doctor", "--configfile", str(settings)]) == 1
     assert "unknown key" in capsys.readouterr().err
+    assert main(["doctor", "--configfile", str(settings.with_name("absent.yaml"))]) == 1
+    assert "absent.yaml: No such file or directory" in capsys.readouterr().err
 
 
-def test_every_word_of_the_configuration_passes(fabricated, capsys):
-    """The workflow hands over its whole resolved configuration."""
-    dumped = config_of(fabricated).model_dump_json()
-    assert main(["doctor", "--fast", "--config-json", dumped]) == 0
+def test_every_word_of_the_configuration_passes(fabricated, tmp_path, capsys):
+    """The workflow hands over a file with its whole resolved configuration."""
+    (tmp_path / "config.json").write_text(config_of(fabricated).model_dump_json())
+    assert main(["doctor", "--fast", "--configfile", str(tmp_path / "config.json")]) == 0
 
 
 # --- list of radiographs ------------------------------------------------------------------------------------------

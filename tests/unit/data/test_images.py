@@ -22,11 +22,14 @@ from support.paths import ROOT
 from flexcare_data.config import load_config
 from flexcare_data.job_part import JobPart
 from flexcare_data.plan import Plan
-from flexcare_data.raw.radiographs import STATE, radiograph_path
+from flexcare_data.raw import radiographs as raw_radiographs
+from flexcare_data.raw.radiographs import radiograph_path
 from flexcare_data.schema import CXR_INDEX, check
 from flexcare_data.stages.images import build as images
-from flexcare_data.stages.images.build import ap_radiographs, build, decode_part
+from flexcare_data.stages.images import decoding
+from flexcare_data.stages.images.build import build, decode_part
 from flexcare_data.stages.images.decoding import ImageError, decode
+from flexcare_data.stages.images.radiographs import ap_radiographs, study_time
 from flexcare_data.store import verify
 from flexcare_data.synthetic import write as write_raw
 
@@ -90,7 +93,7 @@ def triangle(n_in: int, n_out: int) -> np.ndarray:
 )
 def test_study_time(date, time, expected):
     frame = pl.DataFrame({"date": [date], "time": [time]}, schema={"date": pl.Int64, "time": pl.Float64})
-    assert frame.select(images.study_time(pl.col("date"), pl.col("time"))).item() == expected
+    assert frame.select(study_time(pl.col("date"), pl.col("time"))).item() == expected
 
 
 def test_ap_radiographs_keep_file_order_and_count_unreadable_times():
@@ -270,8 +273,8 @@ def test_bytes_do_not_depend_on_processes(raw, tmp_path):
 def test_a_second_build_decodes_what_is_new(raw, tmp_path, monkeypatch):
     dicoms, root = raw
     decoded = []
-    real = images.decode
-    monkeypatch.setattr(images, "decode", lambda data: decoded.append(1) or real(data))
+    real = decoding.decode
+    monkeypatch.setattr(decoding, "decode", lambda data: decoded.append(1) or real(data))
 
     def run(name: str, frame: pl.DataFrame) -> int:
         decoded.clear()
@@ -327,8 +330,8 @@ def test_bytes_do_not_depend_on_the_number_of_jobs(raw, tmp_path, monkeypatch, t
         assert not shared.exists()
     assert found == 68  # less the missing and the empty one
     decoded = []
-    real = images.decode
-    monkeypatch.setattr(images, "decode", lambda data: decoded.append(1) or real(data))
+    real = decoding.decode
+    monkeypatch.setattr(decoding, "decode", lambda data: decoded.append(1) or real(data))
     build(dicoms, root, out_dir=shared, spec=SPEC, broken_share=1)
     assert len(decoded) == 1  # the empty one, for its reason
     assert files(tmp_path / "shared") == files(tmp_path / "whole")
@@ -343,7 +346,7 @@ import os, signal, sys
 from multiprocessing import active_children
 from pathlib import Path
 import polars as pl
-from flexcare_data import images
+from flexcare_data.stages.images import build as images
 
 def progress(done, total):
     Path("workers").write_text(" ".join(str(child.pid) for child in active_children()))
@@ -409,24 +412,52 @@ def test_an_id_cannot_lead_out_of_the_folder(tmp_path):
 # --- files that come, go or change ------------------------------------------------------------------------------
 
 
-def test_a_changed_file_asks_for_a_new_stage(tmp_path, monkeypatch):
+def test_a_changed_file_asks_for_a_new_stage(tmp_path):
     """By its size, whatever the dates say: a copy of the release elsewhere is the same one."""
-    monkeypatch.delenv(STATE, raising=False)
     write_raw(tmp_path / "raw", patients=12, seed=5, edition="2.2")
     shutil.copytree(tmp_path / "raw", tmp_path / "copy", copy_function=shutil.copyfile)
 
-    def plan(raw: str) -> Plan:
+    def key(raw: str, stage: str) -> str:
         roots = {name: str(tmp_path / raw / name) for name in ("mimiciv", "mimic_cxr_jpg", "mimic_iv_note")}
-        return Plan(load_config({"raw": roots, "output": str(tmp_path / "out"), "preset": "demo"}))
+        config = load_config({"raw": roots, "output": str(tmp_path / "out"), "preset": "demo"})
+        return Plan(config).product(stage).key
 
-    assert plan("raw").key("cxr") == plan("copy").key("cxr")
-    keys = [plan("raw").key("cxr")]
+    assert key("raw", "cxr") == key("copy", "cxr")
+    keys = [key("raw", "cxr")]
     file = sorted((tmp_path / "copy/mimic_cxr_jpg/files").rglob("*.jpg"))[0]
     content = file.read_bytes()
     for change in (lambda: file.write_bytes(content + b"0"), file.unlink):
         change()
-        keys.append(plan("copy").key("cxr"))
+        keys.append(key("copy", "cxr"))
     assert len(set(keys)) == 3
-    assert plan("raw").key("cohort-diagnosis") == plan("copy").key("cohort-diagnosis")
-    monkeypatch.setenv(STATE, plan("raw").radiograph_files())
-    assert plan("copy").key("cxr") == keys[0]  # a job of a build that began before
+    assert key("raw", "cohort-diagnosis") == key("copy", "cohort-diagnosis")
+    file.write_bytes(content)
+    assert key("copy", "cxr") == keys[0]
+
+
+def test_sizes_are_remembered_and_some_of_them_compared(tmp_path, monkeypatch):
+    """At each start the sizes of some radiographs are asked for; any difference has all of them asked for again."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(raw_radiographs, "_CHECKED", 20)
+    write_raw(tmp_path / "raw", patients=40, seed=5, edition="2.2")
+    root, asked = tmp_path / "raw" / "mimic_cxr_jpg", []
+    real = raw_radiographs._size
+    monkeypatch.setattr(raw_radiographs, "_size", lambda *row: asked.append(row[1]) or real(*row))
+
+    def digest() -> tuple[str, int]:
+        asked.clear()
+        found = raw_radiographs.listing_digest(root)
+        return found, len(asked)
+
+    first, all_of_them = digest()
+    assert all_of_them > 40
+    again, compared = digest()
+    assert again == first and 5 <= compared <= 20
+    mine = tmp_path / "cache" / "flexcare"
+    assert {path.stat().st_mode & 0o077 for path in (mine, *mine.rglob("*"))} == {0}
+    shutil.rmtree(root / "files")
+    gone, both = digest()
+    assert gone != first and both == all_of_them + compared
+    (remembered,) = (mine / "radiographs").iterdir()
+    remembered.unlink()
+    assert digest() == (gone, all_of_them)

@@ -14,7 +14,10 @@ from safetensors.torch import load_file
 
 from flexcare_data.job_part import JobPart
 from flexcare_data.schema import NOTES_INDEX, check
-from flexcare_model.notes import embed
+from flexcare_data.stages.work import StageWork
+from flexcare_data.store.folders import MANIFEST
+from flexcare_model.notes import embed, prepare
+from flexcare_model.notes.computing import batches
 from flexcare_model.notes.convert import convert
 from flexcare_model.notes.embed import build, wanted_notes
 from flexcare_model.notes.encoder import EncoderError, encoder_digest, load_encoder
@@ -220,14 +223,47 @@ def test_no_notes_at_all(tiny, tmp_path):
     assert counts["notes"] == 0 and NoteVectors(tmp_path / "notes-1").places == {}
 
 
+def prepared(store: Path, encoder: str, table: pl.DataFrame | None = None) -> Path:
+    """The folder of the stage `encoder`."""
+    upstream = {}
+    if table is not None:
+        upstream["sections"] = store / "sections-1"
+        upstream["sections"].mkdir(parents=True, exist_ok=True)
+        table.write_parquet(upstream["sections"] / "sections.parquet")
+    out = store / "encoder-1"
+    prepare.run(StageWork("encoder", out, options=None, upstream=upstream, settings={"encoder": encoder}))
+    return out
+
+
 def test_the_encoder_of_a_trial_is_made_of_the_texts(tmp_path):
     table = sections(invented_texts(12))
-    for store in ("a", "b"):
-        build(table.lazy(), wanted(table), embed.TINY, out_dir=tmp_path / store / "notes-1", spec=SPEC)
+    for store in (tmp_path / "a", tmp_path / "b"):
+        made = prepared(store, prepare.TINY, table)
+        build(table.lazy(), wanted(table), made, out_dir=store / "notes-1", spec=SPEC)
+        assert (store / "notes-1" / "encoder").readlink() == Path("../encoder-1")
     assert files(tmp_path / "a") == files(tmp_path / "b")
     made = load_encoder(str(tmp_path / "a" / "notes-1" / "encoder"))
     expected = plain_loop(made, table[PMH][4])
     assert np.abs(NoteVectors(tmp_path / "a" / "notes-1").vectors("n004", PMH) - expected).max() < 5e-3
+
+
+def test_an_encoder_of_the_hub_is_kept_in_the_store(tiny, tmp_path, monkeypatch):
+    """Its files, not the links of the hub's cache, which may be cleared; what has no effect stays behind."""
+    snapshot = tmp_path / "hub" / "models--group--name" / "snapshots" / ("0" * 40)
+    snapshot.mkdir(parents=True)
+    for path in tiny.iterdir():
+        (snapshot / path.name).symlink_to(path)
+    (snapshot / "README.md").write_text("words")
+    references = snapshot.parents[1] / "refs"
+    references.mkdir()
+    (references / "main").write_text("0" * 40)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    made = prepared(tmp_path / "store", "group/name")
+    assert sorted(path.name for path in made.iterdir()) == sorted([*(path.name for path in tiny.iterdir()), MANIFEST])
+    assert not any(path.is_symlink() for path in made.iterdir())
+    assert encoder_digest(made) == encoder_digest(tiny)
+    ours, theirs = (load_encoder(str(folder)) for folder in (made, tiny))
+    np.testing.assert_array_equal(plain_loop(ours, "history of chf"), plain_loop(theirs, "history of chf"))
 
 
 # --- storage ----------------------------------------------------------------------------------------------------
@@ -292,11 +328,11 @@ def test_cuda_where_there_is_none(tiny, tmp_path, monkeypatch):
 
 def test_batches_hold_the_budget_and_every_text_once():
     lengths = np.sort(np.random.default_rng(0).integers(0, 512, 300))
-    batches = embed._batches(lengths, 2048)
-    assert [i for a, b in batches for i in range(a, b)] == list(np.flatnonzero(lengths))
-    assert all((b - a) * lengths[b - 1] <= 2048 for a, b in batches)
-    assert embed._batches(np.array([600, 700]), 512) == [(0, 1), (1, 2)]  # a text is never cut for the budget
-    assert embed._batches(np.array([0, 0]), 512) == [] and embed._batches(np.array([], int), 512) == []
+    chosen = batches(lengths, 2048)
+    assert [i for a, b in chosen for i in range(a, b)] == list(np.flatnonzero(lengths))
+    assert all((b - a) * lengths[b - 1] <= 2048 for a, b in chosen)
+    assert batches(np.array([600, 700]), 512) == [(0, 1), (1, 2)]  # a text is never cut for the budget
+    assert batches(np.array([0, 0]), 512) == [] and batches(np.array([], int), 512) == []
 
 
 # --- encoders ---------------------------------------------------------------------------------------------------

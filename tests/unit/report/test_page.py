@@ -109,16 +109,23 @@ def test_variants_are_compared_only_where_there_is_a_second_one(output, page, tm
 
 def test_time_and_memory_by_rule(tmp_path):
     for name, line in {
-        "train/mt/drg": "40.0\t900.5",
-        "train/mmf/drg": "2.5\t1000",
+        "train/mt/drg/seed40-0123456789ab": "40.0\t900.5",
+        "train/mmf/drg/seed40-0123456789ab": "2.5\t1000",
         "stays-0123456789ab": "7\t-",
+        "cxr-0123456789ab-part1of2": "3\t10",
+        "cxr-0123456789ab-part2of2": "4\t20",
     }.items():
         path = tmp_path / f"benchmarks/{name}.tsv"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(f"s\tmax_rss\n{line}\n")
     rules, jobs = facts.resources(Results(tmp_path))
-    assert rules.frame.rows() == [("stays", 1, 7.0, 7.0, None), ("train", 2, 42.5, 40.0, 1000.0)]
-    assert jobs.frame["job"].to_list() == ["stays", "train/mmf/drg", "train/mt/drg"]
+    assert rules.frame.rows() == [
+        ("cxr-part1of2", 1, 3.0, 3.0, 10.0), ("cxr-part2of2", 1, 4.0, 4.0, 20.0),
+        ("stays", 1, 7.0, 7.0, None), ("train", 2, 42.5, 40.0, 1000.0),
+    ]  # fmt: skip
+    assert jobs.frame["job"].to_list() == [
+        "cxr-part1of2", "cxr-part2of2", "stays", "train/mmf/drg/seed40", "train/mt/drg/seed40",
+    ]  # fmt: skip
 
 
 def test_a_wide_table_is_shown_as_two():
