@@ -45,7 +45,10 @@ class DeclaredOptions:
 
     def __getattr__(self, name: str) -> Any:
         if name not in self._declared:
-            raise UndeclaredError(f"option {name}: not among the options of this stage in flexcare_data/plan.py")
+            raise UndeclaredError(
+                f"option {name}: expected one of {sorted(self._declared)}, which this stage declares. Add it to `options` "
+                "of the task's TASK, or of the stage's row in flexcare_data/plan.py"
+            )
         return getattr(self._options, name)
 
 
@@ -85,7 +88,10 @@ class StageWork:
             UndeclaredError: where the stage does not declare it.
         """
         if table not in self.declared_raw:
-            raise UndeclaredError(f"raw table {table}: not among those of stage {self.name} in flexcare_data/plan.py")
+            raise UndeclaredError(
+                f"raw table {table}: expected one of {sorted(self.declared_raw)}, which stage {self.name} declares. Add "
+                "it to `raw` of the task's TASK, or of the stage's row in flexcare_data/plan.py"
+            )
         root = self.roots.get(RAW[table].root)
         if root is None:
             raise tables.RawDataError(f"{table}: expected the folder raw.{RAW[table].root}, got none")
