@@ -46,8 +46,8 @@ class DeclaredOptions:
     def __getattr__(self, name: str) -> Any:
         if name not in self._declared:
             raise UndeclaredError(
-                f"option {name}: expected one of {sorted(self._declared)}, which this stage declares. Add it to `options` "
-                "of the task's TASK, or of the stage's row in flexcare_data/plan.py"
+                f"option {name}: expected one of {sorted(self._declared)}, which this stage declares. Add it to "
+                "`options` of the task's TASK, or of the stage's row in flexcare_data/plan.py"
             )
         return getattr(self._options, name)
 
@@ -89,8 +89,8 @@ class StageWork:
         """
         if table not in self.declared_raw:
             raise UndeclaredError(
-                f"raw table {table}: expected one of {sorted(self.declared_raw)}, which stage {self.name} declares. Add "
-                "it to `raw` of the task's TASK, or of the stage's row in flexcare_data/plan.py"
+                f"raw table {table}: expected one of {sorted(self.declared_raw)}, which stage {self.name} declares. "
+                "Add it to `raw` of the task's TASK, or of the stage's row in flexcare_data/plan.py"
             )
         root = self.roots.get(RAW[table].root)
         if root is None:

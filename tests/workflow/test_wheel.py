@@ -130,7 +130,7 @@ def test_the_wheel_holds_the_packages_and_the_workflow_and_nothing_else(source, 
         files = [path for path in (source / folder).rglob("*") if path.is_file()]
         expected |= {above + path.relative_to(source).as_posix() for path in files}
     assert names == expected
-    for name in ("rules/common.smk", "workflow/config/default.yaml", "workflow/report/report.html.j2"):
+    for name in ("rules/helpers/plan.smk", "workflow/config/default.yaml", "workflow/report/report.html.j2"):
         assert f"{WORKFLOW}/{name}" in names
     assert "flexcare_data/resources/variables.toml" in names
 
