@@ -55,13 +55,13 @@ class Section(BaseModel):
 
 class Raw(Section):
     mimiciv: Path | None = Field(
-        None, description="folder of MIMIC-IV as downloaded (holds hosp/ and icu/); null: embedded synthetic data"
+        None, description="folder of MIMIC-IV as downloaded (has hosp/ and icu/); null: embedded fabricated data"
     )
     mimic_cxr_jpg: Path | None = Field(
-        None, description="folder of MIMIC-CXR-JPG (holds files/ and mimic-cxr-2.0.0-*.csv.gz); null: no images"
+        None, description="folder of MIMIC-CXR-JPG (has files/ and mimic-cxr-2.0.0-*.csv.gz); null: no radiographs"
     )
     mimic_iv_note: Path | None = Field(
-        None, description="folder of MIMIC-IV-Note (holds note/discharge.csv.gz); null: no notes"
+        None, description="folder of MIMIC-IV-Note (has note/discharge.csv.gz); null: no notes"
     )
 
 
@@ -80,18 +80,23 @@ class Synthetic(Section):
 
 
 class Resources(Section):
-    memory_mb: PositiveInt = Field(4000, description="memory in MB that a stage over the event tables may plan with")
-    threads: PositiveInt = Field(2, description="threads of a stage over the event tables")
+    memory_mb: PositiveInt = Field(4000, description="memory in MB that is requested for a data stage")
+    threads: PositiveInt = Field(2, description="threads of a data stage that uses several")
     image_processes: PositiveInt = Field(8, description="processes that decode radiographs, at most --cores")
 
 
 class Images(Section):
-    which: Literal["needed", "all_ap"] = Field("needed", description="images of the cohorts, or every AP image")
-    broken_share: float = Field(0.01, ge=0, le=1, description="share of broken JPEGs that fails the build, 0 to 1")
-    allow_missing: bool = Field(
-        False, description="a partial files/ folder: absent JPEGs are listed and do not count as broken"
+    which: Literal["needed", "all_ap"] = Field(
+        "needed", description="radiographs of the cohorts, or all AP radiographs"
     )
-    jobs: PositiveInt = Field(1, description="jobs that decode, on a cluster each on a node of its own")
+    broken_share: float = Field(
+        0.01, ge=0, le=1, description="largest share of broken or missing JPEGs, 0 to 1; above it the build stops"
+    )
+    allow_missing: bool = Field(
+        False,
+        description="true for a part of the radiographs: missing JPEGs are listed and do not count in broken_share",
+    )
+    jobs: PositiveInt = Field(1, description="number of jobs that decode; a cluster can run them at the same time")
 
 
 class Notes(Section):
@@ -100,73 +105,80 @@ class Notes(Section):
         description="note encoder: a local folder, a hub name, or `tiny` for a small random one (trials only)",
     )
     storage: Literal["float16", "int8", "tokens"] = Field(
-        "float16", description="token vectors as float16 or int8, or token ids only (embedded while training)"
+        "float16", description="token vectors as float16 or int8, or token ids (embedded during training)"
     )
-    max_tokens: int = Field(512, ge=1, le=512, description="word pieces kept of a note")
-    batch_tokens: PositiveInt = Field(8192, description="padded word pieces per encoder batch")
+    max_tokens: int = Field(512, ge=1, le=512, description="word pieces that are kept of a note")
+    batch_tokens: PositiveInt = Field(8192, description="word pieces in a batch of the encoder, padding included")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where the encoder runs")
-    jobs: PositiveInt = Field(1, description="jobs that embed, on a cluster each with a GPU of its own")
+    jobs: PositiveInt = Field(
+        1, description="number of jobs that embed; a cluster can run them at the same time, each with a GPU"
+    )
 
 
 class Store(Section):
-    path: Path | None = Field(None, description="folder of the shared shards; null: <output>/store")
-    group_readable: bool = Field(True, description="shards readable by the group (never by others)")
+    path: Path | None = Field(None, description="folder of the store; null: <output>/store")
+    group_readable: bool = Field(True, description="true: the group can read the store; others never can")
 
 
 class Train(Section):
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where models are trained")
-    precision: Literal["float32", "bfloat16"] = Field("float32", description="bfloat16: mixed precision (CUDA)")
-    compile: bool = Field(False, description="torch.compile")
+    precision: Literal["float32", "bfloat16"] = Field("float32", description="bfloat16: mixed precision (CUDA only)")
+    compile: bool = Field(False, description="use torch.compile")
     data_device: Literal["auto", "cpu", "cuda"] = Field(
-        "auto", description="where a split lives while training; auto: on the GPU if it fits"
+        "auto", description="where the data is kept during training; auto: on the GPU if it fits"
     )
-    workers: int = Field(0, ge=0, description="DataLoader workers; 0 assembles batches in the process")
+    workers: int = Field(0, ge=0, description="DataLoader workers; 0: the training process assembles the batches")
     threads: PositiveInt = Field(2, description="CPU threads of a training")
-    seeds: tuple[int, ...] = Field((40, 42, 44, 46, 48), description="one run per seed")
+    seeds: tuple[int, ...] = Field((40, 42, 44, 46, 48), description="seeds; every model is trained once per seed")
     tasks: tuple[TaskName, ...] = Field(
         PAPER_TASKS[:-1],
         description="tasks of the multi-task run, in training order",
     )
     hidden_dim: PositiveInt = Field(128, description="width of all models")
-    layers: PositiveInt = Field(4, description="transformer layers a content token passes through")
+    layers: PositiveInt = Field(4, description="transformer layers that process a content token")
     heads: PositiveInt = Field(2, description="attention heads")
     dropout: float = Field(0.1, ge=0, lt=1, description="dropout of the transformer layers")
     batch_size: PositiveInt = Field(32, description="samples of one task per batch")
-    max_hours: int = Field(512, ge=1, le=512, description="last hours of a series that a model sees")
+    max_hours: int = Field(512, ge=1, le=512, description="hours of a series that a model reads: the last ones")
     epochs: PositiveInt = Field(25, description="epochs of FlexCare and its variants")
     lr: float = Field(1e-4, gt=0, description="base learning rate of FlexCare")
     baseline_epochs: PositiveInt = Field(40, description="epochs of a baseline and of DRG fine-tuning")
     baseline_lr: float = Field(5e-4, gt=0, description="learning rate of a baseline")
     attention_mask: Literal["strict", "released"] = Field(
-        "strict", description="strict blocks as the paper says; released adds 1 to the blocked logits as the code does"
+        "strict",
+        description="strict: masked as in the paper; released: adds 1 to masked logits as the released code does",
     )
     covariance_normaliser: Literal["code", "mean_offdiag"] = Field(
-        "code", description="sum of squared off-diagonal covariances divided by (K-1)^2 (code) or K(K-1)"
+        "code",
+        description="divisor of the sum of squared off-diagonal covariances: (K-1)^2 as in the code, or K(K-1)",
     )
-    decorr_weight: float = Field(0.5, ge=0, description="lambda, weight of the decorrelation loss")
-    decorr_present_only: bool = Field(False, description="leave combinations of absent modalities out of the loss")
+    decorr_weight: float = Field(0.5, ge=0, description="weight of the decorrelation loss (lambda)")
+    decorr_present_only: bool = Field(
+        False, description="true: the decorrelation loss leaves out combinations with an absent modality"
+    )
     moe_weight: float = Field(0.01, ge=0, description="weight of the expert balance loss")
     experts: PositiveInt = Field(10, description="number of experts")
-    experts_per_token: PositiveInt = Field(2, description="experts per modality combination")
+    experts_per_token: PositiveInt = Field(2, description="experts that process a modality combination")
     temperature: float = Field(0.2, gt=0, description="temperature of the patient-level fusion")
     task_token: Literal["own", "none", "shared"] = Field(
-        "own", description="one task token per task, none, or one for all tasks"
+        "own", description="one task token per task, no task token, or one for all tasks"
     )
     note_dropout: float = Field(
-        0.0, ge=0, lt=1, description="dropout on cached note vectors; 0.1 imitates the released code"
+        0.0, ge=0, lt=1, description="dropout on the stored note vectors; 0.1 imitates the released code"
     )
-    augment: bool = Field(True, description="random flip and affine of the training images")
+    augment: bool = Field(True, description="random flip and affine transform of the training images")
     drg_subset: Literal["fixed", "per_epoch"] = Field(
-        "fixed", description="the 1 % DRG training data: one seeded subset, or drawn anew each epoch as released"
+        "fixed",
+        description="1 % of the DRG training data: one fixed subset, or drawn in each epoch as in the released code",
     )
     baselines: tuple[ModelName, ...] = Field(
         ("medfuse", "mt", "m3care", "mmf", "multimodn"),
-        description="baselines to compare: models of flexcare_model/models/ that are trained per task",
+        description="baselines that are trained and compared: models of flexcare_model/models/, one run per task",
     )
 
 
 class Report(Section):
-    suppress_below: int = Field(10, ge=0, description="cells with a count in [1, suppress_below) are not shown")
+    suppress_below: int = Field(10, ge=0, description="tables and pages hide counts from 1 to this number - 1")
 
 
 COMPUTING = {
@@ -174,26 +186,26 @@ COMPUTING = {
     "notes": ("batch_tokens", "device", "jobs"),
     "train": ("device", "data_device", "workers", "threads"),
 }
-"""Settings that only decide where and how fast something is computed: a change of them makes nothing again."""
+"""Settings that only decide where and how fast something is computed: after a change nothing is made again."""
 
 
 class Config(Section):
     """Everything a user can set. Loaded by `load_config`; ``workflow/config/default.yaml`` explains every key."""
 
     preset: Literal["demo", "paper"] | None = Field(
-        None, description="named settings below the user's own: demo or paper"
+        None, description="named settings, which yours override; without raw.mimiciv it is demo"
     )
     raw: Raw = Field(default_factory=Raw, description="the three PhysioNet folders")
-    output: Path = Field(Path("results"), description="folder of everything that a build writes")
+    output: Path = Field(Path("results"), description="folder of all results")
     protocol: Literal["flexcare", "corrected"] = Field(
-        "flexcare", description="flexcare: the published benchmark; corrected: its known defects mended"
+        "flexcare", description="flexcare: the published benchmark; corrected: with its known errors corrected"
     )
-    options: dict[str, Any] = Field(default_factory=dict, description="single options of the protocol, see docs")
+    options: dict[str, Any] = Field(default_factory=dict, description="single options that differ from the protocol")
     tasks: tuple[TaskName, ...] = Field(
-        PAPER_TASKS, description="cohorts that `cohorts` and `all` build: names of flexcare_data/tasks/"
+        PAPER_TASKS, description="tasks whose cohorts `cohorts` and `all` build: names of files in flexcare_data/tasks/"
     )
-    synthetic: Synthetic = Field(default_factory=Synthetic, description="the embedded synthetic data")
-    store: Store = Field(default_factory=Store, description="shards that a lab shares")
+    synthetic: Synthetic = Field(default_factory=Synthetic, description="the embedded fabricated data")
+    store: Store = Field(default_factory=Store, description="the store of all stages, which a lab can share")
     resources: Resources = Field(default_factory=Resources, description="threads and memory of the data stages")
     images: Images = Field(default_factory=Images, description="radiographs")
     notes: Notes = Field(default_factory=Notes, description="note encoder and storage")

@@ -1,4 +1,4 @@
-"""The documents as tests read and follow them: their code blocks, the files that these make, their commands."""
+"""What tests read in the documents: code blocks, the files that they contain, commands. And where commands are run."""
 
 from __future__ import annotations
 
@@ -10,13 +10,25 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import yaml
+
 from support.paths import ROOT
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 _LEFT_BEHIND = shutil.ignore_patterns(
-    ".venv", ".git", ".snakemake", "results", "__pycache__", ".*_cache", ".hypothesis", "*.egg-info"
+    ".venv",
+    ".git",
+    ".snakemake",
+    "results",
+    "demo",
+    "build",
+    "dist",
+    "__pycache__",
+    ".*_cache",
+    ".hypothesis",
+    "*.egg-info",
 )
-_SMALL_DEMO = """\
+_SMALL = """\
 synthetic: {patients: 50, seed: 3}
 notes: {encoder: tiny, max_tokens: 16}
 train:
@@ -53,18 +65,21 @@ def commands(page: Path) -> list[str]:
 
 @dataclass
 class Place:
-    """A copy of the tree, where pages are followed. ``names``: what stands in the pages and what it is here."""
+    """A copy of the repository, where commands are run. ``names``: text of the pages -> its replacement."""
 
     tree: Path
     names: dict[str, str] = field(default_factory=dict)
 
     @classmethod
     def make(cls, folder: Path) -> Place:
-        """The repository as it is after a clone and `make setup`, with a demo that is as small as it can be."""
+        """The repository as it is after a clone and `make setup`, with the smallest models in demo and default."""
         tree = folder / "tree"
         shutil.copytree(ROOT, tree, ignore=_LEFT_BEHIND, symlinks=True)
         (tree / ".venv").symlink_to(sys.prefix)
-        (tree / "workflow/config/demo.yaml").write_text(_SMALL_DEMO)
+        (tree / "workflow/config/demo.yaml").write_text(_SMALL)
+        default = tree / "workflow/config/default.yaml"
+        settings, small = yaml.safe_load(default.read_text()), yaml.safe_load(_SMALL)
+        default.write_text(yaml.safe_dump(settings | {name: settings[name] | small[name] for name in small}))
         return cls(tree)
 
     def write_files(self, page: Path) -> None:

@@ -1,5 +1,7 @@
-"""README.md and docs/: what they say is so. Their links and messages exist, their generated parts are fresh, their
-files are written and all their commands are run, on a copy of the tree with fabricated data where MIMIC would lie.
+"""README.md and docs/ are true: links, paths, commands and quoted messages exist, generated parts are up to date.
+
+The tests with marker `pages` write the files of each page and run all of its commands, in a copy of the repository
+with fabricated data in place of MIMIC.
 """
 
 from __future__ import annotations
@@ -25,18 +27,18 @@ from safetensors.numpy import load_file
 from support.documents import PAGES, ROOT, Place, blocks, commands
 from transformers import BertConfig, BertModel
 
-from flexcare_data import commands as data_commands
+from flexcare_data.cli import commands as data_commands
 from flexcare_data.generate.documents import PARTS, renewed
 from flexcare_data.options import PAPER_TASKS, Options
-
-MODEL_COMMANDS = ROOT / "flexcare_model/__main__.py"
+from flexcare_model.cli import commands as model_commands
+from flexcare_model.console import commands as flexcare_commands
 
 # --- what can be read -------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("page", PARTS)
 def test_generated_parts_are_up_to_date(page):
-    """Renew them with `python -m flexcare_data docs`."""
+    """`python -m flexcare_data docs` writes them."""
     assert (ROOT / "docs" / page).read_text() == renewed(page)
 
 
@@ -69,24 +71,38 @@ def test_options_that_the_text_explains_exist():
         assert Options.model_validate({name: value})
 
 
+VALUED = {"--cores", "--configfile", "--config", "--workflow-profile", "--profile", "--quiet"}
+"""Options of Snakemake with a value, where a sentence names a target after them."""
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_commands_within_the_text_exist(page):
     """Subcommands and targets that a sentence names."""
-    known = set(data_commands.COMMANDS) | set(re.findall(r'add_parser\("([\w-]+)"', MODEL_COMMANDS.read_text()))
+    menus = {
+        "flexcare": flexcare_commands,
+        "python -m flexcare_data": data_commands,
+        "python -m flexcare_model": model_commands,
+    }
     rules = "".join(path.read_text() for path in (ROOT / "rules").glob("*.smk"))
-    targets = {"all", "cohorts", *PAPER_TASKS, *re.findall(r"^rule (\w+):", rules, flags=re.MULTILINE)}
-    for inline in re.findall(r"`((?:snakemake|python -m flexcare_\w+) [^`]+)`", page.read_text()):
-        program, *words = shlex.split(inline)
-        if program == "python":
-            assert words[2] in known, inline
-        else:
-            values = {"--cores", "--configfile", "--config", "--workflow-profile", "--profile", "--quiet"}
-            named = [word for before, word in itertools.pairwise([program, *words]) if before not in values]
+    targets = {"all", "cohorts", *PAPER_TASKS, *re.findall(r"^rule (\w+):", rules, flags=re.MULTILINE), "..."}
+    for inline in re.findall(r"`((?:snakemake|flexcare|python -m flexcare_\w+) [^`]+)`", page.read_text()):
+        program, _, rest = inline.partition(" ") if not inline.startswith("python") else _python_module(inline)
+        words = shlex.split(rest)
+        if program in menus and words[0] != "run":
+            assert words[0] in menus[program].commands or words[0].startswith("-"), inline
+        elif program in ("snakemake", "flexcare"):
+            words = words[1:] if program == "flexcare" else words
+            named = [word for before, word in itertools.pairwise([program, *words]) if before not in VALUED]
             assert {word for word in named if not word.startswith("-")} <= targets, inline
 
 
+def _python_module(inline: str) -> tuple[str, str, str]:
+    python, m, module, *words = inline.split(" ")
+    return " ".join([python, m, module]), " ", " ".join(words)
+
+
 def messages(path: Path) -> Iterator[str]:
-    """Every text in a Python source; what is filled in stands as three dots."""
+    """Every text in a Python source, with three dots for each value that is filled in."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.JoinedStr):
             yield "".join(part.value if isinstance(part, ast.Constant) else "..." for part in node.values)
@@ -98,7 +114,7 @@ def messages(path: Path) -> Iterator[str]:
 def all_messages() -> tuple[str, ...]:
     sources = [path for package in ("flexcare_data", "flexcare_model") for path in (ROOT / package).rglob("*.py")]
     sources += [Path(snakemake.__file__).parent / name for name in ("exceptions.py", "cli.py")]
-    rules = [line for path in (ROOT / "rules").glob("*.smk") for line in path.read_text().splitlines()]
+    rules = [line for path in (ROOT / "rules").rglob("*.smk") for line in path.read_text().splitlines()]
     return (*(text for path in sources for text in messages(path)), *rules, os.strerror(28))
 
 
@@ -114,26 +130,30 @@ def test_messages_exist(message):
 # --- what can be run --------------------------------------------------------------------------------------------
 
 IN_MAKE = "runs this test, or what this test runs"
-FULL_SIZE = "trains at the paper's size"
+FULL_SIZE = "many trainings"
 DRY = {
     "make demo": IN_MAKE,
     "make test": IN_MAKE,
     "snakemake --cores 16 --configfile mine.yaml": FULL_SIZE,
-    "snakemake --cores 16 results/runs/flexcare/six_tasks/seed42/metrics.json": "docs/own_models.md makes such a run",
+    "snakemake --cores 16 results/runs/flexcare/six_tasks/seed42/metrics.json --configfile mine.yaml":
+        "docs/own_models.md makes such a run",
     "snakemake --cores 16 flexcare --configfile paper.yaml": FULL_SIZE,
     "snakemake --cores 16 table3 --configfile paper.yaml": FULL_SIZE,
     "snakemake --cores 16 paper --configfile paper.yaml": FULL_SIZE,
-}
-"""Commands that are only planned (-n), and why. Those that need SLURM are too."""
+}  # fmt: skip
+"""Commands that are only planned (-n), with the reason. Those that need SLURM are only planned too."""
+README = ROOT / "README.md"
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
-    """A copy of the tree, with fabricated data and a small encoder where the pages have MIMIC and BioBERT."""
+    """A copy of the repository, with fabricated data and a small encoder where the pages have MIMIC and BioBERT.
+
+    The folder results/ has all samples already: the pages assume what the README builds.
+    """
     place = Place.make(tmp_path_factory.mktemp("documents"))
-    place.run("snakemake --cores 2 samples")
-    raw = place.tree / "results/synthetic_raw"
-    cohort = pl.read_parquet(place.tree / "results/cohorts/drg.parquet")
+    raw = place.tree / "raw"
+    place.run(f"python -m flexcare_data synthesize --patients 50 --seed 3 --out {raw}")
     place.names |= {
         "/data/mimiciv/2.0": str(raw / "mimiciv"),
         "/data/mimiciv/2.2": str(raw / "mimiciv"),
@@ -142,8 +162,12 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
         "/models/biobert": str(place.tree / "models/biobert"),
         "/lab/flexcare-store": str(place.tree / "lab"),
         "dmis-lab/biobert-base-cased-v1.2": str(pickled_encoder(place.tree / "models/pickled")),
-        "--sample ID": f"--sample {cohort['sample_id'][0]}",
     }
+    place.run("flexcare convert-encoder dmis-lab/biobert-base-cased-v1.2 /models/biobert")
+    place.write_files(README)
+    place.run("snakemake --cores 2 samples --configfile mine.yaml")
+    cohort = pl.read_parquet(place.tree / "results/cohorts/drg.parquet")
+    place.names["--sample ID"] = f"--sample {cohort['sample_id'][0]}"
     return place
 
 
@@ -160,8 +184,9 @@ def pickled_encoder(folder: Path) -> Path:
 
 
 def follow(name: str, place: Place) -> list[str]:
-    """Write the files that a page names and run its commands; returns what each printed."""
+    """Write the files of the README and of a page and run the commands of the page; returns what each printed."""
     page = ROOT / name
+    place.write_files(README)
     place.write_files(page)
     printed = []
     for command in commands(page):
@@ -184,11 +209,11 @@ def test_commands(name, place):
 
 
 def test_no_command_hides():
-    """All lines of code of the pages are commands that the tests run, or blocks of a known kind."""
-    known = {"yaml", "toml", "python", "sql"}
+    """All lines of code of the pages are commands that the tests run, or blocks of a known language."""
+    known = {"yaml", "toml", "python", "sql", "mermaid", "text"}
     assert {block.language for page in PAGES for block in blocks(page)} <= known
     programs = {shlex.split(command)[0] for page in PAGES for command in commands(page)}
-    assert programs <= {"make", "snakemake", "python", ".", "mkdir", "chmod"}
+    assert programs <= {"make", "snakemake", "flexcare", "python", ".", "mkdir", "chmod"}
     listed = {command for page in PAGES for command in commands(page)}
     assert set(DRY) <= listed
 
@@ -226,21 +251,30 @@ def test_sql_of_the_pages(place):
     assert np.isclose(row["median"], pulse["number"].median())
 
 
-# --- extending: the pages followed to the letter ----------------------------------------------------------------
+# --- extending: every command of the pages, and its result -----------------------------------------------------
 
 KEYS = """
 import json
 from flexcare_data.config import load_config
-from flexcare_data.source import code_digest
-from flexcare_data.stages import Plan
+from flexcare_data.discovery import task_names
+from flexcare_data.plan import Plan, cohort_stage
+from flexcare_model.plan import ModelPlan
 plan = Plan(load_config({}))
-keys = {stage: plan.key(stage) for stage in plan.stages}
-print(json.dumps(keys | {"training": code_digest("flexcare_model.training.train", "flexcare_model.models.mt")}))
+cohorts = [cohort_stage(task) for task in task_names()]
+names = ["stays", "splits", "events", "hourly", "sections", *cohorts, "audit", "cxr", "notes"]
+run = ModelPlan(plan).run("mt", "readmission", 42)
+print(json.dumps({name: plan.product(name).key for name in names} | {"run": run.key}))
 """
 
 
 def keys(place: Place) -> dict[str, str]:
     return json.loads(place.run(f"{sys.executable} -c '{KEYS}'"))
+
+
+def raw_of(output: Path) -> Path:
+    """The fabricated raw data that ``output`` was last built from; a changed variable fabricates other data."""
+    recipes = (output / "by_key/stages").glob("synthetic-*")
+    return output / "store" / max(recipes, key=lambda path: path.stat().st_mtime).name
 
 
 @pytest.mark.slow
@@ -249,13 +283,13 @@ def test_a_task(place):
     printed, *_ = follow("docs/add_a_task.md", place)
     after = keys(place)
     assert after == before | {"cohort-mortality_7d": after["cohort-mortality_7d"]}
-    assert "mortality_7d (Cohort: death in hospital within seven days" in place.run("snakemake --list-target-rules")
+    assert "mortality_7d" in place.run("snakemake --list-target-rules --config output=demo").splitlines()
     assert "--task mortality_7d" in printed and "--task drg" not in printed  # a target builds what it needs
 
-    results = place.tree / "results"
+    results = place.tree / "demo"
     cohort = pl.read_parquet(results / "cohorts/mortality_7d.parquet")
     stays = pl.read_parquet(results / "data/stays.parquet")
-    admissions = pl.read_csv(results / "synthetic_raw/mimiciv/hosp/admissions.csv.gz", try_parse_dates=True)
+    admissions = pl.read_csv(raw_of(results) / "mimiciv/hosp/admissions.csv.gz", try_parse_dates=True)
     deaths = dict(admissions.select("hadm_id", "deathtime").drop_nulls().iter_rows())
     intimes = dict(stays.select("stay_id", "intime").iter_rows())
     assert cohort.height > 20 and cohort["label"].sum() > 0 and set(cohort["n_hours"]) == {24}
@@ -277,27 +311,27 @@ def test_a_model(place):
     assert keys(place) == before
     assert " passed" in tested and "failed" not in tested
     assert "--model late_fusion --experiment phenotyping" in planned
-    folder = place.tree / "results/runs/late_fusion/readmission/seed42"
+    folder = place.tree / "demo/runs/late_fusion/readmission/seed42"
     assert json.loads((folder / "metrics.json").read_text())["model"] == "late_fusion"
     assert load_file(folder / "model.safetensors")["heads.readmission.weight"].shape == (1, 48)
 
 
 @pytest.mark.slow
 def test_a_variable(place):
-    """Last, as it makes another benchmark of the copy."""
+    """Last, because it makes another benchmark of the copy."""
     _, printed, _ = follow("docs/add_a_variable.md", place)
     assert printed.splitlines()[-1] == "['lactate', 'observed:lactate']"
     assert "`lactate` | mmol/L" in (place.tree / "docs/data_dictionary.md").read_text()
-    results = place.tree / "results"
+    results = place.tree / "demo"
     samples = pl.read_parquet(results / "cohorts/readmission.parquet")["sample_id"]
     events = pl.read_parquet(results / "data/events.parquet").filter(pl.col("variable") == "lactate")
-    labs = pl.read_csv(results / "synthetic_raw/mimiciv/hosp/labevents.csv.gz", infer_schema=False)
+    labs = pl.read_csv(raw_of(results) / "mimiciv/hosp/labevents.csv.gz", infer_schema=False)
     charted = set(labs.filter(pl.col("itemid") == "50813")["value"].drop_nulls())
     assert events.height > 100 and set(events["value"]) <= charted
     values, observed = (np.load(results / f"data/hourly/{name}.npy") for name in ("values", "observed"))
     assert values.shape == observed.shape and values.shape[1] == 18
     assert 0 < observed[:, 17].mean() < 1 and 1.2 in values[observed[:, 17] == 0][:, 17]
-    matrix = f"flexcare_data.load_matrix('results', 'readmission', '{samples[0]}')"
+    matrix = f"flexcare_data.load_matrix('demo', 'readmission', '{samples[0]}')"
     model = "MODELS['late_fusion'](ModelConfig(), {'readmission': 1}).embedding.time_series.weight"
     imports = "import flexcare_data; from flexcare_model.models import MODELS, ModelConfig"
     shapes = place.run(f'python -c "{imports}; print({matrix}.shape[1], {model}.shape[1])"')
