@@ -1,4 +1,4 @@
-"""Tables about one trained run: what is inside it, and how it scores with fewer modalities.
+"""Tables about one trained run: its representations and experts, or its scores with fewer modalities.
 
 In: a folder that shows the run and its data by their published names. Out: representations.parquet and experts.parquet,
 or modalities.parquet.

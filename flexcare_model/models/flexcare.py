@@ -15,7 +15,7 @@ Parameters against the equations (d = width, E = experts):
     heads.<task>                    2d to the task's logits
 
 What differs from the released code: the mask blocks (`attention_mask`; the released one adds 1 to blocked logits), the
-encoder layers start from weights of their own, the drg head fits, position tables have no unused rows.
+encoder layers are initialised separately, the drg head has one output per class, position tables have no unused rows.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class Experts(nn.Module):
             unweighted balance loss cv^2(importance) + cv^2(load).
         """
         gates, chosen, balance = self.route(x, task, noise)
-        # All experts on all rows: V is a few hundred at most, and choosing rows would make a GPU wait for its counts.
+        # All experts on all rows: V is a few hundred at most, and selecting rows would wait for the GPU.
         hidden = F.relu(torch.matmul(x, self.expand) + self.expand_bias.unsqueeze(1))  # (E, V, d)
         refined = torch.baddbmm(self.contract_bias.unsqueeze(1), hidden, self.contract)  # (E, V, d)
         return torch.einsum("ve,evd->vd", gates, refined), gates, chosen, balance
@@ -90,7 +90,7 @@ class Experts(nn.Module):
 
 
 class SharedExpert(nn.Module):
-    """What replaces the experts in the ablation: one expert for all pairs, no routing, no balance loss."""
+    """The ablation of the experts: one expert for all pairs, no routing, no balance loss."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -208,7 +208,7 @@ class FlexCare(Model):
         return total * (TASKS[batch.task_name].loss_weight if len(self.task_outputs) > 1 else 1.0)
 
     def available(self, batch: Batch) -> Tensor:
-        """(B, K) True where all modalities of a combination are present; on the CPU, where no one waits for it."""
+        """(B, K) True where all modalities of a combination are present; on the CPU, without waiting for the GPU."""
         return (torch.from_numpy(batch.rows).unsqueeze(1) | ~self.member).all(dim=-1)
 
     def refine(
@@ -253,8 +253,8 @@ class FlexCare(Model):
         return torch.cat(parts).expand(len(batch), -1, -1)
 
     def encode_blocks(self, batch: Batch) -> Tensor:
-        """Exact form of the strict mask without its empty parts: contents attend inside their modality, packed; the
-        summary tokens read what the mask allows. The last layer computes only what is still read."""
+        """The strict mask without its empty parts: contents attend within their modality, packed; the summary tokens
+        read what the mask allows. The last layer computes the outputs of the summary tokens only."""
         contents, packing = self.embedding.packed(batch, with_class=False)  # (n, d)
         summary = self.summary_tokens(batch)  # (B, S, d)
         size, number, width = summary.shape
@@ -280,7 +280,7 @@ class FlexCare(Model):
     def _read(
         layer: EncoderLayer, query: Tensor, key_value: list[Tensor], sequences: SampleSequences, masks: list[Tensor]
     ) -> Tensor:
-        """What the summary tokens read, (B, S, d), by their queries (B, S, d) of the sequences' keys and values."""
+        """Attention output of the summary tokens, (B, S, d), for their queries (B, S, d) over all keys and values."""
         read = []
         for group, part, mask in zip(sequences.packing.groups, key_value, masks, strict=True):
             (own,) = layer.split_heads(query.index_select(0, group.rows))
@@ -288,7 +288,7 @@ class FlexCare(Model):
         return sequences.packing.scatter(read, len(query))
 
     def summary_masks(self, sequences: SampleSequences, present: Tensor) -> list[Tensor]:
-        """Who of the summary tokens reads whom, (b, 1, S, width) bool per group of sequences."""
+        """Attention mask of the summary tokens, (b, 1, S, width) per group of sequences; True where one may read."""
         number, single = len(self.reads), len(MODALITIES)
         table = torch.zeros(number, number + single + 1, dtype=torch.bool, device=present.device)
         table[:, :number].fill_diagonal_(True)
@@ -304,7 +304,7 @@ class FlexCare(Model):
         return masks
 
     def encode_dense(self, batch: Batch) -> Tensor:
-        """The same over one padded sequence per sample and the full L x L mask of equation (4)."""
+        """As the block form, over one padded sequence per sample with the full L x L mask of equation (4)."""
         summary = self.summary_tokens(batch)
         parts, visible, owner = [summary], [], []
         lengths = (batch.visible - 1).clamp(min=0)  # (B, 3), on the CPU

@@ -1,4 +1,4 @@
-"""M3Care (Zhang et al., KDD 2022): what a sample lacks is completed from similar samples of the batch.
+"""M3Care (Zhang et al., KDD 2022): missing modalities are completed from similar samples of the batch.
 
     u_m = Uni_m;  R_m = (1 - sg(e_m)) G(BN(F_m(u_m))) + sg(e_m) G(BN(u_m)), mean over the modalities both samples have
     A = relu(R - t) + t where above 0, t = sg(theta);  A_m = A without the columns lacking m
@@ -7,7 +7,7 @@
     transformer over [v_m + e_m, contents of m + e_m : m];  rep = outputs of the three v_m;  MLP head
     extra loss: ``m3care_beta`` * sum over m of | ||F_m(u_m)||_F - ||u_m||_F |
 
-sg is the sigmoid, G the mean of three Gaussian kernels. Rows and bandwidth of a modality are those of the samples that
+sg is the sigmoid, G the mean of three Gaussian kernels. Rows and bandwidth of a modality come from the samples that
 have it. ``m3care_row_mask`` also removes the rows lacking m from A_m, as the released notebooks do: such samples then
 get a learned constant instead of their neighbours.
 
@@ -117,7 +117,7 @@ class M3Care(Model):
         return loss + self.config.m3care_beta * output.extra_losses["mapping"]
 
     def similarity(self, unimodal: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Similarity of the samples (B, B), 0 to 1, over the modalities both have; and the loss on F_m."""
+        """Similarity of the samples (B, B), 0 to 1, over the modalities that both have; and the loss on F_m."""
         size = len(batch)
         total, loss = unimodal.new_zeros(size, size), unimodal.new_zeros(())
         for m, name in enumerate(MODALITIES):
@@ -148,7 +148,7 @@ class M3Care(Model):
         return kept + (kept > 0) * threshold.detach()
 
     def complete(self, adjacency: Tensor, unimodal: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
-        """What the neighbours give (g) and the summary vector (v_m), for each modality, (B, 3, d) each."""
+        """The completed vector (g) and the summary vector (v_m), for each modality, (B, 3, d) each."""
         completed, summary = [], []
         for m, name in enumerate(MODALITIES):
             part, own, has = self.completion[name], unimodal[:, m], present[:, m]

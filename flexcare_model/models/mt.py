@@ -1,7 +1,7 @@
-"""MT (Ma et al., CVPR 2022): a single-stream transformer whose class tokens see what is there.
+"""MT (Ma et al., CVPR 2022): a single-stream transformer whose class tokens read the present modalities.
 
-One encoder over [g_0 | g_T, g_I, g_N | H^T + e_T | H^I + e_I | H^N + e_N]: g_0 reads all contents, g_m those of m,
-nobody reads a class token; contents read their own modality in the layers below ``mt_fusion_layer`` and all contents
+One encoder over [g_0 | g_T, g_I, g_N | H^T + e_T | H^I + e_I | H^N + e_N]: g_0 reads all contents, g_m those of m, no
+token reads a class token; contents read their own modality in the layers below ``mt_fusion_layer`` and all contents
 from there on (0: in all layers; ``layers``: never). Loss = L(g_0) + ``mt_aux_weight`` * mean over m of L(g_m), where
 L(g_m) is taken over the samples that have m, and m over the modalities that the batch has.
 
@@ -78,7 +78,7 @@ class MT(Model):
 
 
 def content_mask(types: Tensor, *, fused: bool) -> Tensor:
-    """Who reads whom in sequences of token ``types`` (b, n), (b, 1, n, n) bool.
+    """Attention mask of sequences of token ``types`` (b, n), (b, 1, n, n) bool; True where a row may read a column.
 
     Contents read all contents if ``fused``, else those of their modality. Every position reads itself, so that padding
     has no empty row.
@@ -91,5 +91,5 @@ def content_mask(types: Tensor, *, fused: bool) -> Tensor:
     if fused:
         table[LEAD:number, LEAD:number] = True
     same = torch.eye(types.shape[1], dtype=torch.bool, device=types.device)
-    # Type equality lets class tokens read themselves; there is one of each per sequence. Padding reads padding only.
+    # The identity in the table lets a class token read itself, as each occurs once. Padding reads padding only.
     return (table.to(types.device)[types.unsqueeze(2), types.unsqueeze(1)] | same).unsqueeze(1)

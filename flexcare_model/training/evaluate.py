@@ -1,8 +1,8 @@
 """A trained model on a split: scores, metrics and predictions.
 
 In: a model and a `TaskDataset`, or the folder of a run. Out: `Scores`; `metrics.json` and `predictions/<task>.parquet`
-below the run's folder. Samples are taken in the order of the cohort, in batches of the training's size, so that a model
-whose answers depend on the batch (M3Care) gives the same ones every time.
+below the run's folder. Samples are read in the order of the cohort, in batches of the training's size, so that a model
+whose output depends on the batch (M3Care) gives the same output every time.
 """
 
 from __future__ import annotations
@@ -32,15 +32,15 @@ from flexcare_model.training.run_config import RunConfig
 
 @dataclass(frozen=True)
 class Scores:
-    """A model's answers to n samples, in the order of the dataset.
+    """Output of a model for n samples, in the order of the dataset.
 
     Attributes:
         task: the task.
         sample_ids: of the samples.
         labels: (n,) or (n, labels), as in the batch.
         scores: (n, C) probabilities.
-        loss: sum over batches of the mean prediction loss, as the learning-rate rule wants it.
-        details: asked-for tensors of the model, (n, ...).
+        loss: sum over batches of the mean prediction loss, as the learning-rate rule needs it.
+        details: requested tensors of the model, (n, ...).
     """
 
     task: Task
@@ -57,7 +57,7 @@ class Scores:
 
 
 def mixed_precision(device: torch.device, precision: str) -> AbstractContextManager:
-    """Where ``precision`` is bfloat16, mixed precision on CUDA; elsewhere nothing changes."""
+    """Context of mixed precision on CUDA where ``precision`` is bfloat16; without effect elsewhere."""
     enabled = precision == "bfloat16" and device.type == "cuda"
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=enabled)
 
@@ -71,7 +71,7 @@ def score(
     precision: str = "float32",
     details: Iterable[str] = (),
 ) -> Scores:
-    """Scores of all samples of ``data``; the model is left in the mode it was in.
+    """Scores of all samples of ``data``; the model keeps its mode (train or eval).
 
     ``details``: names of tensors with a row per sample (see the model's docstring); those it lacks are left out.
     """

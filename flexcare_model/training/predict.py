@@ -40,9 +40,9 @@ def predict(
     Args:
         folder: of the run, with model.safetensors and config.json.
         task: one of the run's tasks.
-        output: folder with cohorts and shards; None: the one that the run lies in.
+        output: folder with cohorts and shards; None: the one that contains the run.
         split: train, val or test; None: all samples.
-        without: modalities that are taken away (time_series, image, note). Samples with nothing left have no row.
+        without: modalities to remove (time_series, image, note). Samples without any modality left have no row.
         cohort: other samples than those of the output folder, with or without labels.
         encoder: where the notes are stored as word-piece ids, the encoder to use (see `find_embedder`).
         device: where to compute.
@@ -103,7 +103,7 @@ def _chosen(names: Sequence[str], row: np.ndarray) -> list[str]:
 def find_embedder(output: Path, encoder: str | None, device: torch.device | str) -> Encoder | None:
     """The frozen encoder for notes that are stored as word-piece ids; None where vectors are stored, or no notes.
 
-    ``encoder``: folder or hub name; None or ``tiny``: the small one that was made beside the notes.
+    ``encoder``: folder or hub name; None or ``tiny``: the small one that is stored beside the notes.
 
     Raises:
         EncoderError: if it cannot be found, or is not the one whose tokenizer made the ids.

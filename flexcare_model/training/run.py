@@ -34,7 +34,7 @@ def run(
     made_of: str = "",
     verify: Callable[[], None] = lambda: None,
 ) -> None:
-    """Train to the end, continuing a killed training in ``folder``, and evaluate the test split.
+    """Train to the end and evaluate the test split; a killed training in ``folder`` continues.
 
     Args:
         output: folder with cohorts and shards.
@@ -59,7 +59,7 @@ def run(
             code=made_of,
         )
     except NoSamplesError as error:
-        # An empty cohort stops no other run: tables say that there is no result, and pages give the reason.
+        # An empty cohort does not stop other runs: tables show that there is no result, and pages give the reason.
         logger.warning("%s", error)
         write_no_result(folder, config, "its cohort has no training samples")
         return

@@ -131,7 +131,7 @@ def train(
     made_of = " ".join([data_digest(output, run.tasks), start, code])
     state = load_state(folder, model, optimizer, run, device, made_of)
     if state is not None:
-        logger.info("%s: going on at epoch %d of %d", folder, state.epoch, run.epochs)
+        logger.info("%s: continuing at epoch %d of %d", folder, state.epoch, run.epochs)
     else:
         state = TrainState(rates=dict.fromkeys(run.tasks, run.lr), losses={task: [] for task in run.tasks})
         if pretrained is not None:

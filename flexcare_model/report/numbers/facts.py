@@ -1,4 +1,4 @@
-"""What the data half built, as tables that may be shown: sizes, flow, missing values, prevalence, provenance.
+"""The results of the data half as tables that may be published: sizes, flow, missing values, prevalence, provenance.
 
 In: `Results`, the count below which a cell is suppressed. Out: `Layout`s and flow steps; None where an input is absent.
 """
@@ -45,8 +45,8 @@ class FlowStep:
 def flow(results: Results, *, below: int) -> dict[str, list[FlowStep]]:
     """Flow steps of `data/flow.json` by cohort (`stays` first); empty where the file is absent.
 
-    Diagrams begin where others end, and end in cohorts that tables show: a count is left out where it lies so near to
-    one of these that subtraction would tell a small number.
+    Diagrams begin where others end, and end in cohorts that tables show: a count is left out where its difference to
+    one of these is a small number.
     """
     shown = _sizes_elsewhere(results, below)
     written = results.json("data/flow.json") or {}
@@ -71,11 +71,11 @@ def flow(results: Results, *, below: int) -> dict[str, list[FlowStep]]:
 
 
 _FAMILY = {"samples": "stays"}
-"""Units of which one stands for one of another in most cohorts."""
+"""Units that are counted as one, as one of either is one of the other in most cohorts."""
 
 
 def _sizes_elsewhere(results: Results, below: int) -> dict[str, set[int]]:
-    """Counts that the tables of a page show: samples of each cohort, and patients where the splits tell them."""
+    """Counts that the tables of a page show: samples of each cohort, and patients where the splits show them."""
     samples: set[int] = set()
     patients: set[int] = set()
     splits = results.parquet("data/splits.parquet")
@@ -93,7 +93,7 @@ def _sizes_elsewhere(results: Results, below: int) -> dict[str, set[int]]:
 
 
 def _is_count(text: str | None) -> bool:
-    """Whether ``text`` tells a count."""
+    """Whether ``text`` is an exact count."""
     return text is not None and text.replace(",", "").isdigit()
 
 
@@ -143,14 +143,14 @@ def _positives(name: str, title: str, labels: tuple[str, ...], parts: dict[str, 
         values = {split: part[label].to_numpy() for split, part in parts.items()}
         known = {split: int((found >= 0).sum()) for split, found in values.items()}
         sizes = dict(zip(parts, partition_texts(list(known.values()), below), strict=True))
-        # The samples of a split are shown elsewhere: few that were not assessed must not follow from it.
+        # The samples of a split are shown elsewhere: a small number that were not assessed must not follow from it.
         sizes = {s: HIDDEN if is_near(known[s], [parts[s].height], below) else text for s, text in sizes.items()}
         cells: list[Cell] = [words("positive" if label == "label" else label)]
         record: dict[str, Any] = {"label": label}
         for split, found in values.items():
             share = share_text(int((found == 1).sum()), known[split], below, decimals=1)
             if not _is_count(sizes[split]):
-                share = HIDDEN  # the bound of a small share would tell the size
+                share = HIDDEN  # the bound of a small share would reveal the size
             cells += [number(share), number(sizes[split])]
             record |= {f"positive_percent_{split}": share, f"assessed_{split}": sizes[split]}
         rows.append(tuple(cells))
@@ -260,7 +260,7 @@ def dropped(results: Results, *, below: int) -> Layout | None:
 
 
 def certificate(results: Results, *, below: int) -> list[Layout]:
-    """The leakage proof: what was checked for how many rows, and the violations (a build with any has failed)."""
+    """The leakage certificate: the checks, the number of rows of each, and the violations (with any, a build fails)."""
     written = results.json("data/leakage.json")
     if written is None:
         return []
@@ -294,7 +294,7 @@ def _certified(value: Any, below: int) -> Cell:
 
 
 def _checked(value: int | None, shown: list[int], below: int) -> str:
-    """A count of some of the samples; hidden where it is small, or near to one ``shown`` before (all come first)."""
+    """A count of some of the samples; hidden where it is small, or near one ``shown`` before (the total is first)."""
     if value is None:
         return "–"
     if value and is_near(value, shown, below):
@@ -306,7 +306,7 @@ def _checked(value: int | None, shown: list[int], below: int) -> str:
 
 @dataclass(frozen=True)
 class StageOrigin:
-    """Where a published part of the output comes from: its stage's key and what the key was made of."""
+    """Origin of a published part of the output: its stage's key and the spec behind the key."""
 
     parts: tuple[str, ...]
     stage: str
@@ -335,7 +335,7 @@ def resources(results: Results) -> tuple[Layout, Layout] | None:
     jobs = []
     newest: dict[str, Path] = {}
     for path in sorted((results.root / "benchmarks").rglob("*.tsv"), key=lambda path: path.stat().st_mtime):
-        # The name of a stage's log ends in its key, which stands with its sources already.
+        # The name of a stage's log ends in its key, which the section on sources shows.
         name = path.relative_to(results.root / "benchmarks").with_suffix("").as_posix()
         newest[re.sub(r"-[0-9a-f]{12}$", "", name)] = path
     for name, path in sorted(newest.items()):

@@ -1,4 +1,4 @@
-"""What each published quirk costs: the benchmark under protocol `flexcare` beside protocol `corrected`.
+"""Comparison of the protocols: the benchmark under protocol `flexcare` beside protocol `corrected`.
 
 In: the output folders of both. Out: `Layout`s (cohort sizes, labels, options, metrics) and one self-contained page.
 """
@@ -30,7 +30,7 @@ def build_comparison(published: Results, corrected: Results, *, below: int) -> l
 
 
 def _options() -> Layout:
-    """Options in which the protocols differ, with what they decide."""
+    """Options in which the protocols differ, with their meaning."""
     first, second = (PROTOCOLS[side].model_dump() for side in SIDES)
     rows = []
     for name, field in Options.model_fields.items():
@@ -44,7 +44,7 @@ def _options() -> Layout:
 
 
 def _sizes(published: Results, corrected: Results, below: int) -> Layout:
-    """Samples under either protocol, and how many are in both by their key."""
+    """Samples under either protocol, and the number that both have, matched by key."""
     rows, records = [], []
     for name, task in TASKS.items():
         sides = [results.cohorts.get(name) for results in (published, corrected)]
@@ -65,7 +65,7 @@ def _sizes(published: Results, corrected: Results, below: int) -> Layout:
         counts = [sides[0].height, sides[1].height, both, sides[0].height - both, sides[1].height - both]
         texts = [count_text(count, below) for count in counts]
         if is_small(counts[3], below) or is_small(counts[4], below):
-            # Both sides are known: what is common, and what the other has alone, would tell the small one.
+            # Both sides are known: the common samples and those of one side only would reveal a small number.
             texts[2:] = [text if is_small(count, below) else HIDDEN for text, count in zip(texts, counts, strict=True)][
                 2:
             ]
@@ -80,7 +80,7 @@ _SIZES = ("flexcare", "corrected", "in_both", "only_flexcare", "only_corrected")
 
 
 def _labels(published: Results, corrected: Results, below: int) -> Layout:
-    """Answers that change for samples of both protocols, and inputs that differ."""
+    """Labels that change for samples of both protocols, and inputs that differ."""
     columns = ("label", "split", "period_length", "dicom_id", "note_id")
     rows, records = [], []
     for name, task in TASKS.items():
@@ -153,7 +153,7 @@ def _metrics(published: Results, corrected: Results) -> Layout:
 
 
 def comparison_page(layouts: list[Layout], about, *, synthetic: bool) -> str:
-    """The page, in the look of the report."""
+    """The page, in the style of the report."""
     from flexcare_model.report.pages.page import TEMPLATES, Section, table
 
     sections = [Section(layout.name, layout.title, table(layout, heading=False)) for layout in layouts]

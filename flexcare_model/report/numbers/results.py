@@ -1,4 +1,4 @@
-"""Reading an output folder: cohorts, runs, logs of the build. What is absent is None or empty, never an error."""
+"""Reader of an output folder: cohorts, runs, logs of the build. A missing input is None or empty, not an error."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ class Results:
 
     @cached_property
     def is_synthetic(self) -> bool:
-        """True where the build's raw data carries the generator's mark, or any run or stage says so."""
+        """True where the raw data has the generator's mark, or a run or stage is marked as synthetic."""
         if any((self.root / "synthetic_raw").glob("*/SYNTHETIC")):
             return True
         about = self.json("config.json") or {}

@@ -1,7 +1,6 @@
 """The paper's tables 2 to 6 from an output folder, with the published values beside ours.
 
-In: `Results`, the seeds that were asked for. Out: `Layout`s. A run that does not exist is named, in its cell and below
-the table.
+In: `Results`, the expected seeds. Out: `Layout`s. A missing run is named in its cell and below the table.
 """
 
 from __future__ import annotations
@@ -202,7 +201,7 @@ def _comparison(
         for metric in TASKS[block.task].metrics:
             keys = [(method.model, method.experiment_for(block.task), block.task, metric) for method in block.methods]
             means = [round(found[key]["mean"], 4) for key in keys if key in found]
-            # With one method there is nothing to be better than.
+            # With one method nothing is compared.
             best = max(means) if len(means) > 1 else None
             for method in block.methods:
                 key = (method.model, method.experiment_for(block.task), block.task, metric)

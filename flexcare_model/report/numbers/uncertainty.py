@@ -86,7 +86,7 @@ def _frame(rows: list[dict[str, Any]], schema: dict[str, Any]) -> pl.DataFrame:
 
 
 def intervals_table(estimates: pl.DataFrame) -> Layout:
-    """Every metric with its interval over patients and the two sources of uncertainty apart."""
+    """Every metric with its interval over patients, and the two sources of uncertainty separately."""
     rows = []
     for row in estimates.to_dicts():
         cells = [words(f"{TASKS[row['task']].abbreviation} {METRIC_TITLES[row['metric']]}"), words(row["method"])]

@@ -1,7 +1,7 @@
 """Dataset card in Markdown, and the build described as Croissant JSON-LD.
 
-In: `Results`, what the caller knows (`About`). Out: text and a dict. Neither holds rows, only names, types, and counts
-that may be shown.
+In: `Results`, facts about the build (`About`). Out: text and a dict. Neither contains rows, only names, types, and
+counts that may be published.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _TYPES = {pl.Int64: "sc:Integer", pl.Int8: "sc:Integer", pl.Float64: "sc:Float"}
 
 
 def dataset_card(results: Results, about: About) -> str:
-    """The card; cohort sizes and modalities of this build stand in it."""
+    """The dataset card, with the cohort sizes and modalities of this build."""
     sizes = facts.cohort_sizes(results, below=about.below)
     build = [
         ("Code", about.code_version or "unknown"),
@@ -87,7 +87,7 @@ def croissant(results: Results, about: About) -> dict[str, Any]:
         "license": LICENCE,
         "url": HOME,
         "version": about.code_version or "0.0.0",
-        # Croissant wants a date; builds have none by design, so it is the day of the paper's edition of MIMIC-IV.
+        # Croissant requires a date. Builds have no date by design, so it is that of the paper's edition of MIMIC-IV.
         "datePublished": "2022-06-12",
         "citeAs": PAPER,
         "isLiveDataset": False,
@@ -134,7 +134,7 @@ def _record_set(name: str, cohort: pl.DataFrame, description: str) -> dict[str, 
 
 
 def _identifier(column: str) -> str:
-    """``column`` without what an identifier of Croissant may not hold."""
+    """``column`` without characters that a Croissant identifier may not contain."""
     return re.sub(r"[^A-Za-z0-9_]+", "-", column).strip("-")
 
 

@@ -1,7 +1,7 @@
-"""report.html: one file that opens from disk and asks for nothing else.
+"""report.html: one self-contained file that opens from disk.
 
-In: `Results`, what the caller knows of the build (`About`). Out: the page as text. The words and the look are in
-`workflow/report/`; this module decides what stands in which section. Nothing on the page belongs to one patient.
+In: `Results`, facts about the build (`About`). Out: the page as text. The texts and the style are in
+`workflow/report/`; this module defines the sections and their contents. Nothing on the page belongs to one patient.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ TEMPLATES = package_folder("workflow/report")
 
 @dataclass(frozen=True)
 class About:
-    """What the page is told, as it cannot be read from the output folder.
+    """Facts about the build that are not in the output folder.
 
     Attributes:
         title: heading of the page.
-        config: the resolved configuration, shown as it is.
+        config: the resolved configuration, shown unchanged.
         code_version: version or commit of the code.
         below: counts in [1, below) are not shown.
-        seeds: seeds that were asked for; None: those that were found.
+        seeds: expected seeds; None: those that were found.
         is_synthetic: True marks every page; None: decided from the output folder.
         left_out: tasks that no model is trained on, with the reason.
     """
@@ -118,7 +118,7 @@ def paragraph(text: str) -> str:
 
 
 def details(title: str, body: str, *, is_open: bool = False, is_printed: bool = True) -> str:
-    """A part that is folded on screen and open in print, or left out there."""
+    """A part that is folded on screen, and open or left out in print."""
     attributes = (" open" if is_open else "") + ("" if is_printed else ' class="screen"')
     return f"<details{attributes}><summary>{html.escape(title)}</summary>{body}</details>"
 
@@ -135,7 +135,7 @@ def captions_intro(anchor: str) -> str:
 
 
 def _summary(results: Results, about: About) -> list[tuple[str, str]]:
-    """The first lines of the page: what it is, in numbers."""
+    """The first lines of the page: the build in numbers."""
     config = about.config
     lines = []
     if config:
@@ -197,7 +197,7 @@ def _plain_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def _config(about: About) -> Section:
     if not about.config:
-        return Section("config", "Configuration", missing="No configuration was handed over: run the target `report`.")
+        return Section("config", "Configuration", missing="No configuration was given: run the target `report`.")
     text = yaml.safe_dump(about.config, sort_keys=False, default_flow_style=None, width=100)
     version = paragraph(f"Code version: {about.code_version}") if about.code_version else ""
     return Section("config", "Configuration", version + f"<pre>{html.escape(text)}</pre>")
@@ -308,7 +308,7 @@ def _result_sections(results: Results, about: About) -> list[Section]:
         missing = f"Not trained yet: run the target `{make[number]}`."
         frame = layouts[0].frame
         finished = frame.filter(frame["n_seeds"] > 0)["method"].n_unique()
-        # FlexCare alone stands in table 3 already.
+        # FlexCare alone is already in table 3.
         if finished < (2 if number in ("4", "6") else 1):
             sections.append(Section(f"table{number}", titles[number], missing=missing))
             continue
@@ -325,11 +325,11 @@ def _result_sections(results: Results, about: About) -> list[Section]:
 
 
 FIGURE_OF_TABLE = {"4": "4", "6": "5"}
-"""Figures that stand with a table."""
+"""Figures that are shown below a table."""
 
 
 def _drawings(results: Results, which: str, below: int) -> list[str]:
-    """Pictures of a figure target; what cannot be drawn is said in a line."""
+    """Pictures of a figure target, or a line of text where one cannot be drawn."""
     return [
         paragraph(f"{drawing.title}: not drawn, run the target `{drawing.needs}`.")
         if drawing.figure is None
