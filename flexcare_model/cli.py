@@ -172,7 +172,7 @@ def train(
                 pretrained=Path(extra["pretrained"]) if extra.get("pretrained") else None,
                 encoder=extra.get("encoder"),
                 interaction=interaction,
-                made_of=spec_key(spec),
+                key=spec_key(spec),
                 verify=made.check_unchanged,
             )
         return
@@ -198,14 +198,14 @@ def train(
 @DEVICE
 def evaluate(folder: Path, output: Path | None, encoder: str | None, device: str) -> None:
     """Score the test split with a trained run again."""
-    from flexcare_model.data.loader import Feed
+    from flexcare_model.data.loader import BatchLoader
     from flexcare_model.training.evaluate import evaluate_run
     from flexcare_model.training.predict import find_embedder, output_of
     from flexcare_model.training.train import choose_device
 
     where = choose_device(device)
     place = output or output_of(folder)
-    evaluate_run(place, folder, Feed(where), embedder=find_embedder(place, encoder, where))
+    evaluate_run(place, folder, BatchLoader(where), embedder=find_embedder(place, encoder, where))
 
 
 @commands.command("predict")

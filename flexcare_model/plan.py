@@ -338,7 +338,7 @@ class ModelPlan:
 
     def comparison(self, other: ModelPlan) -> Product:
         """Page that compares this configuration with the same one under the other protocol."""
-        inputs = {}
+        inputs: dict[str, Product] = {}
         for plan in (self, other):
             both = [*plan._cohorts(), *plan.runs([reference().name], [MULTI_TASK])]
             inputs |= {f"{plan.config.protocol}/{name}": product for name, product in self._named(both).items()}

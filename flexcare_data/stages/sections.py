@@ -81,7 +81,7 @@ def build_sections(
 
     Of a repeated note_id the last row is kept. Rows without integer subject_id and hadm_id are counted in ``dropped``.
     """
-    parts = []
+    parts: list[Path] = []
     n_rows = 0
     for chunk in _chunks(notes):
         part = scratch / f"sections{len(parts):05d}.parquet"
@@ -129,8 +129,8 @@ def _sections_of(notes: list[dict[str, str]], first_row: int, options: Options, 
         typed("hadm_id", pl.Int64()),
         **times,
         file_order=pl.int_range(first_row, first_row + len(notes), dtype=pl.Int64),
-        past_medical_history=pl.Series([section(text, *HISTORY, options) for text in texts], dtype=pl.String),
-        brief_hospital_course=pl.Series([section(text, *course, options) for text in texts], dtype=pl.String),
+        past_medical_history=pl.Series([section(text, *HISTORY, options=options) for text in texts], dtype=pl.String),
+        brief_hospital_course=pl.Series([section(text, *course, options=options) for text in texts], dtype=pl.String),
     )
     for name in times:
         count(dropped, "discharge", name, "not_a_time", result[name].null_count() - frame[name].null_count())

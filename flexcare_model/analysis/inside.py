@@ -15,7 +15,7 @@ from threadpoolctl import threadpool_limits
 
 from flexcare_data.modalities import COMBINATIONS, LETTERS
 from flexcare_model.data.dataset import TaskDataset
-from flexcare_model.data.loader import Feed
+from flexcare_model.data.loader import BatchLoader
 from flexcare_model.models import Model
 from flexcare_model.training.evaluate import score
 
@@ -25,7 +25,7 @@ SAMPLES_PER_TASK = 960
 
 
 def collect(
-    model: Model, datasets: Mapping[str, TaskDataset], feed: Feed, *, batch_size: int = 32, seed: int = 0
+    model: Model, datasets: Mapping[str, TaskDataset], loader: BatchLoader, *, batch_size: int = 32, seed: int = 0
 ) -> tuple[pl.DataFrame, pl.DataFrame]:
     """One pass over the test samples of all tasks.
 
@@ -38,7 +38,7 @@ def collect(
     parts, counted = [], []
     for name, dataset in datasets.items():
         drawn = np.sort(rng.permutation(len(dataset))[:SAMPLES_PER_TASK])
-        details = score(model, dataset, feed, batch_size=batch_size, details=("rep", "expert_index")).details
+        details = score(model, dataset, loader, batch_size=batch_size, details=("rep", "expert_index")).details
         rep = details["rep"][drawn] if "rep" in details else np.zeros((0, 1), np.float32)
         ids = np.asarray(dataset.sample_ids, dtype=object)[drawn].tolist()
         parts.append(pl.DataFrame({"task": [name] * len(ids), "sample_id": ids, "rep": rep.tolist()}))
@@ -111,7 +111,7 @@ def drop_modalities(present: np.ndarray, rate: float, *, seed: int) -> np.ndarra
 
 
 def score_with_less(
-    model: Model, datasets: Mapping[str, TaskDataset], feed: Feed, *, batch_size: int = 32, seed: int = 0
+    model: Model, datasets: Mapping[str, TaskDataset], loader: BatchLoader, *, batch_size: int = 32, seed: int = 0
 ) -> pl.DataFrame:
     """Test metrics under every modality subset and under random loss.
 
@@ -129,13 +129,13 @@ def score_with_less(
             reduced = complete.with_present(np.broadcast_to(taken, complete.present.shape).copy())
             rows += [
                 (name, "subset", letters, None, len(complete), metric, value)
-                for metric, value in score(model, reduced, feed, batch_size=batch_size).metrics.items()
+                for metric, value in score(model, reduced, loader, batch_size=batch_size).metrics.items()
             ]
         for rate in DROP_RATES if len(dataset) else ():
             reduced = dataset.with_present(drop_modalities(dataset.present, rate, seed=seed))
             rows += [
                 (name, "drop_rate", None, rate, len(dataset), metric, value)
-                for metric, value in score(model, reduced, feed, batch_size=batch_size).metrics.items()
+                for metric, value in score(model, reduced, loader, batch_size=batch_size).metrics.items()
             ]
     schema = {
         "task": pl.String, "kind": pl.String, "kept": pl.String, "rate": pl.Float64, "n": pl.Int64,

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from flexcare_model.analysis import inside
 from flexcare_model.data.dataset import load_task
-from flexcare_model.data.loader import Feed
+from flexcare_model.data.loader import BatchLoader
 from flexcare_model.training.checkpoint import load_model
 from flexcare_model.training.predict import find_embedder
 from flexcare_model.training.train import choose_device
@@ -42,9 +42,11 @@ def run(
         task: load_task(output, task, "test", max_hours=config.max_hours, embedder=embedder) for task in config.tasks
     }
     if kind == "inside":
-        representations, experts = inside.collect(model, datasets, Feed(where), batch_size=config.batch_size, seed=seed)
+        representations, experts = inside.collect(
+            model, datasets, BatchLoader(where), batch_size=config.batch_size, seed=seed
+        )
         representations.write_parquet(out / "representations.parquet")
         experts.write_parquet(out / "experts.parquet")
     else:
-        scores = inside.score_with_less(model, datasets, Feed(where), batch_size=config.batch_size, seed=seed)
+        scores = inside.score_with_less(model, datasets, BatchLoader(where), batch_size=config.batch_size, seed=seed)
         scores.write_parquet(out / "modalities.parquet")

@@ -44,7 +44,7 @@ def shuffled(n: int, batch_size: int, seed: int) -> list[np.ndarray]:
 
 
 @dataclass(frozen=True)
-class Feed:
+class BatchLoader:
     """Make batches on ``device``. ``workers``: processes that assemble them; 0: this process."""
 
     device: torch.device

@@ -169,7 +169,8 @@ class Model(nn.Module):
         """
         for module in self.modules():
             if isinstance(module, EncoderLayer):
-                module.finish = torch.compile(module.finish, dynamic=True)
+                # An attribute of the instance, which hides the method.
+                module.finish = torch.compile(module.finish, dynamic=True)  # type: ignore[method-assign]
 
     def check_task(self, batch: Batch) -> str:
         """Name of the batch's task.

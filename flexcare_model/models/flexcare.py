@@ -21,7 +21,8 @@ encoder layers are initialised separately, the drg head has one output per class
 from __future__ import annotations
 
 import math
-from typing import ClassVar
+from collections.abc import Sequence
+from typing import ClassVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -41,6 +42,11 @@ TASK_ROWS = 7
 
 class Experts(nn.Module):
     """Noisy top-k mixture of experts over (combination, task) pairs, equations (8)-(10)."""
+
+    expand: nn.Parameter
+    expand_bias: nn.Parameter
+    contract: nn.Parameter
+    contract_bias: nn.Parameter
 
     def __init__(self, width: int, experts: int, k: int, *, with_task: bool = True) -> None:
         super().__init__()
@@ -153,6 +159,8 @@ class FlexCare(Model):
     decorrelated: ClassVar[bool] = True
     mixed: ClassVar[bool] = True
     task_token: ClassVar[str | None] = None
+    experts: Experts | SharedExpert
+    reads: Tensor
 
     def __init__(self, config: ModelConfig, task_outputs: dict[str, int]) -> None:
         super().__init__(config, task_outputs, class_std=0.0)
@@ -244,7 +252,7 @@ class FlexCare(Model):
 
     def summary_tokens(self, batch: Batch) -> Tensor:
         """Initial vectors of the summary tokens, (B, S, d)."""
-        parts = [self.embedding.class_tokens]
+        parts: list[Tensor] = [self.embedding.class_tokens]
         if len(self.combinations) > len(MODALITIES):
             parts = [self.combination_tokens, *parts]
         if self.with_task:
@@ -261,13 +269,14 @@ class FlexCare(Model):
         sequences = SampleSequences(batch, number, packing)
         masks = self.summary_masks(sequences, batch.present)
         flat = torch.cat([summary.flatten(0, 1), contents])  # (B * S + n, d)
-        for layer in self.encoder[:-1]:
+        layers = cast(Sequence[EncoderLayer], self.encoder)
+        for layer in layers[:-1]:
             query, key_value = layer.project(flat).split([width, 2 * width], dim=-1)
             query, content_query = query.split([size * number, packing.size])
             read = self._read(layer, query.unflatten(0, (size, number)), sequences.split(key_value), sequences, masks)
             own = zip(packing.split(content_query), packing.split(key_value[size * number :]), strict=True)
             attended = [
-                layer.attend(*layer.split_heads(one), *layer.split_heads(two), group.key_mask).flatten(0, 1)
+                layer.attend(*layer.split_heads(one), *layer.split_heads(two), mask=group.key_mask).flatten(0, 1)
                 for group, (one, two) in zip(packing.groups, own, strict=True)
             ]
             flat = layer.finish(flat, torch.cat([read.flatten(0, 1), *attended]))
@@ -284,7 +293,7 @@ class FlexCare(Model):
         read = []
         for group, part, mask in zip(sequences.packing.groups, key_value, masks, strict=True):
             (own,) = layer.split_heads(query.index_select(0, group.rows))
-            read.append(layer.attend(own, *layer.split_heads(part), mask))
+            read.append(layer.attend(own, *layer.split_heads(part), mask=mask))
         return sequences.packing.scatter(read, len(query))
 
     def summary_masks(self, sequences: SampleSequences, present: Tensor) -> list[Tensor]:
@@ -318,7 +327,7 @@ class FlexCare(Model):
             owner += [m] * width
         z = torch.cat([part.to(parts[-1].dtype) for part in parts], dim=1)  # (B, L, d)
         mask = self.dense_mask(batch.present, visible, torch.tensor(owner, dtype=torch.int64, device=z.device))
-        for layer in self.encoder:
+        for layer in cast(Sequence[EncoderLayer], self.encoder):
             z = layer.dense(z, mask.unsqueeze(1))
         return z[:, : summary.shape[1]]
 

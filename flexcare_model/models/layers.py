@@ -5,6 +5,9 @@ Shapes: B samples, d = hidden_dim, n tokens of a packed tensor (see `flexcare_mo
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import cast
+
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -130,7 +133,7 @@ class EncoderLayer(nn.Module):
         parts = projected.shape[-1] // self.attention_out.in_features
         return projected.unflatten(-1, (parts, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
 
-    def attend(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, *, mask: Tensor | None) -> Tensor:
         """Attention of (b, heads, n, d / heads) tensors, heads merged again: (b, n, d)."""
         out = attention(query, key, value, mask, self.dropout if self.training else 0.0)
         return out.transpose(1, 2).flatten(2)
@@ -145,7 +148,7 @@ class EncoderLayer(nn.Module):
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
         """The layer over padded sequences (b, n, d); ``mask`` is bool, True where a position may read."""
-        return self.finish(x, self.attend(*self.split_heads(self.project(x)), mask))
+        return self.finish(x, self.attend(*self.split_heads(self.project(x)), mask=mask))
 
     def dense(self, x: Tensor, mask: Tensor) -> Tensor:
         """As `forward`, with one call of plain attention; ``mask`` may also be float: it is added to the logits."""
@@ -229,7 +232,7 @@ class UnimodalEncoders(nn.Module):
         flat, packing = embedding.packed(batch, with_class=True)
         parts, first = [], []
         for tokens, group in zip(packing.split(flat), packing.groups, strict=True):
-            layers = self.encoders[MODALITIES[group.modality]]
+            layers = cast(Sequence[EncoderLayer], self.encoders[MODALITIES[group.modality]])
             for layer in layers[:-1]:
                 tokens = layer(tokens, group.key_mask)  # (b, width, d)
             if keep_contents:
@@ -246,7 +249,7 @@ def class_output(layer: EncoderLayer, tokens: Tensor, mask: Tensor | None, at: s
     """Output of ``layer`` at the positions ``at`` only, which read all ``tokens`` (b, n, d)."""
     (query,) = layer.split_heads(layer.project(tokens[:, at], "q"))
     key, value = layer.split_heads(layer.project(tokens, "kv"))
-    return layer.finish(tokens[:, at], layer.attend(query, key, value, mask))
+    return layer.finish(tokens[:, at], layer.attend(query, key, value, mask=mask))
 
 
 def normal_parameter(*shape: int, std: float = 0.02) -> nn.Parameter:

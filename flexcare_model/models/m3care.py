@@ -19,6 +19,9 @@ modality_embedding (3, d) (e_m of the tokens); joint.l.*; merge; heads.<task>.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -97,13 +100,13 @@ class M3Care(Model):
             completed, summary = self.complete(adjacency, unimodal, batch.present)  # (B, 3, d) each
         contents = packing.add(contents, self.modality_embedding)
         sequences = SampleSequences(batch, LEAD, packing, skip=1)
-        outputs = []
+        layers, outputs = cast(Sequence[EncoderLayer], self.joint), []
         leading = (summary + self.modality_embedding).flatten(0, 1)
         parts = sequences.split(torch.cat([leading, contents.to(leading.dtype)]))
         for tokens, group in zip(parts, sequences.packing.groups, strict=True):
-            for layer in self.joint[:-1]:
+            for layer in layers[:-1]:
                 tokens = layer(tokens, group.key_mask)
-            outputs.append(class_output(self.joint[-1], tokens, group.key_mask, slice(0, LEAD)))
+            outputs.append(class_output(layers[-1], tokens, group.key_mask, slice(0, LEAD)))
         rep = sequences.packing.scatter(outputs, len(batch)).flatten(1)  # (B, 3d)
         hidden = F.dropout(F.relu(self.merge(rep)), HEAD_DROPOUT, self.training)
         named = {}
@@ -124,7 +127,7 @@ class M3Care(Model):
             rows = torch.from_numpy(batch.rows[:, m]).nonzero().squeeze(1).to(unimodal.device, non_blocking=True)
             if not len(rows):
                 continue
-            part = self.completion[name]
+            part = cast(Completion, self.completion[name])
             own = unimodal[:, m].index_select(0, rows)  # (n, d)
             mapped = part.mapping(own)
             mix = part.mix.sigmoid()
@@ -151,7 +154,7 @@ class M3Care(Model):
         """The completed vector (g) and the summary vector (v_m), for each modality, (B, 3, d) each."""
         completed, summary = [], []
         for m, name in enumerate(MODALITIES):
-            part, own, has = self.completion[name], unimodal[:, m], present[:, m]
+            part, own, has = cast(Completion, self.completion[name]), unimodal[:, m], present[:, m]
             edges = adjacency * has
             if self.config.m3care_row_mask:
                 edges = edges * has.unsqueeze(1)

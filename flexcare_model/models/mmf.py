@@ -12,6 +12,9 @@ heads.<task>. What differs from the original: common embedding, 4 layers of 2 he
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -79,7 +82,8 @@ class MMF(Model):
             lead, updates = number if fused else 0, []
             for place, group in enumerate(packing.groups):
                 name = MODALITIES[group.modality]
-                layer, tokens, mask = self.streams[name][depth], streams[place], group.key_mask
+                layer = cast(Sequence[EncoderLayer], self.streams[name])[depth]
+                tokens, mask = streams[place], group.key_mask
                 if fused:
                     tokens = torch.cat([bottlenecks.index_select(0, group.rows), tokens], dim=1)  # (b, lead + n, d)
                     mask = None if mask is None else F.pad(mask, (lead, 0), value=True)

@@ -12,6 +12,9 @@ No official code exists. Left out: pre-training, the search for the fusion layer
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 
@@ -66,14 +69,14 @@ class MT(Model):
         sequences = SampleSequences(batch, LEAD, packing)
         leading = torch.cat([self.joint_token, self.embedding.class_tokens]).expand(len(batch), -1, -1)
         fused = [number >= self.config.mt_fusion_layer for number in range(len(self.encoder))]
-        outputs = []
+        layers, outputs = cast(Sequence[EncoderLayer], self.encoder), []
         for tokens, types in zip(
             sequences.split(torch.cat([leading.flatten(0, 1), contents])), sequences.types, strict=True
         ):
             masks = {flag: content_mask(types, fused=flag) for flag in set(fused)}
-            for flag, layer in zip(fused[:-1], self.encoder[:-1], strict=True):
+            for flag, layer in zip(fused[:-1], layers[:-1], strict=True):
                 tokens = layer(tokens, masks[flag])  # (b, n, d)
-            outputs.append(class_output(self.encoder[-1], tokens, masks[fused[-1]][:, :, :LEAD], slice(0, LEAD)))
+            outputs.append(class_output(layers[-1], tokens, masks[fused[-1]][:, :, :LEAD], slice(0, LEAD)))
         return sequences.packing.scatter(outputs, len(batch))
 
 

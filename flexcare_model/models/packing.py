@@ -141,7 +141,7 @@ class SampleSequences:
         inverse = np.full(size * lead + contents.size, -1, dtype=np.int64)
         for row in range(size):
             place = self.packing.starts[0, row]
-            spans = [(row * lead, lead, np.arange(lead))]
+            spans: list[tuple[int, int, int | np.ndarray]] = [(row * lead, lead, np.arange(lead))]
             for m, length in enumerate(lengths[row]):
                 spans.append((size * lead + contents.starts[m, row] + skip, length, lead + m))
             for source, length, kind in spans:

@@ -111,7 +111,7 @@ def load_pretrained(model: Model, folder: Path, run: RunConfig) -> list[str]:
 class TrainState:
     """Progress of a run: everything that its result depends on.
 
-    Random numbers are not part of it: each (seed, epoch, task) begins a new stream (`flexcare_model.training.train`).
+    Random numbers are not part of it: each (seed, epoch, task) begins a new stream (`flexcare_model.training.loop`).
 
     Attributes:
         epoch: the current epoch, from 1.
@@ -134,9 +134,9 @@ class TrainState:
 
 
 def save_state(
-    folder: Path, state: TrainState, model: Model, optimizer: Optimizer, run: RunConfig, made_of: str
+    folder: Path, state: TrainState, model: Model, optimizer: Optimizer, run: RunConfig, origin: str
 ) -> None:
-    """Write all that is needed to continue to one file; ``made_of`` names the data and the code that made it."""
+    """Write all that is needed to continue to one file; ``origin`` names the data and the code that made it."""
     tensors = {f"model/{name}": value for name, value in model.state_dict().items()}
     tensors |= {f"best/{name}": value for name, value in state.best.items()}
     for name, parameter in model.named_parameters():
@@ -144,7 +144,7 @@ def save_state(
         tensors |= {f"adam/{name}/{key}": moments[key] for key in _MOMENTS if key in moments}
     names = ("rates", "losses", "epoch", "task", "best_score", "best_epoch", "history")
     content = {name: getattr(state, name) for name in names}
-    _save(folder / STATE, tensors, {"run": run.to_json({}), "state": json.dumps(content), "made_of": made_of})
+    _save(folder / STATE, tensors, {"run": run.to_json({}), "state": json.dumps(content), "origin": origin})
 
 
 def load_state(
@@ -153,7 +153,7 @@ def load_state(
     optimizer: Optimizer,
     run: RunConfig,
     device: torch.device,
-    made_of: str,
+    origin: str,
 ) -> TrainState | None:
     """Restore model and optimizer from the killed run in ``folder``; None where there is nothing to resume.
 
@@ -176,7 +176,7 @@ def load_state(
         raise CheckpointError(
             f"{path}: was left by a run with another config (now, then); remove it to start again:\n" + "\n".join(lines)
         )
-    if metadata.get("made_of") != made_of:
+    if metadata.get("origin") != origin:
         logger.warning("%s: was left by a run on other data or by other code; this run starts from the beginning", path)
         return None
     load_weights(model, groups["model"], path)

@@ -21,7 +21,7 @@ from torch import Tensor
 from flexcare_data.store.folders import atomic_write
 from flexcare_data.tasks import Task
 from flexcare_model.data.dataset import TaskDataset, load_task
-from flexcare_model.data.loader import Feed, in_order
+from flexcare_model.data.loader import BatchLoader, in_order
 from flexcare_model.data.raw_batch import Embedder
 from flexcare_model.models import Model
 from flexcare_model.models.losses import prediction_loss
@@ -65,7 +65,7 @@ def mixed_precision(device: torch.device, precision: str) -> AbstractContextMana
 def score(
     model: Model,
     data: TaskDataset,
-    feed: Feed,
+    loader: BatchLoader,
     *,
     batch_size: int,
     precision: str = "float32",
@@ -83,8 +83,8 @@ def score(
     losses: list[Tensor] = []
     named: dict[str, list[Tensor]] = {name: [] for name in wanted}
     try:
-        with torch.no_grad(), mixed_precision(feed.device, precision):
-            for batch in feed.batches(data, in_order(len(data), batch_size)):
+        with torch.no_grad(), mixed_precision(loader.device, precision):
+            for batch in loader.batches(data, in_order(len(data), batch_size)):
                 output = model(batch, details=True) if wanted else model(batch)
                 logits.append(output.logits.float())
                 if data.labelled:
@@ -126,7 +126,7 @@ def predictions(scores: Scores) -> pl.DataFrame:
 
 
 def evaluate_run(
-    output: Path, folder: Path, feed: Feed, *, embedder: Embedder | None = None, best_epoch: int | None = None
+    output: Path, folder: Path, loader: BatchLoader, *, embedder: Embedder | None = None, best_epoch: int | None = None
 ) -> dict[str, dict[str, float]]:
     """Score the test split of every task of the run in ``folder``; write its predictions and metrics.json.
 
@@ -135,7 +135,7 @@ def evaluate_run(
     Returns:
         Metrics by task.
     """
-    model, run = load_model(folder, device=feed.device)
+    model, run = load_model(folder, device=loader.device)
     path = folder / "metrics.json"
     if best_epoch is None and path.is_file():
         best_epoch = json.loads(path.read_text()).get("epoch")
@@ -144,7 +144,7 @@ def evaluate_run(
     found: dict[str, dict[str, float]] = {}
     for task in run.tasks:
         data = load_task(output, task, "test", max_hours=run.max_hours, embedder=embedder)
-        scores = score(model, data, feed, batch_size=run.batch_size, precision=run.precision)
+        scores = score(model, data, loader, batch_size=run.batch_size, precision=run.precision)
         counts[task], found[task] = len(data), scores.metrics
         if data.dropped or data.absent:
             dropped[task] = {**data.dropped, **data.absent}

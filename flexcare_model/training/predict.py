@@ -16,7 +16,7 @@ import torch
 
 from flexcare_data.modalities import LETTERS
 from flexcare_model.data.dataset import SampleError, TaskDataset, load_task
-from flexcare_model.data.loader import Feed
+from flexcare_model.data.loader import BatchLoader
 from flexcare_model.models import Model
 from flexcare_model.notes.encoder import Encoder, EncoderError, load_encoder
 from flexcare_model.training.checkpoint import load_model
@@ -63,7 +63,7 @@ def predict(
         output, task, split, max_hours=run.max_hours, augment=False, cohort=cohort,
         embedder=find_embedder(output, encoder, device),
     )  # fmt: skip
-    return _explained(model, run, data.without(*without) if without else data, Feed(torch.device(device)))
+    return _explained(model, run, data.without(*without) if without else data, BatchLoader(torch.device(device)))
 
 
 def output_of(folder: Path) -> Path:
@@ -78,9 +78,9 @@ def output_of(folder: Path) -> Path:
     raise SampleError(f"{folder}: expected a run below an output folder with cohorts/, found none; set --output")
 
 
-def _explained(model: Model, run: RunConfig, data: TaskDataset, feed: Feed) -> pl.DataFrame:
+def _explained(model: Model, run: RunConfig, data: TaskDataset, loader: BatchLoader) -> pl.DataFrame:
     scores = score(
-        model, data, feed, batch_size=run.batch_size, precision=run.precision, details=("fusion_weights", "available")
+        model, data, loader, batch_size=run.batch_size, precision=run.precision, details=("fusion_weights", "available")
     )
     frame = predictions(scores).with_columns(
         modalities=pl.Series(["".join(_chosen(LETTERS, row)) for row in data.present], dtype=pl.String)

@@ -92,7 +92,7 @@ def expert_choice(results: Results) -> Figure | None:
 
 def shares(frame: pl.DataFrame, key: str, order: Sequence[str]) -> np.ndarray:
     """Rows of ``order`` by expert, each summing to 1 (NaN for a row without any choice)."""
-    experts = frame["expert"].max() + 1
+    experts = frame.select(pl.col("expert").max()).item() + 1
     matrix = np.zeros((len(order), experts))
     place = {name: index for index, name in enumerate(order)}
     for name, expert, count in frame.group_by(key, "expert").agg(pl.col("chosen").sum()).rows():
@@ -136,7 +136,7 @@ def missing_modalities(results: Results, *, below: int) -> Figure | None:
             upper, lower = grid[0][column], grid[1][column]
             part = frame.filter(task=task, metric=metric)
             for axes, kind in ((upper, "drop_rate"), (lower, "subset")):
-                samples = part.filter(kind=kind)["n"].max() or 0
+                samples = part.filter(kind=kind).select(pl.col("n").max()).item() or 0
                 if samples < max(below, 1):
                     text = "no sample\nhas all three" if samples == 0 else f"fewer than\n{below} samples"
                     axes.text(0.5, 0.5, text, ha="center", va="center", transform=axes.transAxes, fontsize=6)

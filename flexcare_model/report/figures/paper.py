@@ -184,7 +184,7 @@ def interaction(results: Results) -> Figure | None:
         pl.col("epoch") - 1 + (pl.col("trained").replace_strict({t: i + 1 for i, t in enumerate(order)})) / len(order)
     )
     frame = frame.with_columns(step=step)
-    epochs = int(frame["epoch"].max())
+    epochs = int(frame.select(pl.col("epoch").max()).item())
     with house_style():
         lines = max(2, -(-len(order) // 3))
         figure = new_figure(PAGE, 2.1 * lines)

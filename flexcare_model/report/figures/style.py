@@ -10,9 +10,11 @@ import io
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from flexcare_data.store.folders import atomic_write
 
@@ -24,7 +26,7 @@ SEQUENTIAL = "cividis"
 COLUMN, PAGE = 3.4, 7.0
 """Widths in inches of one column and of a page."""
 
-_RC = {
+_RC: dict[Any, Any] = {
     "font.family": "DejaVu Sans",
     "font.size": 8,
     "axes.titlesize": 8,
@@ -36,7 +38,7 @@ _RC = {
     "axes.axisbelow": True,
     "axes.grid": True,
     "axes.grid.axis": "y",
-    "axes.prop_cycle": mpl.cycler(color=COLOURS),
+    "axes.prop_cycle": mpl.cycler(color=COLOURS),  # type: ignore[attr-defined]  # missing in the stubs of matplotlib
     "grid.color": "#dddddd",
     "grid.linewidth": 0.5,
     "xtick.labelsize": 7,
@@ -107,8 +109,17 @@ def data_uri(svg: bytes) -> str:
 def mark_synthetic(figure: Figure) -> None:
     """Write on the figure, in a strip at its right edge, that its numbers come from fabricated data."""
     strip = 0.13 / figure.get_figwidth()
-    figure.get_layout_engine().set(rect=(0.0, 0.0, 1.0 - strip, 1.0))
-    look = {"rotation": 90, "ha": "right", "va": "center", "fontsize": 6, "color": "#b00020", "fontweight": "bold"}
+    engine = figure.get_layout_engine()
+    assert isinstance(engine, ConstrainedLayoutEngine)
+    engine.set(rect=(0.0, 0.0, 1.0 - strip, 1.0))
+    look: dict[str, Any] = {
+        "rotation": 90,
+        "ha": "right",
+        "va": "center",
+        "fontsize": 6,
+        "color": "#b00020",
+        "fontweight": "bold",
+    }
     figure.text(1.0 - strip / 8, 0.5, "SYNTHETIC DATA", **look)
 
 

@@ -280,8 +280,8 @@ def certificate(results: Results, *, below: int) -> list[Layout]:
     header = ("Check", *(TASKS[name].abbreviation for name in by_task))
     layouts = [Layout("leakage", "Checks of every sample, by task", header, tuple(rows), pl.DataFrame(records))]
     if general:
-        texts = [[cell.text for cell in row] for row in general]
-        frame = pl.DataFrame(texts, orient="row", schema=["of", "check", "found"])
+        cells = [[cell.text for cell in row] for row in general]
+        frame = pl.DataFrame(cells, orient="row", schema=["of", "check", "found"])
         title = "Splits and scaling"
         layouts.append(Layout("leakage_general", title, ("Of", "Check", "Found"), tuple(general), frame, grouped=1))
     return layouts

@@ -84,17 +84,17 @@ def _labels(published: Results, corrected: Results, below: int) -> Layout:
     columns = ("label", "split", "period_length", "dicom_id", "note_id")
     rows, records = [], []
     for name, task in TASKS.items():
-        sides = [results.cohorts.get(name) for results in (published, corrected)]
-        if sides[0] is None or sides[1] is None:
+        left, right = published.cohorts.get(name), corrected.cohorts.get(name)
+        if left is None or right is None:
             continue
-        joined = sides[0].join(sides[1], on="sample_id", how="inner", validate="1:1", suffix="_other")
+        joined = left.join(right, on="sample_id", how="inner", validate="1:1", suffix="_other")
         changed = {
             "label": pl.any_horizontal(pl.col(label).ne_missing(pl.col(f"{label}_other")) for label in task.labels),
             **{column: pl.col(column).ne_missing(pl.col(f"{column}_other")) for column in columns[1:]},
         }
         counts = joined.select(expression.sum().alias(column) for column, expression in changed.items()).row(0)
         both = count_text(joined.height, below)
-        if is_near(joined.height, [side.height for side in sides], below):
+        if is_near(joined.height, [left.height, right.height], below):
             both = HIDDEN
         changes = [int(count or 0) for count in counts]
         texts = [HIDDEN if is_near(count, [joined.height], below) else count_text(count, below) for count in changes]

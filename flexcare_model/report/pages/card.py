@@ -26,7 +26,7 @@ HOME = "https://github.com/mhxu1998/FlexCare"
 PAPER = (
     "FlexCare: Leveraging Cross-Task Synergy for Flexible Multimodal Healthcare Prediction. KDD 2024, arXiv:2406.11928"
 )
-_TYPES = {pl.Int64: "sc:Integer", pl.Int8: "sc:Integer", pl.Float64: "sc:Float"}
+_TYPES: dict[type[pl.DataType], str] = {pl.Int64: "sc:Integer", pl.Int8: "sc:Integer", pl.Float64: "sc:Float"}
 
 
 def dataset_card(results: Results, about: About) -> str:
@@ -60,7 +60,8 @@ def _under_heading(layout: Layout) -> str:
 
 
 def _keys(results: Results) -> list[tuple[str, str]]:
-    return [tuple(origin.stage.rpartition("-")[::2]) for origin in facts.origins(results)]
+    parts = (origin.stage.rpartition("-") for origin in facts.origins(results))
+    return [(name, key) for name, _, key in parts]
 
 
 def _synthetic(results: Results, about: About) -> bool:

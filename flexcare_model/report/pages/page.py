@@ -171,11 +171,11 @@ def _origin(results: Results, about: About) -> Section:
         versions |= origin.versions
     body = _plain_table(("Stage", "Key", "Published as", "Options that it depends on"), rows)
     if raw:
-        rows = [(name, digest[:16]) for name, digest in sorted(raw.items())]
-        body += details("Raw files and the first digits of their SHA-256", _plain_table(("File", "SHA-256"), rows))
+        files = [(name, digest[:16]) for name, digest in sorted(raw.items())]
+        body += details("Raw files and the first digits of their SHA-256", _plain_table(("File", "SHA-256"), files))
     if versions:
-        rows = sorted(versions.items())
-        body += details("Libraries that the stages were built with", _plain_table(("Library", "Version"), rows))
+        libraries = _plain_table(("Library", "Version"), sorted(versions.items()))
+        body += details("Libraries that the stages were built with", libraries)
     return Section("origin", "Sources and stages", captions_intro("origin") + body)
 
 
