@@ -442,7 +442,7 @@ def about(made: Recipe | None, *, below: int = 10, seeds: tuple[int, ...] = (), 
     """What a page or table needs to know of the build: from the recipe, or from the command line."""
     from importlib.metadata import version
 
-    from flexcare_model.report.pages.page import About
+    from flexcare_model.report.about import About
 
     code = version("flexcare")
     if made is None:

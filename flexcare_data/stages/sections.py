@@ -117,7 +117,9 @@ def _chunks(notes: Iterable[dict[str, str]]) -> Iterator[list[dict[str, str]]]:
 
 
 def _sections_of(notes: list[dict[str, str]], first_row: int, options: Options, dropped: Dropped) -> pl.DataFrame:
-    course = (COURSE[0], (*COURSE[1], FALLBACK)) if options.bhc_fallback == "on" else COURSE
+    course: tuple[str, tuple[str, ...]] = (
+        (COURSE[0], (*COURSE[1], FALLBACK)) if options.bhc_fallback == "on" else COURSE
+    )
     texts = [_NEWLINES.sub("\n", note["text"]) for note in notes]
     words = ("note_id", "subject_id", "hadm_id", "charttime", "storetime")
     frame = pl.DataFrame(
@@ -129,8 +131,8 @@ def _sections_of(notes: list[dict[str, str]], first_row: int, options: Options, 
         typed("hadm_id", pl.Int64()),
         **times,
         file_order=pl.int_range(first_row, first_row + len(notes), dtype=pl.Int64),
-        past_medical_history=pl.Series([section(text, *HISTORY, options=options) for text in texts], dtype=pl.String),
-        brief_hospital_course=pl.Series([section(text, *course, options=options) for text in texts], dtype=pl.String),
+        past_medical_history=pl.Series([section(text, *HISTORY, options) for text in texts], dtype=pl.String),
+        brief_hospital_course=pl.Series([section(text, *course, options) for text in texts], dtype=pl.String),
     )
     for name in times:
         count(dropped, "discharge", name, "not_a_time", result[name].null_count() - frame[name].null_count())

@@ -9,14 +9,16 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from flexcare_model.report.about import About
 from flexcare_model.report.figures.drawings import draw
 from flexcare_model.report.figures.style import explain_absence, mark_synthetic, save
 from flexcare_model.report.numbers import beyond, tables
 from flexcare_model.report.numbers.layout import Layout
-from flexcare_model.report.numbers.protocols import build_comparison, comparison_page
+from flexcare_model.report.numbers.protocols import build_comparison
 from flexcare_model.report.numbers.results import Results
 from flexcare_model.report.pages.card import croissant, dataset_card
-from flexcare_model.report.pages.page import About, build_page
+from flexcare_model.report.pages.comparison import comparison_page
+from flexcare_model.report.pages.page import build_page
 
 
 def write_tables(results: Results, name: str, out: Path, *, below: int, seeds: Sequence[int] | None = None) -> None:

@@ -1,16 +1,15 @@
 """Comparison of the protocols: the benchmark under protocol `flexcare` beside protocol `corrected`.
 
-In: the output folders of both. Out: `Layout`s (cohort sizes, labels, options, metrics) and one self-contained page.
+In: the output folders of both. Out: `Layout`s (cohort sizes, labels, options, metrics).
 """
 
 from __future__ import annotations
 
-import jinja2
 import polars as pl
 
 from flexcare_data.options import PROTOCOLS, Options
 from flexcare_data.tasks import TASKS
-from flexcare_model.report.numbers.layout import Cell, Layout, absent, inline, number, words
+from flexcare_model.report.numbers.layout import Cell, Layout, absent, number, words
 from flexcare_model.report.numbers.methods import compared
 from flexcare_model.report.numbers.results import METRIC_TITLES, Results
 from flexcare_model.report.numbers.suppression import HIDDEN, count_text, is_near, is_small
@@ -149,25 +148,4 @@ def _metrics(published: Results, corrected: Results) -> Layout:
     header = ("Task, metric", "Method", *SIDES, "corrected − flexcare")
     return Layout(
         "protocols_metrics", "Metrics", header, tuple(rows), pl.DataFrame(records, schema=schema), notes, grouped=1
-    )
-
-
-def comparison_page(layouts: list[Layout], about, *, synthetic: bool) -> str:
-    """The page, in the style of the report."""
-    from flexcare_model.report.pages.page import TEMPLATES, Section, table
-
-    sections = [Section(layout.name, layout.title, table(layout, heading=False)) for layout in layouts]
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(TEMPLATES), undefined=jinja2.StrictUndefined, autoescape=True,
-        trim_blocks=True, lstrip_blocks=True,
-    )  # fmt: skip
-    return environment.get_template("report.html.j2").render(
-        prose=inline,
-        title="FlexCare-benchmark: two protocols",
-        synthetic=synthetic if about.is_synthetic is None else about.is_synthetic,
-        below=about.below,
-        groups=[("What the published quirks cost", sections)],
-        summary=[("Protocols", "flexcare, corrected"), ("Code", about.code_version)],
-        style=(TEMPLATES / "report.css").read_text(encoding="utf-8"),
-        script=(TEMPLATES / "report.js").read_text(encoding="utf-8"),
     )

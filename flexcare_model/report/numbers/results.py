@@ -134,6 +134,8 @@ def tasks_text(number: int) -> str:
     return f"{words[number] if number < len(words) else number} task{'' if number == 1 else 's'}"
 
 
+SPLITS = ("train", "val", "test")
+"""In the order of tables."""
 METRIC_TITLES = {
     "auroc": "AUROC",
     "auprc": "AUPRC",

@@ -24,6 +24,11 @@ def count_text(count: int, below: int) -> str:
     return f"<{below}" if is_small(count, below) else f"{count:,}"
 
 
+def is_count(text: str | None) -> bool:
+    """Whether ``text`` is an exact count."""
+    return text is not None and text.replace(",", "").isdigit()
+
+
 def is_near(count: int, shown: Iterable[int], below: int) -> bool:
     """Whether subtraction from one of ``shown`` gives a small number, such as the rows that one step removed."""
     return any(is_small(abs(count - other), below) for other in shown)

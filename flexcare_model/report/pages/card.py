@@ -16,10 +16,11 @@ import polars as pl
 
 from flexcare_data.schema import COHORT
 from flexcare_data.tasks import TASKS
-from flexcare_model.report.numbers import facts, tables
+from flexcare_model.report.about import About
+from flexcare_model.report.numbers import facts, provenance, tables
 from flexcare_model.report.numbers.layout import Layout
 from flexcare_model.report.numbers.results import Results
-from flexcare_model.report.pages.page import TEMPLATES, About
+from flexcare_model.report.pages.elements import TEMPLATES
 
 LICENCE = "https://physionet.org/content/mimiciv/view-license/2.2/"
 HOME = "https://github.com/mhxu1998/FlexCare"
@@ -45,7 +46,7 @@ def dataset_card(results: Results, about: About) -> str:
         lstrip_blocks=True,
     )
     text = environment.get_template("card.md.j2").render(
-        synthetic=_synthetic(results, about),
+        synthetic=about.synthetic(results.is_synthetic),
         protocol=about.config.get("protocol", "flexcare"),
         cohorts=_under_heading(sizes) if sizes else "No cohort has been built yet.",
         modalities=_under_heading(tables.table2(results, below=about.below)) if results.cohorts else "",
@@ -60,17 +61,13 @@ def _under_heading(layout: Layout) -> str:
 
 
 def _keys(results: Results) -> list[tuple[str, str]]:
-    parts = (origin.stage.rpartition("-") for origin in facts.origins(results))
+    parts = (origin.stage.rpartition("-") for origin in provenance.origins(results))
     return [(name, key) for name, _, key in parts]
-
-
-def _synthetic(results: Results, about: About) -> bool:
-    return results.is_synthetic if about.is_synthetic is None else about.is_synthetic
 
 
 def croissant(results: Results, about: About) -> dict[str, Any]:
     """The published cohorts and stays as a Croissant 1.0 description: files with digests, columns with types."""
-    synthetic = _synthetic(results, about)
+    synthetic = about.synthetic(results.is_synthetic)
     files, records = [], []
     for name, cohort in results.cohorts.items():
         path = results.root / "cohorts" / f"{name}.parquet"
