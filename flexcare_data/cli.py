@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import click
 
@@ -295,7 +295,9 @@ def synthesize(patients: int, seed: int, edition: str, out: Path) -> None:
 @click.option(
     "--checksums", type=click.Choice(["tables", "all"]), help="Compare with SHA256SUMS.txt: the tables, or all files."
 )
-def doctor(configfile: Path | None, fast: bool, as_json: bool, checksums: str | None, **given: Any) -> int:
+def doctor(
+    configfile: Path | None, fast: bool, as_json: bool, checksums: Literal["tables", "all"] | None, **given: Any
+) -> int:
     """Report what will go wrong, before anything runs.
 
     The exit status is 1 if there are errors.

@@ -124,9 +124,8 @@ def _source(module: str) -> _Source:
     remembered = folder / f"{name}.json" if folder else None
     if remembered and remembered.is_file():
         try:
-            return _Source(
-                *(part if isinstance(part, str) else tuple(part) for part in json.loads(remembered.read_text()))
-            )
+            code, *lists = json.loads(remembered.read_text())
+            return _Source(code, *map(tuple, lists))
         except (ValueError, TypeError):
             remembered.unlink(missing_ok=True)
     source = _read(module, path, text.decode())

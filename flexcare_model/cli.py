@@ -1,7 +1,7 @@
 """Commands of the model half: note vectors, runs, analyses, tables, figures, pages.
 
-A command parses its arguments and calls one function. In the workflow a command gets a recipe (``--recipe``), which
-says what it makes and of what; by hand it reads an output folder (``--output``).
+A command parses its arguments and calls one function. In the workflow a command reads a recipe (``--recipe``): its
+settings and its inputs. By hand it reads an output folder (``--output``).
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from flexcare_data.store.views import Recipe, link_all
 
 def prepare_environment() -> None:
     """Settings that libraries read when they are imported."""
-    # Before torch makes its first CUDA handle: matrix products of the same inputs are then the same.
+    # Set before the first CUDA handle: cuBLAS is deterministic only with this setting.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("DO_NOT_TRACK", "1")
-    # Threads that wait for one another sleep. Spinning, the default, is many times slower where cores are shared.
+    # Waiting threads sleep. Spinning, the default, is many times slower where cores are shared.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 def start_logging() -> None:
-    """Messages of the commands go to standard error as they are."""
+    """Write log messages to standard error, without a prefix."""
     import logging
     import sys
 
@@ -46,12 +46,12 @@ def commands() -> None:
 DEVICE = click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", help="Where to compute.")
 ENCODER = click.option("--encoder", help="Note encoder, where the notes are stored as word-piece ids.")
 OUTPUT = click.option("--output", type=FOLDER, help="Output folder of the build.")
-RECIPE = click.option("--recipe", type=FOLDER, help="What to make and of what, as the workflow writes it.")
+RECIPE = click.option("--recipe", type=FOLDER, help="Recipe written by the workflow: what to make, from which inputs.")
 BELOW = click.option("--suppress-below", "below", type=int, default=10, help="Counts in [1, N) are not shown.")
 SEEDS = click.option(
-    "--seeds", type=int, multiple=True, help="A seed that was asked for; once for each (default: found)."
+    "--seeds", type=int, multiple=True, help="A seed that is expected; repeat for several (default: those found)."
 )
-SYNTHETIC = click.option("--synthetic", is_flag=True, help="Mark all of it: the data is fabricated.")
+SYNTHETIC = click.option("--synthetic", is_flag=True, help="Mark the output as made from synthetic data.")
 
 
 # --- notes ------------------------------------------------------------------------------------------------------
@@ -79,7 +79,7 @@ def encoder(encoder: str, **arguments: Any) -> None:
 def embed(
     encoder: str, storage: str, max_tokens: int, batch_tokens: int, device: str, part: Any, **arguments: Any
 ) -> None:
-    """Token vectors of the notes that the cohorts need."""
+    """Compute the token vectors of the notes that the cohorts need."""
     settings = {"storage": storage, "max_tokens": max_tokens, "batch_tokens": batch_tokens, "device": device}
     run_stage("notes", arguments, encoder=encoder, part=part, **settings)
 
@@ -124,14 +124,16 @@ def convert_encoder(source: str, out: Path) -> None:
 @click.option(
     "--experiment", default="six_tasks", help="six_tasks, the name of a task, or drg_<percent>pct[_pretrained]."
 )
-@click.option("--seed", type=int, default=40, help="Seed of everything random.")
+@click.option("--seed", type=int, default=40, help="Seed of all random numbers.")
 @click.option("--settings", type=json.loads, default="{}", help="Section `train` of the configuration (JSON).")
 @click.option("--pretrained", type=FOLDER, help="Folder of the run whose weights a pretrained experiment takes.")
 @click.option("--interaction", is_flag=True, help="Evaluate all tasks after each task (figure 7; slow).")
-@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), help="Where to train, instead of the setting.")
-@click.option("--threads", type=int, help="CPU threads, instead of the setting.")
-@click.option("--workers", type=int, help="DataLoader workers, instead of the setting.")
-@click.option("--data-device", type=click.Choice(["auto", "cpu", "cuda"]), help="Where the data is kept, likewise.")
+@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), help="Where to train; overrides the setting.")
+@click.option("--threads", type=int, help="CPU threads; overrides the setting.")
+@click.option("--workers", type=int, help="DataLoader workers; overrides the setting.")
+@click.option(
+    "--data-device", type=click.Choice(["auto", "cpu", "cuda"]), help="Where the data is kept; overrides the setting."
+)
 @ENCODER
 @click.option("--out", type=FOLDER, help="Folder of the run (default: below OUTPUT/runs).")
 def train(
@@ -170,7 +172,7 @@ def train(
                 pretrained=Path(extra["pretrained"]) if extra.get("pretrained") else None,
                 encoder=extra.get("encoder"),
                 interaction=interaction,
-                made_of=spec_key(spec),
+                key=spec_key(spec),
                 verify=made.check_unchanged,
             )
         return
@@ -196,24 +198,24 @@ def train(
 @DEVICE
 def evaluate(folder: Path, output: Path | None, encoder: str | None, device: str) -> None:
     """Score the test split with a trained run again."""
-    from flexcare_model.data.loader import Feed
+    from flexcare_model.data.loader import BatchLoader
     from flexcare_model.training.evaluate import evaluate_run
     from flexcare_model.training.predict import find_embedder, output_of
     from flexcare_model.training.train import choose_device
 
     where = choose_device(device)
     place = output or output_of(folder)
-    evaluate_run(place, folder, Feed(where), embedder=find_embedder(place, encoder, where))
+    evaluate_run(place, folder, BatchLoader(where), embedder=find_embedder(place, encoder, where))
 
 
 @commands.command("predict")
 @click.option("--run", "folder", type=FOLDER, required=True, help="Folder of the run.")
 @click.option("--task", required=True, help="One of the run's tasks.")
 @click.option("--split", type=click.Choice(["train", "val", "test"]), help="Default: all samples.")
-@click.option("--cohort", type=FOLDER, help="A cohort table of your own; labels are not needed.")
+@click.option("--cohort", type=FOLDER, help="Your cohort table; labels are not needed.")
 @click.option(
     "--without", multiple=True, type=click.Choice(["time_series", "image", "note"]),
-    help="A modality to take away; once for each.",
+    help="A modality to remove; repeat for several.",
 )  # fmt: skip
 @OUTPUT
 @ENCODER
@@ -230,7 +232,7 @@ def predict(
     device: str,
     out: Path,
 ) -> None:
-    """Score any cohort, with any subset of the modalities."""
+    """Score a cohort, with any subset of the modalities."""
     from flexcare_data.store.folders import atomic_write
     from flexcare_model.training.predict import predict as score
     from flexcare_model.training.train import choose_device
@@ -252,7 +254,7 @@ def predict(
 @RECIPE
 @OUTPUT
 @click.option("--run", "folder", type=FOLDER, help="Folder of the run.")
-@click.option("--kind", type=click.Choice(["inside", "modalities"]), required=True, help="What to look at.")
+@click.option("--kind", type=click.Choice(["inside", "modalities"]), required=True, help="Which tables to write.")
 @ENCODER
 @DEVICE
 @OUT
@@ -265,9 +267,10 @@ def analyse(
     device: str,
     out: Path,
 ) -> None:
-    """Look inside a run, or score it with fewer modalities.
+    """Analyse a trained run.
 
-    Inside are the representations of the samples and the choices of the experts.
+    `inside` writes the representations of the samples and the choices of the experts, `modalities` the scores with
+    fewer modalities.
     """
     from flexcare_model.analysis.run import run
 
@@ -287,7 +290,7 @@ def analyse(
 @click.option("--seed", type=int, default=0, help="Seed of the draws.")
 @OUT
 def statistics(recipe: Path | None, output: Path | None, below: int, replicates: int, seed: int, out: Path) -> None:
-    """Intervals, paired tests, calibration, patient groups.
+    """Compute intervals, paired tests, calibration and patient groups.
 
     They are computed from the predictions of the runs.
     """
@@ -350,7 +353,7 @@ def figure(name: str, recipe: Path | None, output: Path | None, below: int, synt
 def report(
     recipe: Path | None, output: Path | None, below: int, seeds: tuple[int, ...], synthetic: bool, out: Path
 ) -> None:
-    """Write one page and the tables that it shows.
+    """Write the report page and its tables.
 
     The page is page.html; it is self-contained.
     """
@@ -389,7 +392,7 @@ def card(recipe: Path | None, output: Path | None, below: int, synthetic: bool, 
 def compare_protocols(
     recipe: Path | None, flexcare: Path | None, corrected: Path | None, below: int, synthetic: bool, out: Path
 ) -> None:
-    """One page: what the published quirks cost."""
+    """Write a page that compares the two protocols."""
     from flexcare_model.report.numbers.results import Results
     from flexcare_model.report.run import write_comparison
 
@@ -414,7 +417,7 @@ def _given(value: Any, option: str) -> Any:
 
 @contextmanager
 def results_of(recipe: Path | None, output: Path | None) -> Iterator[tuple[Path, Recipe | None]]:
-    """The folder to read results from, and the recipe where there is one."""
+    """Yield the folder with the results, and the recipe if there is one."""
     if recipe is None:
         yield _given(output, "--output"), None
         return
@@ -428,7 +431,7 @@ def results_of(recipe: Path | None, output: Path | None) -> Iterator[tuple[Path,
 
 @contextmanager
 def sealed(made: Recipe | None, out: Path) -> Iterator[Path]:
-    """The folder to write into: sealed under its recipe, or an ordinary folder."""
+    """Yield the folder to write into: sealed under its recipe, or an ordinary folder."""
     from flexcare_data.store.folders import ensure_folder, write_stage
 
     if made is None:
@@ -442,7 +445,7 @@ def about(made: Recipe | None, *, below: int = 10, seeds: tuple[int, ...] = (), 
     """What a page or table needs to know of the build: from the recipe, or from the command line."""
     from importlib.metadata import version
 
-    from flexcare_model.report.pages.page import About
+    from flexcare_model.report.about import About
 
     code = version("flexcare")
     if made is None:

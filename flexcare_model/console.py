@@ -36,11 +36,11 @@ class SectionMenu(data.Menu):
 
 
 class PassedOn(click.Command):
-    """A command that gives its arguments to another program as they are; only `--help` alone is answered here."""
+    """A command that passes its arguments to another program unchanged, except for a single `--help`."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         is_question = len(args) == 1 and args[0] in ctx.help_option_names
-        # After the first "--" click reads no options and removes nothing, not even a second "--".
+        # After the first "--" click parses no options and keeps every argument, a second "--" too.
         return super().parse_args(ctx, args if is_question else ["--", *args])
 
 
@@ -69,11 +69,11 @@ def start_snakemake(*arguments: str) -> None:
 def run(arguments: tuple[str, ...]) -> None:
     """Build targets: `flexcare run --cores 2 all`.
 
-    Everything after `run` goes to Snakemake as it is, such as:
+    Everything after `run` is passed to Snakemake unchanged, such as:
 
     \b
       --cores 16 all                        everything, with 16 cores
-      --cores 16 -n cohorts                 only say what would be done
+      --cores 16 -n cohorts                 only list what would be done
       --cores 16 all --configfile my.yaml   with your settings
       --cores 2 all --config preset=paper   a setting on the command line
 

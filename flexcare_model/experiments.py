@@ -1,4 +1,4 @@
-"""What a run can train on: all tasks together, one task, or drg with a share of its training samples.
+"""The experiments of a run: all tasks together, one task, or drg with a share of its training samples.
 
 In: nothing. Out: `EXPERIMENTS`, by the name that is part of a run's path. No model library is imported.
 """

@@ -1,8 +1,8 @@
-"""What is made of the cohorts: runs, analyses, tables, figures, pages. What each reads, its key, and its folder.
+"""The products of the cohorts: runs, analyses, tables, figures and pages, each with its inputs, key and folder.
 
-In: the `Plan` of the data half. Out: a `Product` for each. A product is stored in ``<output>/by_key/``, under a key
-of all that decides it, so a changed setting makes another product beside the old one, and a table can only show runs
-of the configuration that it was made for. No model library is imported.
+In: the `Plan` of the data half. Out: a `Product` for each. A product is stored in ``<output>/by_key/``, under a key of
+everything that decides it. A changed setting makes a new product beside the old one, and a table shows only runs of
+its own configuration. No model library is imported.
 """
 
 from __future__ import annotations
@@ -49,11 +49,11 @@ STATISTICS = ("estimates", "comparisons", "curves", "calibration", "subgroups")
 
 
 class RunError(UserError):
-    """A run that cannot be: an unknown name, or a cohort without samples."""
+    """An invalid run: an unknown name, or a cohort without samples."""
 
 
 class ModelPlan:
-    """Products that are made of trained models, under one configuration."""
+    """Products made from trained models, under one configuration."""
 
     def __init__(self, data: Plan) -> None:
         self.data = data
@@ -81,7 +81,7 @@ class ModelPlan:
 
     @property
     def compared(self) -> tuple[str, ...]:
-        """Baselines of a comparison that is asked for by name: all, where the configuration trains none by default."""
+        """Baselines of a comparison whose target is requested: all, where the configuration trains none by default."""
         return self.train.baselines or Train().baselines
 
     def tasks_of(self, experiment: str) -> tuple[str, ...]:
@@ -108,7 +108,7 @@ class ModelPlan:
         return tasks
 
     def _lines_to_paste(self, task: str) -> str:
-        """What to put into the configuration file for a task that needs a data set which is not set."""
+        """Lines for the configuration file, for a task whose data set is not configured."""
         if task not in self.data.without_samples:
             return ""
         root = self.data.without_samples[task].removeprefix("raw.").removesuffix(" is not set")
@@ -160,9 +160,10 @@ class ModelPlan:
         )
 
     def settings(self, model: str, experiment: str) -> dict[str, Any]:
-        """The settings of `train` that decide a run of ``model``; others may change without training it again.
+        """The settings of `train` that decide a run of ``model``; a change of the others does not train it again.
 
-        What only decides where and how fast it is computed (device, threads, workers, data_device) is not among them.
+        Settings that decide only where and how fast it is computed (device, threads, workers, data_device) are
+        left out.
         """
         multi_task = models()[model].multi_task
         known = EXPERIMENTS[experiment]
@@ -197,7 +198,7 @@ class ModelPlan:
 
     @property
     def variants(self) -> tuple[str, ...]:
-        """FlexCare without one of its parts."""
+        """Runs of FlexCare without one of its parts."""
         return tuple(model.name for role in ("ablation", "task_token") for model in models_of(role))
 
     def transfer_runs(self, baselines: Iterable[str]) -> list[Product]:
@@ -326,7 +327,7 @@ class ModelPlan:
 
     @cached_property
     def meds_labels(self) -> Product:
-        """The cohorts as label files of MEDS."""
+        """The cohorts as MEDS label files."""
         return self._cohort_export("meds_labels", "", "flexcare_data.export.meds_labels")
 
     def _cohort_export(self, name: str, ending: str, module: str) -> Product:
@@ -336,8 +337,8 @@ class ModelPlan:
         return Product(name, spec, path.parent, path, {f"{name}{ending}": path}, inputs)
 
     def comparison(self, other: ModelPlan) -> Product:
-        """What the published quirks cost: this configuration beside the same one under the other protocol."""
-        inputs = {}
+        """Page that compares this configuration with the same one under the other protocol."""
+        inputs: dict[str, Product] = {}
         for plan in (self, other):
             both = [*plan._cohorts(), *plan.runs([reference().name], [MULTI_TASK])]
             inputs |= {f"{plan.config.protocol}/{name}": product for name, product in self._named(both).items()}

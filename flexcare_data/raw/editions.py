@@ -104,7 +104,7 @@ def recognise_mimiciv(found: Found) -> Edition:
         for edition, rows in MIMICIV_ROWS.items()
         if counted and all(rows[name] == counted[name] for name in counted)
     ]
-    evidence = []
+    evidence: list[str] = []
     names = _layout(found, evidence)
     if same:
         known = ", ".join(f"{name} {rows:,}" for name, rows in counted.items())

@@ -15,7 +15,7 @@ import zlib
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import polars as pl
 from isal import igzip, isal_zlib
@@ -134,7 +134,7 @@ class ByteStream:
         """The next bytes, at most ``size``; empty at the end."""
         try:
             return self._stream.read(size)
-        except (EOFError, zlib.error, isal_zlib.error, OSError) as error:
+        except (EOFError, zlib.error, isal_zlib.error, OSError) as error:  # type: ignore[misc]  # typed as an instance by isal
             problem = "ends too early" if isinstance(error, EOFError) else "is damaged"
             raise RawDataError(
                 f"{self.path}: the gzip data {problem} after {self.raw_position():,} of {self.path.stat().st_size:,} "
@@ -277,7 +277,9 @@ def read_notes(
     size = path.stat().st_size
     csv.field_size_limit(1 << 28)
     with open_bytes(path) as stream:
-        text = io.TextIOWrapper(_Readable(stream), encoding="utf-8-sig", errors="replace", newline="")
+        # _Readable has what TextIOWrapper uses, not the whole protocol of its stub.
+        binary: Any = _Readable(stream)
+        text = io.TextIOWrapper(binary, encoding="utf-8-sig", errors="replace", newline="")
         reader = csv.reader(text, strict=True)
         try:
             header = [column.strip() for column in next(reader, [])]

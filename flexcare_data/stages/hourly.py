@@ -92,8 +92,8 @@ def _coded(table, options: Options) -> dict[str, np.ndarray]:
         if not len(rows) or name == "capillary_refill_rate":
             continue  # 0.0 and 1.0 of the refill are their own positions
         if name == "gcs_total":
-            position = {float(category): index for index, category in enumerate(categories)}
-            cell[rows] = [position[number] for number in cell[rows]]
+            by_number = {float(category): index for index, category in enumerate(categories)}
+            cell[rows] = [by_number[number] for number in cell[rows]]
         else:
             merged = MERGED_SPELLINGS[name] if options.gcs_spellings == "merged" else {}
             position = {category: index for index, category in enumerate(categories)}

@@ -81,7 +81,7 @@ def build_sections(
 
     Of a repeated note_id the last row is kept. Rows without integer subject_id and hadm_id are counted in ``dropped``.
     """
-    parts = []
+    parts: list[Path] = []
     n_rows = 0
     for chunk in _chunks(notes):
         part = scratch / f"sections{len(parts):05d}.parquet"
@@ -117,7 +117,9 @@ def _chunks(notes: Iterable[dict[str, str]]) -> Iterator[list[dict[str, str]]]:
 
 
 def _sections_of(notes: list[dict[str, str]], first_row: int, options: Options, dropped: Dropped) -> pl.DataFrame:
-    course = (COURSE[0], (*COURSE[1], FALLBACK)) if options.bhc_fallback == "on" else COURSE
+    course: tuple[str, tuple[str, ...]] = (
+        (COURSE[0], (*COURSE[1], FALLBACK)) if options.bhc_fallback == "on" else COURSE
+    )
     texts = [_NEWLINES.sub("\n", note["text"]) for note in notes]
     words = ("note_id", "subject_id", "hadm_id", "charttime", "storetime")
     frame = pl.DataFrame(

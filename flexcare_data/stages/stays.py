@@ -54,7 +54,7 @@ def build_stays(
     stays = _step(flow, f"age {ADULT_YEARS} or more", stays.filter(pl.col("age") >= ADULT_YEARS))
     stays = stays.with_columns(los_hours=pl.col("los") * 24.0)
     stays = stays.drop_nulls("intime") if stays["intime"].null_count() else stays
-    if stays.height < flow[-1]["stays"]:
+    if stays.height < int(flow[-1]["stays"]):
         stays = _step(flow, "intime known", stays)
     return check(stays.select(STAYS.names).sort("stay_id"), STAYS), flow
 

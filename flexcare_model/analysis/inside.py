@@ -1,7 +1,7 @@
-"""What a trained model computes inside, and how it fares with less: tables that figures are drawn from.
+"""Representations, experts' choices and scores with fewer modalities of a trained model: the tables behind figures.
 
 In: a model and the test samples of its tasks. Out: small frames (written by the command as parquet), so that a figure
-can be drawn again without the model. Nothing here selects anything; the test split is only looked at.
+can be drawn again without the model. The test split is only read; nothing is selected by it.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from threadpoolctl import threadpool_limits
 
 from flexcare_data.modalities import COMBINATIONS, LETTERS
 from flexcare_model.data.dataset import TaskDataset
-from flexcare_model.data.loader import Feed
+from flexcare_model.data.loader import BatchLoader
 from flexcare_model.models import Model
 from flexcare_model.training.evaluate import score
 
@@ -25,7 +25,7 @@ SAMPLES_PER_TASK = 960
 
 
 def collect(
-    model: Model, datasets: Mapping[str, TaskDataset], feed: Feed, *, batch_size: int = 32, seed: int = 0
+    model: Model, datasets: Mapping[str, TaskDataset], loader: BatchLoader, *, batch_size: int = 32, seed: int = 0
 ) -> tuple[pl.DataFrame, pl.DataFrame]:
     """One pass over the test samples of all tasks.
 
@@ -38,7 +38,7 @@ def collect(
     parts, counted = [], []
     for name, dataset in datasets.items():
         drawn = np.sort(rng.permutation(len(dataset))[:SAMPLES_PER_TASK])
-        details = score(model, dataset, feed, batch_size=batch_size, details=("rep", "expert_index")).details
+        details = score(model, dataset, loader, batch_size=batch_size, details=("rep", "expert_index")).details
         rep = details["rep"][drawn] if "rep" in details else np.zeros((0, 1), np.float32)
         ids = np.asarray(dataset.sample_ids, dtype=object)[drawn].tolist()
         parts.append(pl.DataFrame({"task": [name] * len(ids), "sample_id": ids, "rep": rep.tolist()}))
@@ -72,17 +72,17 @@ def embed_2d(vectors: np.ndarray, *, seed: int = 0) -> np.ndarray:
     if n < 5 or vectors.shape[1] < 2:
         return np.zeros((n, 2))
     perplexity = min(30.0, (n - 1) / 3)
-    # Imported here, as the many jobs that only score pay for every import.
+    # Imported here, so that jobs that only score do not load it.
     from sklearn.manifold import TSNE
 
-    # One thread: the loop over points is short, and threads that wait for one another cost more than they give.
+    # One thread: the loop over points is short, and synchronising threads costs more than it saves.
     with threadpool_limits(limits=1):
         points = TSNE(perplexity=perplexity, init="pca", random_state=seed, n_jobs=1).fit_transform(vectors)
     return points.astype(np.float64)
 
 
 def separation(vectors: np.ndarray, groups: Sequence[str], *, neighbours: int = 5) -> dict[str, float]:
-    """How far the groups lie apart: silhouette, and accuracy of the majority among the nearest others."""
+    """Separation of the groups: silhouette, and accuracy of the majority vote of the nearest neighbours."""
     names, codes = np.unique(np.asarray(groups), return_inverse=True)
     if len(names) < 2 or len(vectors) <= neighbours + 1:
         return {"silhouette": float("nan"), "knn_accuracy": float("nan")}
@@ -97,9 +97,9 @@ def separation(vectors: np.ndarray, groups: Sequence[str], *, neighbours: int = 
 
 
 def drop_modalities(present: np.ndarray, rate: float, *, seed: int) -> np.ndarray:
-    """Take each present modality away with probability ``rate``; a sample keeps one of its own at least.
+    """Remove each present modality with probability ``rate``; every sample keeps at least one.
 
-    The same seed takes away at a higher rate all that it takes at a lower one, so that curves over rates compare.
+    With the same seed, a higher rate removes all that a lower rate removes, so that rates are comparable.
     """
     rng = np.random.default_rng(seed)
     chance = rng.random(present.shape)
@@ -111,7 +111,7 @@ def drop_modalities(present: np.ndarray, rate: float, *, seed: int) -> np.ndarra
 
 
 def score_with_less(
-    model: Model, datasets: Mapping[str, TaskDataset], feed: Feed, *, batch_size: int = 32, seed: int = 0
+    model: Model, datasets: Mapping[str, TaskDataset], loader: BatchLoader, *, batch_size: int = 32, seed: int = 0
 ) -> pl.DataFrame:
     """Test metrics under every modality subset and under random loss.
 
@@ -129,13 +129,13 @@ def score_with_less(
             reduced = complete.with_present(np.broadcast_to(taken, complete.present.shape).copy())
             rows += [
                 (name, "subset", letters, None, len(complete), metric, value)
-                for metric, value in score(model, reduced, feed, batch_size=batch_size).metrics.items()
+                for metric, value in score(model, reduced, loader, batch_size=batch_size).metrics.items()
             ]
         for rate in DROP_RATES if len(dataset) else ():
             reduced = dataset.with_present(drop_modalities(dataset.present, rate, seed=seed))
             rows += [
                 (name, "drop_rate", None, rate, len(dataset), metric, value)
-                for metric, value in score(model, reduced, feed, batch_size=batch_size).metrics.items()
+                for metric, value in score(model, reduced, loader, batch_size=batch_size).metrics.items()
             ]
     schema = {
         "task": pl.String, "kind": pl.String, "kept": pl.String, "rate": pl.Float64, "n": pl.Int64,

@@ -1,4 +1,4 @@
-"""Tables about one trained run: what is inside it, and how it scores with fewer modalities.
+"""Tables about one trained run: its representations and experts, or its scores with fewer modalities.
 
 In: a folder that shows the run and its data by their published names. Out: representations.parquet and experts.parquet,
 or modalities.parquet.
@@ -11,7 +11,7 @@ from pathlib import Path
 from flexcare_data.store.folders import atomic_write
 from flexcare_model.analysis import inside
 from flexcare_model.data.dataset import load_task
-from flexcare_model.data.loader import Feed
+from flexcare_model.data.loader import BatchLoader
 from flexcare_model.training.checkpoint import load_model
 from flexcare_model.training.predict import find_embedder
 from flexcare_model.training.train import choose_device
@@ -43,9 +43,11 @@ def run(
         task: load_task(output, task, "test", max_hours=config.max_hours, embedder=embedder) for task in config.tasks
     }
     if kind == "inside":
-        representations, experts = inside.collect(model, datasets, Feed(where), batch_size=config.batch_size, seed=seed)
+        representations, experts = inside.collect(
+            model, datasets, BatchLoader(where), batch_size=config.batch_size, seed=seed
+        )
         atomic_write(out / "representations.parquet", representations.write_parquet)
         atomic_write(out / "experts.parquet", experts.write_parquet)
     else:
-        scores = inside.score_with_less(model, datasets, Feed(where), batch_size=config.batch_size, seed=seed)
+        scores = inside.score_with_less(model, datasets, BatchLoader(where), batch_size=config.batch_size, seed=seed)
         atomic_write(out / "modalities.parquet", scores.write_parquet)

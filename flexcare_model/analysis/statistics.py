@@ -1,4 +1,4 @@
-"""How sure a metric is: patient-level bootstrap, paired tests, correction for many comparisons.
+"""Uncertainty of metrics: patient-level bootstrap, paired tests, correction for multiple comparisons.
 
 In: labels, scores and the patient of every test sample. Out: replicates, intervals, p-values. Patients are drawn with
 replacement, all samples of a drawn patient with them, as samples of one patient are not independent. A draw is a
@@ -17,7 +17,7 @@ from flexcare_data.tasks import TASKS
 from flexcare_model.training.metrics import CHANCE
 
 CHUNK = 4_000_000
-"""Weights held at once: replicates are computed in chunks of about this many (replicate, entry) pairs."""
+"""Weights in memory: replicates are computed in chunks of about this many (replicate, entry) pairs."""
 
 
 def patient_weights(subjects: np.ndarray, replicates: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -132,7 +132,7 @@ class Estimate:
 
     Attributes:
         value: mean over seeds of the metric on the test samples.
-        low, high: bounds of the interval over patients, the seeds as they are.
+        low, high: bounds of the interval over patients, with the seeds fixed.
         sd_patients: deviation of the seed mean over draws of patients.
         sd_seeds: sample deviation (ddof = 1) over seeds; NaN for one seed.
         sd_both: deviation of the seed mean when patients and seeds are both new draws; for one seed, patients only.
@@ -199,7 +199,7 @@ def compare(
     parts = [(group.var(ddof=1) / group.size, group.size - 1) for group in (first, second) if group.size > 1]
     seeds = sum(variance for variance, _ in parts)
     sd_both = float(np.sqrt(sd_patients**2 + seeds))
-    # Welch and Satterthwaite: the patients' part comes from many draws and has no limit of its own.
+    # Welch and Satterthwaite: the patients' part comes from many draws and does not limit the degrees of freedom.
     spread = sum(variance**2 / freedom for variance, freedom in parts)
     freedom = sd_both**4 / spread if spread > 0 else np.inf
     return Difference(

@@ -62,7 +62,7 @@ class Batch:
         label: (B,) for binary and multi-class tasks, (B, C) for multi-label ones (-1 uncertain, -2 blank).
         task: id of the one task of the batch.
         visible: (B, 3) int64, **always on the CPU**: visible positions of each block, which is its class token and
-            its contents; 0 where absent. Models plan their work by it, so a batch on a GPU is never waited for.
+            its contents; 0 where absent. Models plan their work with it, without waiting for the GPU.
             Made from the other fields if not given.
     """
 
@@ -97,7 +97,7 @@ class Batch:
 
     @property
     def rows(self) -> np.ndarray:
-        """(B, 3) bool on the CPU, True where present; as ``present``, without asking the device."""
+        """``present`` (B, 3) as an array on the CPU; does not wait for the device."""
         return self.visible.numpy() > 0
 
     def to(self, device: torch.device | str, *, non_blocking: bool = True) -> Batch:
@@ -105,11 +105,11 @@ class Batch:
         return self._map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
 
     def pin_memory(self) -> Batch:
-        """The batch in page-locked memory, from which copies to a GPU run beside the computation."""
+        """The batch in page-locked memory, for asynchronous copies to a GPU."""
         return self._map(lambda tensor: tensor.pin_memory())
 
     def take(self, rows: Iterable[int]) -> Batch:
-        """The batch of these rows, in this order, padded to their own longest."""
+        """The batch of these rows, in this order, padded to the longest of them."""
         index = torch.as_tensor(list(rows), dtype=torch.int64)
         hours = max(1, int((self.visible[index, 0] - 1).max()))
         tokens = max(0, int((self.visible[index, 2] - 1).max()))
@@ -120,7 +120,7 @@ class Batch:
         """Return the batch if all its invariants hold.
 
         Raises:
-            ValueError: naming the field, what was expected and what came (shapes and counts, never values).
+            ValueError: names the field, what was expected and what was found (shapes and counts, never values).
         """
         task = task_of(single_task(torch.as_tensor(self.task).flatten().tolist()))
         size = len(self)

@@ -1,14 +1,14 @@
-"""Samples of a task as an ordinary PyTorch dataset, straight from the shards of an output folder.
+"""Samples of a task as a PyTorch dataset that reads the shards of an output folder.
 
-In: `cohorts/<task>.parquet` and the shards of an output folder. Out: `Sample`, `Batch`. Snakemake is not needed; a
-plain loop, a DataLoader (with or without workers), Lightning and Hugging Face all take it:
+In: `cohorts/<task>.parquet` and the shards of an output folder. Out: `Sample`, `Batch`. Snakemake is not needed. It
+works with a plain loop, a DataLoader (with or without workers), Lightning and Hugging Face:
 
     train = load_task("results", "in_hospital_mortality", split="train")
     loader = DataLoader(train, batch_size=32, shuffle=True, collate_fn=train.collate)
     for batch in loader: ...
 
-`TaskDataset.batch` assembles a batch at once; a DataLoader uses it by itself (``__getitems__``). Where a dict is wanted
-(Hugging Face's Trainer): ``data_collator=lambda samples: vars(train.collate(samples))``.
+`TaskDataset.batch` assembles a whole batch in one step; a DataLoader calls it through ``__getitems__``. Where a dict
+is needed (Hugging Face's Trainer): ``data_collator=lambda samples: vars(train.collate(samples))``.
 """
 
 from __future__ import annotations
@@ -68,9 +68,9 @@ class TaskDataset(Dataset):
         sample_ids, subject_ids: of the samples.
         present: (n, 3) bool, series, image, note.
         labels: (n,) float32 (binary), (n, labels) float32 (multi-label, -1 uncertain, -2 blank) or (n,) int64.
-        dropped: samples of the cohort that are not here, by reason.
+        dropped: number of samples of the cohort that were left out, by reason.
         inputs: what each sample reads, and from where.
-        absent: inputs that the cohort names and the shards lack, by reason; the samples keep their others.
+        absent: inputs that the cohort names and the shards lack, by reason; these samples keep their other inputs.
     """
 
     def __init__(
@@ -144,7 +144,7 @@ class TaskDataset(Dataset):
         return to_device([self], device)[0]
 
     def with_present(self, present: np.ndarray) -> TaskDataset:
-        """The same samples with ``present`` (n, 3) instead of their own; at least one modality each.
+        """The same samples with ``present`` (n, 3) instead of their own modalities; at least one modality each.
 
         Raises:
             SampleError: if a sample would have a modality that it lacks, or none at all.
@@ -154,7 +154,7 @@ class TaskDataset(Dataset):
         return self._with(replace(self.inputs, present=present))
 
     def without(self, *modalities: str) -> TaskDataset:
-        """The same samples with ``modalities`` taken away; samples with nothing left are dropped and counted."""
+        """The same samples without ``modalities``; samples without any modality left are dropped and counted."""
         check_modalities(modalities)
         present = self.present & ~np.isin(MODALITIES, modalities)
         other = self._with(replace(self.inputs, present=present))
@@ -177,8 +177,8 @@ class TaskDataset(Dataset):
     def raw_batch(self, rows: Sequence[int] | np.ndarray, *, convert: bool = False) -> RawBatch:
         """The samples at ``rows`` as one batch of what the shards hold: no transform, no copy to a device.
 
-        ``convert``: note vectors in float32 at once, the fastest way to a batch on the CPU; else as stored, the
-        fewest bytes to send to a device.
+        ``convert`` reads note vectors as float32, which is fastest on the CPU. Without it they keep their stored type,
+        which is smallest to copy to a device.
         """
         rows = np.ascontiguousarray(rows, dtype=np.int64)
         inputs = self.inputs.rows(rows)
@@ -240,7 +240,7 @@ class TaskDataset(Dataset):
         )
 
     def collate(self, samples: Sequence[Sample] | Batch) -> Batch:
-        """One `Batch` of ``samples``, padded on the right; a batch that is assembled already passes through."""
+        """One `Batch` of ``samples``, padded on the right. A `Batch` is returned unchanged."""
         if isinstance(samples, Batch):
             return samples
         n = len(samples)
@@ -348,10 +348,10 @@ def load_task(
 def to_device(
     datasets: Sequence[TaskDataset], device: torch.device | str, *, budget: float = math.inf
 ) -> list[TaskDataset]:
-    """The same datasets with their inputs on ``device``, as long as ``budget`` bytes last: series, images, then notes.
+    """The same datasets with their inputs on ``device``, up to ``budget`` bytes: series, images, then notes.
 
-    What several datasets read is there once. What does not fit stays memory-mapped, and what is on a device already
-    stays there.
+    Inputs that several datasets share are copied once. Inputs that do not fit stay memory-mapped; inputs that are
+    already on a device stay there.
 
     Raises:
         SampleError: if the datasets are of several output folders.

@@ -1,4 +1,4 @@
-"""Radiographs as models take them: uint8 (n, 256, 256) in, float32 (n, 3, 224, 224) out, a whole batch at once.
+"""Image transforms of a whole batch: uint8 (n, 256, 256) in, float32 (n, 3, 224, 224) out.
 
 Training: random horizontal flip, random rotation up to 45 degrees, scale 0.85 to 1.15, translation up to 0.15 of the
 side, then centre crop. Evaluation: centre crop. Both end with the ImageNet normalisation. The random numbers are drawn
@@ -95,7 +95,7 @@ def normalise(levels: Tensor) -> Tensor:
 def model_images(
     stored: Tensor, rows: Tensor, batch: int, *, augment: bool, generator: torch.Generator | None = None
 ) -> Tensor:
-    """Images of a batch as models take them: (``batch``, 3, 224, 224), zeros where a sample has none.
+    """Model input of the images of a batch: (``batch``, 3, 224, 224), zeros where a sample has none.
 
     Args:
         stored: (n, 256, 256) uint8, the images that exist.
@@ -105,7 +105,7 @@ def model_images(
         generator: source of the random numbers, on the CPU.
     """
     if not len(rows):
-        # A view of one zero: nobody has an image, so nothing is allocated.
+        # A view of one zero: no sample has an image, so nothing is allocated.
         return torch.zeros(1, device=stored.device).expand(batch, 3, MODEL_SIZE, MODEL_SIZE)
     affine = draw_affine(len(rows), generator) if augment else None
     if stored.device.type == "cpu":

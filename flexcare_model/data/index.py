@@ -45,7 +45,7 @@ class Inputs:
     readers: dict[str, Any]
 
     def rows(self, rows: np.ndarray) -> Inputs:
-        """Those at ``rows``, positions or a bool mask."""
+        """The inputs of the samples at ``rows``, positions or a bool mask."""
         return replace(self, present=self.present[rows], places={name: a[rows] for name, a in self.places.items()})
 
     def used(self, modality: str) -> np.ndarray:
@@ -55,7 +55,7 @@ class Inputs:
         return np.where(has, places, -1 if modality == "image" else 0)
 
     def moved(self, modality: str, reader: Any, places: np.ndarray) -> Inputs:
-        """The same with another reader of one modality, and the positions in it."""
+        """The same inputs with another reader of one modality, and the positions in it."""
         return replace(self, places=self.places | {modality: places}, readers=self.readers | {modality: reader})
 
 
@@ -102,7 +102,7 @@ def inputs_of(n: int, found: dict[str, Located]) -> Inputs:
 
 
 def number_of_classes(output: Path | str, task: str) -> int:
-    """Outputs of a task whose number the data decides: distinct labels of its whole cohort, numbered from 0."""
+    """Number of classes that the data defines: distinct labels of the whole cohort, numbered from 0."""
     labels = read_output_table(Path(output) / f"cohorts/{task}.parquet")["label"]
     n = labels.n_unique()
     if n and (labels.min(), labels.max()) != (0, n - 1):

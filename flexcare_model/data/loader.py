@@ -1,4 +1,4 @@
-"""From datasets to batches on a device: assembled here, in worker processes, or on the device itself.
+"""Batches of a dataset on a device, assembled in this process, in worker processes, or on the device.
 
 The order of the batches and the random numbers of the augmentation are the same in all three ways.
 """
@@ -36,7 +36,7 @@ def in_order(n: int, batch_size: int) -> list[np.ndarray]:
 def shuffled(n: int, batch_size: int, seed: int) -> list[np.ndarray]:
     """Rows of ``n`` samples in random order, batch by batch, without the last incomplete batch.
 
-    Fewer samples than one batch make one small batch, as there would be nothing to train on otherwise.
+    Fewer samples than one batch make one small batch, so that a small task is trained too.
     """
     order = np.random.default_rng(seed).permutation(n)
     batches = [order[start : start + batch_size] for start in range(0, n, batch_size)]
@@ -44,8 +44,8 @@ def shuffled(n: int, batch_size: int, seed: int) -> list[np.ndarray]:
 
 
 @dataclass(frozen=True)
-class Feed:
-    """Makes batches on ``device``; ``workers`` processes assemble them, 0: this one."""
+class BatchLoader:
+    """Make batches on ``device``. ``workers``: processes that assemble them; 0: this process."""
 
     device: torch.device
     workers: int = 0
@@ -62,7 +62,7 @@ class Feed:
                     batch_sampler=[rows.tolist() for rows in groups],
                     num_workers=self.workers,
                     collate_fn=_unchanged,
-                    generator=torch.Generator(),  # or it would draw from the stream of the dropout
+                    generator=torch.Generator(),  # without it, the global generator of dropout would be used
                 )
             )
         else:
@@ -74,7 +74,7 @@ class Feed:
 
 
 class _RawBatches(Dataset):
-    """A dataset of whole batches for a DataLoader, whose workers hand on what the shards hold."""
+    """A dataset of whole batches for a DataLoader, whose workers return the stored inputs."""
 
     def __init__(self, data: TaskDataset, convert: bool):
         self.data, self.convert = data, convert
@@ -94,7 +94,7 @@ def _unchanged(batch: Any) -> Any:
 
 
 def _ahead(source: Iterator[RawBatch]) -> Iterator[RawBatch]:
-    """``source`` computed by a thread, up to two batches before they are asked for."""
+    """Compute ``source`` in a thread, up to two batches ahead."""
     made: queue.Queue = queue.Queue(maxsize=_AHEAD)
     stopped = threading.Event()
 
@@ -112,7 +112,7 @@ def _ahead(source: Iterator[RawBatch]) -> Iterator[RawBatch]:
                 offer(item)
                 if stopped.is_set():
                     return
-        except BaseException as error:  # handed to the reader, who raises it
+        except BaseException as error:  # passed to the consumer, which raises it
             offer(error)
         else:
             offer(None)

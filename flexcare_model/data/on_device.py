@@ -1,7 +1,7 @@
-"""Inputs as tensors of a device, where batches are assembled without the host.
+"""Inputs as tensors on a device, where batches are assembled without the host.
 
 In: memory-mapped readers of `flexcare_model.data.shards`, and what the samples of several datasets read from them. Out:
-one reader per modality that all of them share, and where it has what they read. Only that is uploaded.
+one shared reader per modality, and the positions of each dataset in it. Only inputs that are read are uploaded.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from flexcare_data.store.shards import ShardedRows
 from flexcare_model.data.shards import ImageMaps, NoteMaps, SeriesMaps, longest_series
 
 _CHUNK = 1024
-"""Images or texts that are read before they are sent: bounded memory of the host, few copies."""
+"""Images or texts per copy to the device; limits the memory on the host and the number of copies."""
 
 
 @dataclass(frozen=True)
 class Upload:
-    """An upload that has not happened yet: its size, and what does it.
+    """A planned upload: its size in bytes and the function that does it.
 
     ``run(device)`` gives the reader and, per dataset, the positions that replace its old ones.
     """
@@ -63,7 +63,7 @@ class SeriesOnDevice:
 
 
 def upload_series(readers: Sequence[SeriesMaps], ranges: Sequence[np.ndarray]) -> Upload:
-    """All rows of the stays, then the tails of each task; the stays are the same for all readers."""
+    """Plan the upload of all rows of the stays, which all readers share, then of the tails of each task."""
     tasks = list({reader.rows.tails_folder: reader.rows for reader in readers}.values())
     parts = [tasks[0].stays, *(rows.tails for rows in tasks)]
     n_stays = len(parts[0].values)
@@ -93,7 +93,7 @@ class ImagesOnDevice:
 
 
 def upload_images(readers: Sequence[ImageMaps], numbers: Sequence[np.ndarray]) -> Upload:
-    """Each image that a sample reads, once. ``numbers`` are -1 where a sample has none."""
+    """Plan the upload of the images that samples read, each once. ``numbers`` are -1 where a sample has none."""
     wanted = np.unique(np.concatenate(numbers))
     wanted = wanted[wanted >= 0]
 
@@ -125,7 +125,7 @@ class NotesOnDevice:
 
 
 def upload_notes(readers: Sequence[NoteMaps], places: Sequence[np.ndarray]) -> Upload:
-    """Each text that a sample reads, once, in the length of the sample that reads most of it."""
+    """Plan the upload of the texts that samples read, each once, in the greatest length that is read."""
     notes = readers[0].notes
     every = np.concatenate(places)
     every = every[every[:, 1] > 0]
@@ -163,4 +163,4 @@ UPLOADS: dict[str, tuple[type, Callable[..., Upload]]] = {
     "image": (ImageMaps, upload_images),
     "note": (NoteMaps, upload_notes),
 }
-"""Mapped reader of each modality and how it is uploaded, in the order in which memory is given away."""
+"""Mapped reader of each modality and how it is uploaded, in the order in which device memory is assigned."""

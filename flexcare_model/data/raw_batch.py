@@ -1,4 +1,4 @@
-"""A batch on its way from the shards to the model: small and untouched until it is on the device.
+"""A batch in its stored form, which is small to copy; it is transformed on the device.
 
 In: rows of the shards, as `TaskDataset.raw_batch` gathers them. Out: a `Batch`.
 """
@@ -22,7 +22,7 @@ Embedder = Callable[[Tensor, Tensor], Tensor]
 
 @dataclass(frozen=True)
 class RawBatch:
-    """A batch as the shards hold it; `finish` makes it a `Batch` on a device. B samples, n of them with an image."""
+    """A batch in its stored form; `finish` makes it a `Batch` on a device. B samples, n of them with an image."""
 
     series: Tensor  # (B, T, 76) float32
     images: Tensor  # (n, 256, 256) uint8
@@ -43,7 +43,7 @@ class RawBatch:
         embedder: Embedder | None = None,
         note_width: int = NOTE_WIDTH,
     ) -> Batch:
-        """Move to ``device`` and do there what is cheaper there: images transformed, note vectors in float32.
+        """Move to ``device``; transform the images and convert the note vectors to float32 there.
 
         Args:
             device: where the batch goes.

@@ -152,7 +152,7 @@ class NoteMaps:
         return _gather_ragged(self.notes.rows, places), None if scales is None else _gather_ragged(scales, places)
 
     def gather_vectors(self, places: np.ndarray) -> Tensor:
-        """As `gather`, but converted to float32 on the way: (B, N, width). Not for ids."""
+        """As `gather`, converted to float32: (B, N, width). Not for ids."""
         out = np.empty((len(places), int(places[:, 1].max(initial=0)), self.notes.width), dtype=np.float32)
         for place, (first, n) in zip(out, places, strict=True):
             if n:
@@ -167,7 +167,7 @@ class NoteMaps:
 
 @numba.njit(cache=True, nogil=True)
 def _dequantize(out, levels, scale):
-    """`flexcare_model.notes.vectors.dequantize` into an array that is there, without a second one in between."""
+    """`flexcare_model.notes.storage.dequantize` into an existing array, without a temporary one."""
     for t in range(levels.shape[0]):
         for k in range(levels.shape[1]):
             out[t, k] = np.float32(levels[t, k]) * scale[t]

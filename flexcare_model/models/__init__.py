@@ -1,5 +1,5 @@
-"""All models by name. A model is one module here with a class that has a `name`, and nothing elsewhere
-(docs/add_a_model.md). A module is imported when its model is used, so that a training runs its own model only.
+"""All models by name. A model is one module in this folder, with a class that sets `name`; nothing else refers to it
+(docs/add_a_model.md). A module is imported when its model is used, so that a training imports its own model only.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What every model is: its settings, its output, and the few methods that training and analysis use."""
+"""Base of all models: settings, output, and the methods that training and analysis use."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class ModelConfig:
         moe_weight, experts, experts_per_token: of the mixture of experts.
         temperature: of the patient-level fusion.
         task_token: one per task, one shared by all tasks, or none.
-        mt_*, m3care_*, mmf_*, multimodn_*: of these baselines; explained there.
+        mt_*, m3care_*, mmf_*, multimodn_*: of these baselines; explained in their files.
     """
 
     hidden_dim: int = 128
@@ -73,7 +73,7 @@ class ModelConfig:
 
 @dataclass(frozen=True)
 class Readout:
-    """Logits (n, C) that a model predicts for some ``rows`` (n,) of the batch besides its answer."""
+    """Logits (n, C) that a model predicts for some ``rows`` (n,) of the batch, besides its output."""
 
     name: str
     logits: Tensor
@@ -82,11 +82,12 @@ class Readout:
 
 @dataclass(frozen=True)
 class Output:
-    """What a model returns.
+    """Output of a model.
 
     Attributes:
         logits: (B, C), C of the batch's task.
-        extra_losses: scalars by name, without weights unless the model says otherwise; `Model.loss` adds them up.
+        extra_losses: scalars by name, without weights unless the model's docstring says otherwise;
+            `Model.loss` adds them up.
         readouts: further predictions that enter the loss.
         details: tensors of the computation by name, filled on request; each model's docstring lists them.
     """
@@ -109,7 +110,7 @@ class Model(nn.Module):
         role: the comparison that the model belongs to. baseline: tables 3 and 5, statistics and figures, beside the
             paper's methods; ablation: table 4 and figure 4; task_token: table 6 and figure 5; unlisted: none;
             reference: FlexCare, which the others are compared with.
-        table_order: place among the models of its role; models of one order are sorted by name.
+        table_order: position among the models of its role; models of one order are sorted by name.
         marks: of an ablation, whether it has combination tokens, decorrelation, mixture of experts.
         colour, marker: of the model in figures; a free one where there is none.
         colour_alone, marker_alone: of a multi-task model where it is trained on each task alone.
@@ -161,14 +162,15 @@ class Model(nn.Module):
         return prediction_loss(output.logits, batch.label, batch.task_name)
 
     def compile_layers(self) -> None:
-        """Compile what follows attention in every transformer layer, where most of the small kernels are.
+        """Compile the part after attention of every transformer layer, which has most of the small kernels.
 
-        Not the whole model: how a batch is packed is decided on the CPU, anew for each batch. Shapes are dynamic, so
-        this is one compilation, in the first steps. Names of the parameters stay as they are.
+        Not the whole model: the packing is planned on the CPU for each batch. Shapes are dynamic, so
+        this is one compilation, in the first steps. The names of the parameters do not change.
         """
         for module in self.modules():
             if isinstance(module, EncoderLayer):
-                module.finish = torch.compile(module.finish, dynamic=True)
+                # An attribute of the instance, which hides the method.
+                module.finish = torch.compile(module.finish, dynamic=True)  # type: ignore[method-assign]
 
     def check_task(self, batch: Batch) -> str:
         """Name of the batch's task.
@@ -196,5 +198,5 @@ def readout_loss(output: Output, batch: Batch) -> Tensor:
 
 
 def full_precision(device: torch.device) -> torch.autocast:
-    """Context without mixed precision, for the few small sums where 8 bits of mantissa would show."""
+    """Context without mixed precision, for small sums where 8 bits of mantissa are too few."""
     return torch.autocast(device.type, enabled=False)

@@ -15,13 +15,14 @@ Parameters against the equations (d = width, E = experts):
     heads.<task>                    2d to the task's logits
 
 What differs from the released code: the mask blocks (`attention_mask`; the released one adds 1 to blocked logits), the
-encoder layers start from weights of their own, the drg head fits, position tables have no unused rows.
+encoder layers are initialised separately, the drg head has one output per class, position tables have no unused rows.
 """
 
 from __future__ import annotations
 
 import math
-from typing import ClassVar
+from collections.abc import Sequence
+from typing import ClassVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -41,6 +42,11 @@ TASK_ROWS = 7
 
 class Experts(nn.Module):
     """Noisy top-k mixture of experts over (combination, task) pairs, equations (8)-(10)."""
+
+    expand: nn.Parameter
+    expand_bias: nn.Parameter
+    contract: nn.Parameter
+    contract_bias: nn.Parameter
 
     def __init__(self, width: int, experts: int, k: int, *, with_task: bool = True) -> None:
         super().__init__()
@@ -66,7 +72,7 @@ class Experts(nn.Module):
             unweighted balance loss cv^2(importance) + cv^2(load).
         """
         gates, chosen, balance = self.route(x, task, noise)
-        # All experts on all rows: V is a few hundred at most, and choosing rows would make a GPU wait for its counts.
+        # All experts on all rows: V is a few hundred at most, and selecting rows would wait for the GPU.
         hidden = F.relu(torch.matmul(x, self.expand) + self.expand_bias.unsqueeze(1))  # (E, V, d)
         refined = torch.baddbmm(self.contract_bias.unsqueeze(1), hidden, self.contract)  # (E, V, d)
         return torch.einsum("ve,evd->vd", gates, refined), gates, chosen, balance
@@ -90,7 +96,7 @@ class Experts(nn.Module):
 
 
 class SharedExpert(nn.Module):
-    """What replaces the experts in the ablation: one expert for all pairs, no routing, no balance loss."""
+    """The ablation of the experts: one expert for all pairs, no routing, no balance loss."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -153,6 +159,8 @@ class FlexCare(Model):
     decorrelated: ClassVar[bool] = True
     mixed: ClassVar[bool] = True
     task_token: ClassVar[str | None] = None
+    experts: Experts | SharedExpert
+    reads: Tensor
 
     def __init__(self, config: ModelConfig, task_outputs: dict[str, int]) -> None:
         super().__init__(config, task_outputs, class_std=0.0)
@@ -208,7 +216,7 @@ class FlexCare(Model):
         return total * (TASKS[batch.task_name].loss_weight if len(self.task_outputs) > 1 else 1.0)
 
     def available(self, batch: Batch) -> Tensor:
-        """(B, K) True where all modalities of a combination are present; on the CPU, where no one waits for it."""
+        """(B, K) True where all modalities of a combination are present; on the CPU, without waiting for the GPU."""
         return (torch.from_numpy(batch.rows).unsqueeze(1) | ~self.member).all(dim=-1)
 
     def refine(
@@ -244,7 +252,7 @@ class FlexCare(Model):
 
     def summary_tokens(self, batch: Batch) -> Tensor:
         """Initial vectors of the summary tokens, (B, S, d)."""
-        parts = [self.embedding.class_tokens]
+        parts: list[Tensor] = [self.embedding.class_tokens]
         if len(self.combinations) > len(MODALITIES):
             parts = [self.combination_tokens, *parts]
         if self.with_task:
@@ -253,21 +261,22 @@ class FlexCare(Model):
         return torch.cat(parts).expand(len(batch), -1, -1)
 
     def encode_blocks(self, batch: Batch) -> Tensor:
-        """Exact form of the strict mask without its empty parts: contents attend inside their modality, packed; the
-        summary tokens read what the mask allows. The last layer computes only what is still read."""
+        """The strict mask without its empty parts: contents attend within their modality, packed; the summary tokens
+        read what the mask allows. The last layer computes the outputs of the summary tokens only."""
         contents, packing = self.embedding.packed(batch, with_class=False)  # (n, d)
         summary = self.summary_tokens(batch)  # (B, S, d)
         size, number, width = summary.shape
         sequences = SampleSequences(batch, number, packing)
         masks = self.summary_masks(sequences, batch.present)
         flat = torch.cat([summary.flatten(0, 1), contents])  # (B * S + n, d)
-        for layer in self.encoder[:-1]:
+        layers = cast(Sequence[EncoderLayer], self.encoder)
+        for layer in layers[:-1]:
             query, key_value = layer.project(flat).split([width, 2 * width], dim=-1)
             query, content_query = query.split([size * number, packing.size])
             read = self._read(layer, query.unflatten(0, (size, number)), sequences.split(key_value), sequences, masks)
             own = zip(packing.split(content_query), packing.split(key_value[size * number :]), strict=True)
             attended = [
-                layer.attend(*layer.split_heads(one), *layer.split_heads(two), group.key_mask).flatten(0, 1)
+                layer.attend(*layer.split_heads(one), *layer.split_heads(two), mask=group.key_mask).flatten(0, 1)
                 for group, (one, two) in zip(packing.groups, own, strict=True)
             ]
             flat = layer.finish(flat, torch.cat([read.flatten(0, 1), *attended]))
@@ -280,15 +289,15 @@ class FlexCare(Model):
     def _read(
         layer: EncoderLayer, query: Tensor, key_value: list[Tensor], sequences: SampleSequences, masks: list[Tensor]
     ) -> Tensor:
-        """What the summary tokens read, (B, S, d), by their queries (B, S, d) of the sequences' keys and values."""
+        """Attention output of the summary tokens, (B, S, d), for their queries (B, S, d) over all keys and values."""
         read = []
         for group, part, mask in zip(sequences.packing.groups, key_value, masks, strict=True):
             (own,) = layer.split_heads(query.index_select(0, group.rows))
-            read.append(layer.attend(own, *layer.split_heads(part), mask))
+            read.append(layer.attend(own, *layer.split_heads(part), mask=mask))
         return sequences.packing.scatter(read, len(query))
 
     def summary_masks(self, sequences: SampleSequences, present: Tensor) -> list[Tensor]:
-        """Who of the summary tokens reads whom, (b, 1, S, width) bool per group of sequences."""
+        """Attention mask of the summary tokens, (b, 1, S, width) per group of sequences; True where one may read."""
         number, single = len(self.reads), len(MODALITIES)
         table = torch.zeros(number, number + single + 1, dtype=torch.bool, device=present.device)
         table[:, :number].fill_diagonal_(True)
@@ -304,7 +313,7 @@ class FlexCare(Model):
         return masks
 
     def encode_dense(self, batch: Batch) -> Tensor:
-        """The same over one padded sequence per sample and the full L x L mask of equation (4)."""
+        """As the block form, over one padded sequence per sample with the full L x L mask of equation (4)."""
         summary = self.summary_tokens(batch)
         parts, visible, owner = [summary], [], []
         lengths = (batch.visible - 1).clamp(min=0)  # (B, 3), on the CPU
@@ -318,7 +327,7 @@ class FlexCare(Model):
             owner += [m] * width
         z = torch.cat([part.to(parts[-1].dtype) for part in parts], dim=1)  # (B, L, d)
         mask = self.dense_mask(batch.present, visible, torch.tensor(owner, dtype=torch.int64, device=z.device))
-        for layer in self.encoder:
+        for layer in cast(Sequence[EncoderLayer], self.encoder):
             z = layer.dense(z, mask.unsqueeze(1))
         return z[:, : summary.shape[1]]
 

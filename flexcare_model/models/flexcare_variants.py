@@ -22,7 +22,7 @@ class FlexCareBase(FlexCare):
 
 
 class FlexCareNoCT(FlexCare):
-    """Without the dedicated combination tokens, hence without decorrelation."""
+    """Without the combination tokens, and therefore without decorrelation."""
 
     name = "flexcare_no_ct"
     title = "experts only"

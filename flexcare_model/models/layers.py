@@ -5,6 +5,9 @@ Shapes: B samples, d = hidden_dim, n tokens of a packed tensor (see `flexcare_mo
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import cast
+
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -16,11 +19,11 @@ from flexcare_model.data.batch import COLUMNS, MAX_LENGTH, MODALITIES, PATCH_SIZ
 from flexcare_model.models.packing import Packing
 
 CHUNK = 2**22
-"""Attention weights held at a time where a CPU computes them one by one (16 MiB in float32)."""
+"""Attention weights in memory at a time where a CPU computes them in parts (16 MiB in float32)."""
 KEPT = 2**20
-"""As many are kept for the gradient; more are computed again."""
+"""Up to this number, weights are kept for the gradient; above it they are computed again."""
 KERNELS = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
-"""Attention kernels on a GPU: not cuDNN's, which plans anew for every shape, and here each batch has its own."""
+"""Attention kernels on a GPU. Not cuDNN's, which plans for every new shape, and here every batch has another shape."""
 
 
 class Embedding(nn.Module):
@@ -44,7 +47,7 @@ class Embedding(nn.Module):
     def packed(self, batch: Batch, *, with_class: bool) -> tuple[Tensor, Packing]:
         """Contents of all modalities, packed (n, d); with the class token in front of each sequence if asked.
 
-        What absent modalities and padding contain has no effect, NaN included.
+        The contents of absent modalities and padding have no effect, NaN included.
         """
         visible = batch.visible.numpy()
         lengths = visible if with_class else np.maximum(visible - 1, 0)
@@ -130,13 +133,13 @@ class EncoderLayer(nn.Module):
         parts = projected.shape[-1] // self.attention_out.in_features
         return projected.unflatten(-1, (parts, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
 
-    def attend(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, *, mask: Tensor | None) -> Tensor:
         """Attention of (b, heads, n, d / heads) tensors, heads merged again: (b, n, d)."""
         out = attention(query, key, value, mask, self.dropout if self.training else 0.0)
         return out.transpose(1, 2).flatten(2)
 
     def finish(self, x: Tensor, attended: Tensor) -> Tensor:
-        """The layer's output from its input ``x`` (..., d) and what was attended, of the same shape."""
+        """The layer's output from its input ``x`` (..., d) and the attention output, of the same shape."""
         x = x + F.dropout(self.attention_out(attended), self.dropout, self.training)
         if self.pre_norm:
             return x + self._feedforward(self.feedforward_norm(x))
@@ -145,10 +148,10 @@ class EncoderLayer(nn.Module):
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
         """The layer over padded sequences (b, n, d); ``mask`` is bool, True where a position may read."""
-        return self.finish(x, self.attend(*self.split_heads(self.project(x)), mask))
+        return self.finish(x, self.attend(*self.split_heads(self.project(x)), mask=mask))
 
     def dense(self, x: Tensor, mask: Tensor) -> Tensor:
-        """As `forward` by one plain call over everything; ``mask`` may also be float, which is added to the logits."""
+        """As `forward`, with one call of plain attention; ``mask`` may also be float: it is added to the logits."""
         query, key, value = self.split_heads(self.project(x))
         mask = mask.to(query.dtype) if mask.is_floating_point() else mask
         out = _fused(query, key, value, mask, self.dropout if self.training else 0.0)
@@ -161,7 +164,7 @@ class EncoderLayer(nn.Module):
 
 
 class DropoutRelu(torch.autograd.Function):
-    """dropout(relu(x)) that keeps its output only: that is above 0 exactly where the gradient passes."""
+    """dropout(relu(x)) that saves only its output, which is above 0 exactly where the gradient passes."""
 
     @staticmethod
     def forward(ctx, x: Tensor, dropout: float) -> Tensor:
@@ -179,8 +182,8 @@ class DropoutRelu(torch.autograd.Function):
 def attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, dropout: float) -> Tensor:
     """softmax(Q K^T / sqrt(d_head) + mask) V, with dropout on the weights, by torch's fused kernels.
 
-    On a CPU no fused kernel knows dropout. There it is done a few rows at a time, and many weights are computed again
-    for the gradient instead of being kept: memory grows with the tokens and not with their square.
+    On a CPU no fused kernel supports dropout. It is computed a few rows at a time, and many weights are computed again
+    for the gradient instead of being kept: memory grows with the number of tokens, not with its square.
     """
     if not dropout or query.device.type != "cpu" or not torch.is_grad_enabled():
         return _fused(query, key, value, mask, dropout)
@@ -194,7 +197,7 @@ def attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, dr
 
 
 def _with_dropout(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, dropout: float) -> Tensor:
-    # As torch's kernel without fusion, less what that does for rows without any key; a mask here leaves each row one.
+    # As torch's unfused kernel, without its case for rows without a key; every mask here leaves each row a key.
     logits = (query * query.shape[-1] ** -0.5) @ key.transpose(-1, -2)
     if mask is not None:
         logits = logits.masked_fill(~mask, -torch.inf)
@@ -209,7 +212,7 @@ def _fused(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, dropo
 
 
 class UnimodalEncoders(nn.Module):
-    """Uni_m: one transformer encoder per modality over its class token and contents, weights of their own."""
+    """Uni_m: one transformer encoder per modality over its class token and contents, with separate weights."""
 
     def __init__(self, width: int, layers: int, heads: int, dropout: float) -> None:
         super().__init__()
@@ -229,14 +232,14 @@ class UnimodalEncoders(nn.Module):
         flat, packing = embedding.packed(batch, with_class=True)
         parts, first = [], []
         for tokens, group in zip(packing.split(flat), packing.groups, strict=True):
-            layers = self.encoders[MODALITIES[group.modality]]
+            layers = cast(Sequence[EncoderLayer], self.encoders[MODALITIES[group.modality]])
             for layer in layers[:-1]:
                 tokens = layer(tokens, group.key_mask)  # (b, width, d)
             if keep_contents:
                 tokens = layers[-1](tokens, group.key_mask)
                 parts.append(tokens)
                 first.append(tokens[:, 0])
-            else:  # the last layer only at the class token, the one position that is read
+            else:  # the last layer only at the class token, the only position that is used
                 first.append(class_output(layers[-1], tokens, group.key_mask, slice(0, 1))[:, 0])
         vectors = packing.scatter(first, len(batch)).unflatten(0, (3, -1)).transpose(0, 1)  # (B, 3, d)
         return vectors, packing.join(parts) if parts else flat, packing
@@ -246,7 +249,7 @@ def class_output(layer: EncoderLayer, tokens: Tensor, mask: Tensor | None, at: s
     """Output of ``layer`` at the positions ``at`` only, which read all ``tokens`` (b, n, d)."""
     (query,) = layer.split_heads(layer.project(tokens[:, at], "q"))
     key, value = layer.split_heads(layer.project(tokens, "kv"))
-    return layer.finish(tokens[:, at], layer.attend(query, key, value, mask))
+    return layer.finish(tokens[:, at], layer.attend(query, key, value, mask=mask))
 
 
 def normal_parameter(*shape: int, std: float = 0.02) -> nn.Parameter:

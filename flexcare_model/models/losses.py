@@ -12,10 +12,10 @@ from flexcare_data.tasks import TASKS
 
 
 def prediction_loss(logits: Tensor, labels: Tensor, task: str) -> Tensor:
-    """Mean loss of ``logits`` (B, C) for the answers of ``task`` (its name), a scalar.
+    """Mean loss of ``logits`` (B, C) for the labels of ``task`` (its name), a scalar.
 
-    Binary and multi-label: binary cross-entropy, one flat mean over all entries with label > -1 (an uncertain or blank
-    CheXpert label takes no part); 0 with a gradient where no entry is kept. Multi-class: cross-entropy, labels are
+    Binary and multi-label: binary cross-entropy, one flat mean over all entries with label > -1 (uncertain and blank
+    CheXpert labels are ignored); 0 with a gradient where no entry is kept. Multi-class: cross-entropy, labels are
     class numbers, mean over samples; 0 with a gradient for no samples.
     """
     logits = logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
@@ -24,7 +24,7 @@ def prediction_loss(logits: Tensor, labels: Tensor, task: str) -> Tensor:
     labels = labels.to(logits.dtype).reshape(logits.shape)
     kept = labels > -1
     loss = F.binary_cross_entropy_with_logits(logits, labels.clamp(min=0), reduction="none")
-    # where() rather than a product or an index: no wait for the device, and a gradient of exactly 0 if left out.
+    # where() instead of a product or an index: no synchronisation, and a gradient of exactly 0 for ignored entries.
     return torch.where(kept, loss, 0).sum() / kept.sum().clamp(min=1)
 
 
@@ -60,7 +60,7 @@ def squared_variation(values: Tensor) -> Tensor:
 
 
 def expected_load(noisy: Tensor, clean: Tensor, std: Tensor, k: int) -> Tensor:
-    """Expected number of rows that each expert is chosen for, (E,), smooth in the router's weights.
+    """Expected number of rows for which each expert is chosen, (E,), smooth in the router's weights.
 
     The probability that expert e stays or enters among the k largest if only its own noise were drawn again.
 

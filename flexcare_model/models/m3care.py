@@ -1,4 +1,4 @@
-"""M3Care (Zhang et al., KDD 2022): what a sample lacks is completed from similar samples of the batch.
+"""M3Care (Zhang et al., KDD 2022): missing modalities are completed from similar samples of the batch.
 
     u_m = Uni_m;  R_m = (1 - sg(e_m)) G(BN(F_m(u_m))) + sg(e_m) G(BN(u_m)), mean over the modalities both samples have
     A = relu(R - t) + t where above 0, t = sg(theta);  A_m = A without the columns lacking m
@@ -7,7 +7,7 @@
     transformer over [v_m + e_m, contents of m + e_m : m];  rep = outputs of the three v_m;  MLP head
     extra loss: ``m3care_beta`` * sum over m of | ||F_m(u_m)||_F - ||u_m||_F |
 
-sg is the sigmoid, G the mean of three Gaussian kernels. Rows and bandwidth of a modality are those of the samples that
+sg is the sigmoid, G the mean of three Gaussian kernels. Rows and bandwidth of a modality come from the samples that
 have it. ``m3care_row_mask`` also removes the rows lacking m from A_m, as the released notebooks do: such samples then
 get a learned constant instead of their neighbours.
 
@@ -18,6 +18,9 @@ modality_embedding (3, d) (e_m of the tokens); joint.l.*; merge; heads.<task>.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -97,13 +100,13 @@ class M3Care(Model):
             completed, summary = self.complete(adjacency, unimodal, batch.present)  # (B, 3, d) each
         contents = packing.add(contents, self.modality_embedding)
         sequences = SampleSequences(batch, LEAD, packing, skip=1)
-        outputs = []
+        layers, outputs = cast(Sequence[EncoderLayer], self.joint), []
         leading = (summary + self.modality_embedding).flatten(0, 1)
         parts = sequences.split(torch.cat([leading, contents.to(leading.dtype)]))
         for tokens, group in zip(parts, sequences.packing.groups, strict=True):
-            for layer in self.joint[:-1]:
+            for layer in layers[:-1]:
                 tokens = layer(tokens, group.key_mask)
-            outputs.append(class_output(self.joint[-1], tokens, group.key_mask, slice(0, LEAD)))
+            outputs.append(class_output(layers[-1], tokens, group.key_mask, slice(0, LEAD)))
         rep = sequences.packing.scatter(outputs, len(batch)).flatten(1)  # (B, 3d)
         hidden = F.dropout(F.relu(self.merge(rep)), HEAD_DROPOUT, self.training)
         named = {}
@@ -117,14 +120,14 @@ class M3Care(Model):
         return loss + self.config.m3care_beta * output.extra_losses["mapping"]
 
     def similarity(self, unimodal: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Similarity of the samples (B, B), 0 to 1, over the modalities both have; and the loss on F_m."""
+        """Similarity of the samples (B, B), 0 to 1, over the modalities that both have; and the loss on F_m."""
         size = len(batch)
         total, loss = unimodal.new_zeros(size, size), unimodal.new_zeros(())
         for m, name in enumerate(MODALITIES):
             rows = torch.from_numpy(batch.rows[:, m]).nonzero().squeeze(1).to(unimodal.device, non_blocking=True)
             if not len(rows):
                 continue
-            part = self.completion[name]
+            part = cast(Completion, self.completion[name])
             own = unimodal[:, m].index_select(0, rows)  # (n, d)
             mapped = part.mapping(own)
             mix = part.mix.sigmoid()
@@ -148,10 +151,10 @@ class M3Care(Model):
         return kept + (kept > 0) * threshold.detach()
 
     def complete(self, adjacency: Tensor, unimodal: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
-        """What the neighbours give (g) and the summary vector (v_m), for each modality, (B, 3, d) each."""
+        """The completed vector (g) and the summary vector (v_m), for each modality, (B, 3, d) each."""
         completed, summary = [], []
         for m, name in enumerate(MODALITIES):
-            part, own, has = self.completion[name], unimodal[:, m], present[:, m]
+            part, own, has = cast(Completion, self.completion[name]), unimodal[:, m], present[:, m]
             edges = adjacency * has
             if self.config.m3care_row_mask:
                 edges = edges * has.unsqueeze(1)

@@ -1,4 +1,4 @@
-"""MedFuse (Hayat et al., MLHC 2022): an LSTM reads the vectors of the modalities that are there.
+"""MedFuse (Hayat et al., MLHC 2022): an LSTM reads the vectors of the modalities that are present.
 
     u_m = Uni_m;  sequence = [P_m u_m : m in (T, I, N), present];  h = last state of LSTM(sequence)
     logits = W Drop(h) + b

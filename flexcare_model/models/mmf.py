@@ -1,16 +1,19 @@
-"""MMF (Lee et al., 2023): one transformer stream per modality, exchanging through a few bottleneck tokens.
+"""MMF (Lee et al., 2023): one transformer stream per modality; the streams exchange a few bottleneck tokens.
 
-    [b_m ; S_m] = Layer_{m,l}([b ; S_m]) for every stream;  b = mean of b_m over the modalities that are there
+    [b_m ; S_m] = Layer_{m,l}([b ; S_m]) for every stream;  b = mean of b_m over the modalities that are present
     logits = mean over present m of Head(LN_m(S_m[:, 0])),  Head = Linear, LayerNorm, ReLU, Linear
 
 Streams exchange from layer ``mmf_fusion_layer`` on (0: always). ``mmf_readout`` first_stream uses the first present
-stream, in the order T, I, N, instead of the mean (the original's read-out, where time series are always there).
+stream, in the order T, I, N, instead of the mean (the original's read-out, where time series are always present).
 
 Parameters: bottlenecks (b, d), streams.<modality>.l.* (pre-norm), input_norms.*, output_norms.*, head_in.*, head_norm,
 heads.<task>. What differs from the original: common embedding, 4 layers of 2 heads, no demographics.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -79,7 +82,8 @@ class MMF(Model):
             lead, updates = number if fused else 0, []
             for place, group in enumerate(packing.groups):
                 name = MODALITIES[group.modality]
-                layer, tokens, mask = self.streams[name][depth], streams[place], group.key_mask
+                layer = cast(Sequence[EncoderLayer], self.streams[name])[depth]
+                tokens, mask = streams[place], group.key_mask
                 if fused:
                     tokens = torch.cat([bottlenecks.index_select(0, group.rows), tokens], dim=1)  # (b, lead + n, d)
                     mask = None if mask is None else F.pad(mask, (lead, 0), value=True)
@@ -92,5 +96,5 @@ class MMF(Model):
                 streams[place] = tokens[:, lead:]
             if fused and updates:
                 total = packing.scatter(updates, len(batch)).unflatten(0, (len(MODALITIES), -1)).sum(dim=0)
-                bottlenecks = total / count  # mean over the streams that are there
+                bottlenecks = total / count  # mean over the streams that are present
         return packing.scatter(first, len(batch)).unflatten(0, (len(MODALITIES), -1)).transpose(0, 1)

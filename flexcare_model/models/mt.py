@@ -1,7 +1,7 @@
-"""MT (Ma et al., CVPR 2022): a single-stream transformer whose class tokens see what is there.
+"""MT (Ma et al., CVPR 2022): a single-stream transformer whose class tokens read the present modalities.
 
-One encoder over [g_0 | g_T, g_I, g_N | H^T + e_T | H^I + e_I | H^N + e_N]: g_0 reads all contents, g_m those of m,
-nobody reads a class token; contents read their own modality in the layers below ``mt_fusion_layer`` and all contents
+One encoder over [g_0 | g_T, g_I, g_N | H^T + e_T | H^I + e_I | H^N + e_N]: g_0 reads all contents, g_m those of m, no
+token reads a class token; contents read their own modality in the layers below ``mt_fusion_layer`` and all contents
 from there on (0: in all layers; ``layers``: never). Loss = L(g_0) + ``mt_aux_weight`` * mean over m of L(g_m), where
 L(g_m) is taken over the samples that have m, and m over the modalities that the batch has.
 
@@ -11,6 +11,9 @@ No official code exists. Left out: pre-training, the search for the fusion layer
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -66,19 +69,19 @@ class MT(Model):
         sequences = SampleSequences(batch, LEAD, packing)
         leading = torch.cat([self.joint_token, self.embedding.class_tokens]).expand(len(batch), -1, -1)
         fused = [number >= self.config.mt_fusion_layer for number in range(len(self.encoder))]
-        outputs = []
+        layers, outputs = cast(Sequence[EncoderLayer], self.encoder), []
         for tokens, types in zip(
             sequences.split(torch.cat([leading.flatten(0, 1), contents])), sequences.types, strict=True
         ):
             masks = {flag: content_mask(types, fused=flag) for flag in set(fused)}
-            for flag, layer in zip(fused[:-1], self.encoder[:-1], strict=True):
+            for flag, layer in zip(fused[:-1], layers[:-1], strict=True):
                 tokens = layer(tokens, masks[flag])  # (b, n, d)
-            outputs.append(class_output(self.encoder[-1], tokens, masks[fused[-1]][:, :, :LEAD], slice(0, LEAD)))
+            outputs.append(class_output(layers[-1], tokens, masks[fused[-1]][:, :, :LEAD], slice(0, LEAD)))
         return sequences.packing.scatter(outputs, len(batch))
 
 
 def content_mask(types: Tensor, *, fused: bool) -> Tensor:
-    """Who reads whom in sequences of token ``types`` (b, n), (b, 1, n, n) bool.
+    """Attention mask of sequences of token ``types`` (b, n), (b, 1, n, n) bool; True where a row may read a column.
 
     Contents read all contents if ``fused``, else those of their modality. Every position reads itself, so that padding
     has no empty row.
@@ -91,5 +94,5 @@ def content_mask(types: Tensor, *, fused: bool) -> Tensor:
     if fused:
         table[LEAD:number, LEAD:number] = True
     same = torch.eye(types.shape[1], dtype=torch.bool, device=types.device)
-    # Type equality lets class tokens read themselves; there is one of each per sequence. Padding reads padding only.
+    # The identity in the table lets a class token read itself, as each occurs once. Padding reads padding only.
     return (table.to(types.device)[types.unsqueeze(2), types.unsqueeze(1)] | same).unsqueeze(1)

@@ -92,7 +92,7 @@ class MultiModN(Model):
         return self.heads[task](F.relu(self.decoder_in(state)))
 
     def order(self) -> list[int]:
-        """Order of the modalities for this batch; drawn on the CPU, whatever the device."""
+        """Order of the modalities for this batch; drawn on the CPU for every device."""
         if self.training and self.config.multimodn_shuffle_order:
             return torch.randperm(len(MODALITIES)).tolist()
         return list(range(len(MODALITIES)))

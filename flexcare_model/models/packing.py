@@ -1,7 +1,7 @@
-"""Packing: rows without a modality are left out, rows of similar length are padded together.
+"""Packing of a batch: rows without a modality are left out, rows of similar length are padded together.
 
-All groups lie one after another in one flat tensor, so that every linear layer is one product over the tokens that
-exist; only attention sees the groups. Plans are made on the CPU from ``Batch.visible``, so no one waits for a GPU.
+All groups are concatenated in one flat tensor, so that a linear layer is one product over the tokens that exist; only
+attention is computed per group. Plans are made on the CPU from ``Batch.visible``, without waiting for the GPU.
 Shapes: B samples, n tokens of a flat tensor, b rows of a group.
 """
 
@@ -16,7 +16,7 @@ from torch import Tensor
 from flexcare_model.data.batch import MODALITIES, Batch
 
 GROUP_COST = {"cpu": 32, "cuda": 16384}
-"""What one more group costs, in tokens: a group is a handful of small kernels, and a GPU has tokens to spare."""
+"""Cost of one more group, in tokens: each group needs several small kernels, and on a GPU padding is cheaper."""
 
 
 @dataclass(frozen=True)
@@ -46,10 +46,10 @@ class Group:
 
 
 class Packing:
-    """How sequences lie in a flat tensor: group after group, row after row, each padded to its group's width."""
+    """Layout of sequences in a flat tensor: group after group, row after row, each padded to its group's width."""
 
     def __init__(self, lengths: list[np.ndarray], device: torch.device) -> None:
-        """Plan for ``lengths``, (B,) per modality, 0 where a row takes no part."""
+        """Plan for ``lengths``, (B,) per modality, 0 where a row is left out."""
         cost = GROUP_COST.get(device.type, GROUP_COST["cuda"])
         plans = [(m, rows) for m, length in enumerate(lengths) for rows in group_rows(length, cost)]
         numbers = [part for m, rows in plans for part in (rows, lengths[m][rows])]
@@ -88,7 +88,7 @@ class Packing:
         return self.join([part + vectors[group.modality] for group, part in parts])
 
     def scatter(self, parts: list[Tensor], rows: int) -> Tensor:
-        """Bring what groups say about their sequences, ``parts`` of (b, ...), to (M * rows, ...); zeros elsewhere.
+        """Scatter ``parts``, one (b, ...) per group with a row per sequence, to (M * rows, ...); zeros elsewhere.
 
         The sequence of modality m and row r goes to m * rows + r.
         """
@@ -123,10 +123,10 @@ def group_rows(lengths: np.ndarray, cost: int) -> list[np.ndarray]:
 
 
 class SampleSequences:
-    """One sequence per sample: ``lead`` leading tokens of its own, then the contents of its modalities.
+    """One sequence per sample: its ``lead`` leading tokens, then the contents of its modalities.
 
     Attributes:
-        packing: how these sequences lie; its groups are in the order of all lists here.
+        packing: layout of these sequences; all lists here are in the order of its groups.
         types: per group (b, width): 0 .. lead-1 for the leading tokens, lead + m for contents of m, lead + 3 for
             padding.
     """
@@ -141,7 +141,7 @@ class SampleSequences:
         inverse = np.full(size * lead + contents.size, -1, dtype=np.int64)
         for row in range(size):
             place = self.packing.starts[0, row]
-            spans = [(row * lead, lead, np.arange(lead))]
+            spans: list[tuple[int, int, int | np.ndarray]] = [(row * lead, lead, np.arange(lead))]
             for m, length in enumerate(lengths[row]):
                 spans.append((size * lead + contents.starts[m, row] + skip, length, lead + m))
             for source, length, kind in spans:
@@ -160,10 +160,10 @@ class SampleSequences:
 
 
 class Rearrange(torch.autograd.Function):
-    """``tokens[index]``, where each token has one place in the result at most (``inverse``, -1 for none).
+    """``tokens[index]``, where each token has at most one position in the result (``inverse``, -1 for none).
 
-    What is put into padding, which nobody may read, gets no gradient. So the gradient is a gather too: the same on
-    every run, where a scatter-add on a GPU is not, and faster.
+    Padding is never read, so values in it get no gradient, and the gradient is a gather too. It is deterministic,
+    which a scatter-add on a GPU is not, and faster.
     """
 
     @staticmethod

@@ -43,7 +43,9 @@ def empty_arrays(storage: str, tokens: int) -> dict[str, np.ndarray]:
 def put(arrays: dict[str, np.ndarray], start: int, vectors: np.ndarray) -> None:
     """Store ``vectors`` (n, width) float32 from row ``start`` on."""
     if not np.isfinite(vectors).all() or np.abs(vectors).max() > np.finfo(np.float16).max:
-        raise EncoderError("the encoder gave vectors that float16 cannot hold; are its weights what they should be?")
+        raise EncoderError(
+            "the encoder gave values that are not finite in float16; expected values within 65,504. Check its weights"
+        )
     place = slice(start, start + len(vectors))
     if "scale" in arrays:
         arrays[""][place], arrays["scale"][place] = quantize(vectors)
@@ -72,7 +74,7 @@ def computing(encoder: Encoder, device: torch.device, threads: int | None) -> It
         yield lambda jobs: map(compute, jobs)
         return
     before = torch.get_num_threads()
-    # One thread per batch: sums are then taken in the same order however many cores there are.
+    # One thread per batch: the order of summation then does not depend on the number of cores.
     torch.set_num_threads(1)
     try:
         with ThreadPoolExecutor(threads or _cores()) as executor:

@@ -24,7 +24,7 @@ def convert(source: str, folder: Path) -> None:
         state = torch.load(weights, map_location="cpu", weights_only=True)
         config = AutoConfig.from_pretrained(origin, local_files_only=True, trust_remote_code=False)
         tokenizer = AutoTokenizer.from_pretrained(origin, local_files_only=True, trust_remote_code=False)
-    except Exception as error:  # unpickling errors of several kinds; none may leave half a folder
+    except Exception as error:  # unpickling raises several error types; no partial folder is left
         raise EncoderError(f"encoder {source}: cannot be read: {first_line(error)}") from None
     model = AutoModel.from_config(config, dtype=torch.float32)
     prefix = f"{model.base_model_prefix}."
@@ -41,7 +41,7 @@ def convert(source: str, folder: Path) -> None:
         raise EncoderError(f"encoder {source}: {len(absent)} weights are missing, {absent[0]} for one")
     for key in wanted:
         if key not in renamed:
-            renamed[key] = torch.zeros_like(wanted[key])  # an unused pooler; not left to chance
+            renamed[key] = torch.zeros_like(wanted[key])  # an unused pooler; zeros keep the file reproducible
     model.load_state_dict({key: renamed[key] for key in wanted})
     with quiet():
         model.save_pretrained(folder)

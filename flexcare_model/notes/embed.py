@@ -1,11 +1,11 @@
-"""Note texts to token vectors, each distinct text once for the lab.
+"""Note texts to token vectors; each distinct text is embedded once per store.
 
-In: SECTIONS, the (note_id, section) pairs that cohorts use, an encoder. Out: a pool of vectors that grows by the texts
-it lacks, keyed by encoder and settings; the stage `notes`: index.parquet (NOTES_INDEX), counts.json, a link `shards`
+In: SECTIONS, the (note_id, section) pairs that cohorts use, an encoder. Out: a pool of vectors, keyed by encoder and
+settings, to which missing texts are added; the stage `notes`: index.parquet (NOTES_INDEX), counts.json, a link `shards`
 to the pool.
 
 Texts are sorted by length and embedded in batches of a fixed number of padded tokens. A part of the pool is written
-whenever 262,144 tokens are done, so a killed run loses no more than that. On a CPU each batch is computed by one
+after every 262,144 tokens, so a killed run loses at most that many. On a CPU each batch is computed by one
 thread, several batches at once: the bytes do not depend on the number of threads.
 """
 
@@ -74,10 +74,10 @@ def build(
     verify: Callable[[], None] = lambda: None,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, int]:
-    """Embed what the pool lacks of ``wanted`` and write the stage ``out_dir`` that points into the pool beside it.
+    """Embed the texts of ``wanted`` that the pool lacks; write the stage ``out_dir``, which links to the pool.
 
-    With ``part`` only that part of the work is done, and no stage is written. Several jobs may do one part each at
-    once, on several machines; the stage then finds all texts in the pool.
+    With ``part`` only that part of the work is done, and no stage is written. Several jobs, on several machines, may
+    do one part each at the same time; the stage then finds all texts in the pool.
 
     Args:
         sections: SECTIONS.
@@ -88,17 +88,17 @@ def build(
         max_tokens: word pieces kept of a text.
         batch_tokens: padded tokens per batch; on a CPU at most 2048.
         device: auto (CUDA where there is one), cpu, cuda.
-        threads: on a CPU, batches at once; None: the cores this process may use.
+        threads: on a CPU, batches in parallel; None: the cores this process may use.
         part: one of several parts of the work, done by one job; None: all of it, and the stage.
         verify: called before the stage is sealed, see `write_stage`.
         progress: called with tokens done and to do.
 
     Returns:
-        Counts as in counts.json: notes (pairs), texts, tokens, texts_without_tokens; with ``part`` what the pool holds
-        of ``wanted`` by now, by other jobs too.
+        Counts as in counts.json: notes (pairs), texts, tokens, texts_without_tokens; with ``part``, the texts of
+        ``wanted`` that the pool holds now, those of other jobs included.
 
     Raises:
-        EncoderError: see `load_encoder`; also without the CUDA asked for, or with too little of its memory.
+        EncoderError: see `load_encoder`; also if CUDA is requested and absent, or has too little memory.
         ValueError: if a wanted section is missing in ``sections``.
     """
     if storage not in STORAGES:
@@ -138,7 +138,7 @@ def build(
 
 
 def pool_spec(digest: str, *, storage: str, max_tokens: int) -> dict[str, Any]:
-    """What decides the vectors of a text: the key of the pool. Batch size and device change them by rounding only."""
+    """Settings that decide the vectors of a text: the key of the pool. Batch size and device change rounding only."""
     return {
         "pool": "notes",
         "encoder": digest,
@@ -187,7 +187,7 @@ def _known(pool: Pool) -> pl.DataFrame:
 
 @dataclass(frozen=True)
 class _Work:
-    """How the work is done, and which part of it."""
+    """Settings of the computation, and the part of the work."""
 
     batch_tokens: int
     device: torch.device
@@ -203,7 +203,7 @@ def _grow(
     work: _Work,
     progress: Callable[[int, int], None] | None,
 ) -> None:
-    """Add to the pool the texts whose keys are in ``todo``. Which go into one part together is decided over all."""
+    """Add the texts whose keys are in ``todo`` to the pool. All texts are grouped into parts before one is computed."""
     device, storage, max_tokens = work.device, pool.spec["storage"], pool.spec["max_tokens"]
     if max_tokens > encoder.longest:
         raise EncoderError(f"notes.max_tokens: expected at most {encoder.longest} for this encoder, got {max_tokens}")
@@ -264,12 +264,12 @@ def _report(progress: Callable[[int, int], None] | None, done: int, more: int, t
 
 def _device(name: str) -> torch.device:
     if name == "cuda" and not torch.cuda.is_available():
-        raise EncoderError("notes.device: cuda is not available here; expected auto or cpu")
+        raise EncoderError("notes.device: expected auto or cpu, as no CUDA device was found; got cuda")
     return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
 
 
 def run(work: StageWork) -> None:
-    """Stage `notes`; with the setting ``part`` only one of several parts of the pool, and no stage."""
+    """Run the stage `notes`; with the setting ``part``, fill only one of several parts of the pool."""
     settings = work.settings
     cohorts = {task: pl.read_parquet(folder / f"{task}.parquet") for task, folder in work.cohorts().items()}
     build(

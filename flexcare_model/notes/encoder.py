@@ -1,7 +1,7 @@
 """The frozen note encoder, loaded from a local folder or from the hub.
 
-In: a folder with ``config.json``, tokenizer files and ``*.safetensors``, or the hub name of such a repository (searched
-in the local cache first, and only there where ``HF_HUB_OFFLINE`` is set). Out: `Encoder`. Pickled weights are never
+In: a folder with ``config.json``, tokenizer files and ``*.safetensors``, or the hub name of such a repository (looked
+up in the local cache first, and only there where ``HF_HUB_OFFLINE`` is set). Out: `Encoder`. Pickled weights are never
 read here; `flexcare_model.notes.convert` turns those of older repositories (such as BioBERT's) into safetensors once.
 """
 
@@ -38,7 +38,7 @@ class EncoderError(UserError):
 
 @dataclass(frozen=True)
 class Encoder:
-    """A tokenizer and a model in eval mode, with the digest of everything that decides their output."""
+    """A tokenizer and a model in eval mode, with a digest of all that decides their output."""
 
     tokenizer: Any
     model: torch.nn.Module
@@ -50,7 +50,7 @@ class Encoder:
 
     @cached_property
     def longest(self) -> int:
-        """Word pieces that fit the position table."""
+        """Number of word pieces that fit the position table."""
         return int(getattr(self.model.config, "max_position_embeddings", 512))
 
     def pieces(self, texts: Sequence[str], max_tokens: int) -> list[np.ndarray]:
@@ -69,12 +69,12 @@ class Encoder:
         return pieces
 
     def vectors(self, ids: Tensor, lengths: Tensor) -> Tensor:
-        """Last hidden states (B, N, width) of word-piece ``ids`` (B, N); what lies past ``lengths`` (B,) is zero.
+        """Last hidden states (B, N, width) of word-piece ``ids`` (B, N); positions from ``lengths`` (B,) on are zero.
 
         On CUDA in bfloat16 autocast. A text without word pieces has only zeros.
         """
         inside = torch.arange(ids.shape[1], device=ids.device) < lengths.unsqueeze(1)  # (B, N)
-        # A row without any key to attend to would be NaN: let it see its first place, and clear it below.
+        # A row without a key to attend to would be NaN: it attends to its first position and is set to zero below.
         mask = inside.clone()
         mask[:, :1] = True
         with torch.inference_mode(), torch.autocast(ids.device.type, torch.bfloat16, enabled=ids.device.type == "cuda"):
@@ -113,7 +113,7 @@ def load_encoder(name: str) -> Encoder:
             )
     except Exception as error:  # damaged folders raise errors of many kinds (json, safetensors, size mismatches)
         raise EncoderError(f"encoder {name}: cannot be loaded: {first_line(error)}") from None
-    # The pooler is not used; anything else that is missing would be random numbers.
+    # The pooler is not used; any other missing weight would be random.
     absent = sorted(key for key in loading["missing_keys"] if not key.startswith("pooler."))
     if absent:
         raise EncoderError(f"encoder {name}: {len(absent)} weights are missing, {absent[0]} for one")
@@ -132,7 +132,7 @@ def find_encoder(name: str) -> Path:
 
 
 def encoder_digest(folder: Path) -> str:
-    """sha256 of weights, configuration and tokenizer; fields without effect on the vectors are left out."""
+    """sha256 of weights, configuration and tokenizer, without the fields that do not change the vectors."""
     parts = []
     for path in sorted({path for pattern in FILES for path in Path(folder).glob(pattern)}):
         if path.name == _MANIFEST:
@@ -149,19 +149,19 @@ def encoder_digest(folder: Path) -> str:
 
 
 def local_folder(name: str, patterns: Sequence[str], needed: str) -> Path:
-    """The local folder of an encoder: itself, or the hub's cache, filled from the network where that is allowed.
+    """The local folder of an encoder: itself, or the hub's cache, downloaded where that is allowed.
 
-    A cache without any file of the pattern ``needed`` is filled if it can be, else taken as it is.
+    A cache without any file of the pattern ``needed`` is downloaded again if possible, else used unchanged.
     """
     if Path(name).expanduser().is_dir():
         return Path(name).expanduser()
     from huggingface_hub import snapshot_download
 
     offline = any(os.environ.get(key, "").lower() in ("1", "true", "yes", "on") for key in _OFFLINE)
-    cached, reason = None, "it is not in the local cache, which HF_HUB_OFFLINE forbids to fill"
+    cached, reason = None, "it is not in the local cache, and HF_HUB_OFFLINE forbids a download"
     try:
         cached = Path(snapshot_download(name, allow_patterns=list(patterns), local_files_only=True))
-    except Exception as error:  # the hub's client has an error of its own for each way to fail
+    except Exception as error:  # the hub's client raises many different errors
         reason = reason if offline else first_line(error)
     if cached is not None and (offline or any(cached.glob(needed))):
         return cached
@@ -192,7 +192,7 @@ def check_files(folder: Path, name: str) -> None:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Without progress bars and warnings of the transformers library (an unused pooler that is not in the file)."""
+    """Context without progress bars and warnings of transformers (it warns about the unused pooler)."""
     from transformers import logging
 
     shown, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()

@@ -1,7 +1,7 @@
 """Stage `encoder`: a note encoder that is not a local folder, kept in the store.
 
 In: `tiny` and the sections whose words become its vocabulary, or a name of the hub. Out: a folder that
-`flexcare_model.notes.encoder` reads. A hub name is resolved once per store: what was fetched first is used later.
+`flexcare_model.notes.encoder` reads. A hub name is resolved once per store: later builds use the same download.
 """
 
 from __future__ import annotations

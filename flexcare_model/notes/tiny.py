@@ -17,7 +17,7 @@ _SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 def make_tiny_encoder(folder: Path, texts: Iterable[str], *, seed: int = 0, words: int = 4000) -> None:
     """Write a small random BERT with a vocabulary of ``texts`` into ``folder``; for trials, not for results.
 
-    Two layers and the width of the real one. Equal texts and seed give equal bytes.
+    Two layers; token vectors as wide as those of BioBERT. Equal texts and seed give equal bytes.
     """
     from transformers import BertConfig, BertModel, BertTokenizer
 
@@ -39,9 +39,9 @@ def make_tiny_encoder(folder: Path, texts: Iterable[str], *, seed: int = 0, word
 
 
 def _vocabulary(texts: Iterable[str], words: int) -> dict[str, int]:
-    """Special pieces, every character, then the commonest words, beginnings and ends of words; ties by the alphabet.
+    """Special pieces, every character, then the most frequent words, prefixes and suffixes; ties in alphabetical order.
 
-    All of ASCII is in it, so that a new text has unknown pieces only where it has foreign letters.
+    It contains all of ASCII, so that in a new text only non-ASCII characters can be unknown.
     """
     from tokenizers.normalizers import BertNormalizer
     from tokenizers.pre_tokenizers import BertPreTokenizer

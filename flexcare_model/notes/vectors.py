@@ -22,7 +22,7 @@ _SCALES: Kinds = {"<f2": ()}
 class NoteVectors:
     """Reads the vectors of notes from a ``data/notes`` folder (or the stage it shows), opened when first used.
 
-    Tokens have numbers: those of the first shard from 0 on, then those of the next one.
+    Tokens are numbered over all shards in their order, from 0.
 
     Attributes:
         storage: float16, int8 (with one scale per token) or tokens (word-piece ids).
@@ -83,7 +83,7 @@ class NoteVectors:
         return self.rows.read(first, n), None if self.scales is None else self.scales.read(first, n)
 
     def stored(self, note_id: str, section: str) -> tuple[np.ndarray, np.ndarray | None]:
-        """What `read` gives for one section of one note."""
+        """The result of `read` for one section of one note."""
         try:
             return self.read(*self.places[note_id, section])
         except KeyError:

@@ -1,7 +1,7 @@
-"""Weights on disk: `model.safetensors` with `config.json` beside it, and the state from which a killed run goes on.
+"""Weights on disk: `model.safetensors` with `config.json` beside it, and the state from which a killed run continues.
 
 Safetensors and JSON only, nothing pickled. A file is written under a temporary name and moved, so that a reader finds
-the old one or the new one. Weights carry the digest of their config.json: one cannot be used with another.
+the old file or the new one. Weights carry the digest of their config.json: one cannot be used with another.
 """
 
 from __future__ import annotations
@@ -89,10 +89,10 @@ def check_weights(model: Model, weights: dict[str, Tensor], path: Path) -> None:
 def load_pretrained(model: Model, folder: Path, run: RunConfig) -> list[str]:
     """Start ``model`` from the weights of the run in ``folder``, except for what belongs to its tasks alone.
 
-    Heads of tasks that the earlier run did not have, and the rows of their task tokens, keep their fresh values.
+    Heads of tasks that the earlier run did not have, and the rows of their task tokens, keep their initial values.
 
     Returns:
-        Names of the tensors that stay fresh.
+        Names of the tensors that keep their initial values.
     """
     source, earlier = load_model(folder)
     if earlier.model != run.model or earlier.settings != run.settings:
@@ -102,19 +102,19 @@ def load_pretrained(model: Model, folder: Path, run: RunConfig) -> list[str]:
         )
     own, given = model.state_dict(), source.state_dict()
     fresh = [name for name in own if name not in given]
-    # The table of task tokens has a row for each task; rows that were never trained are as they were drawn.
+    # The table of task tokens has a row for each task; rows that were never trained have their initial values.
     model.load_state_dict({name: given.get(name, value) for name, value in own.items()})
     return fresh
 
 
 @dataclass
 class TrainState:
-    """How far a run has come: everything that its end depends on.
+    """Progress of a run: everything that its result depends on.
 
-    Random numbers are not part of it: each (seed, epoch, task) begins a new stream (`flexcare_model.training.train`).
+    Random numbers are not part of it: each (seed, epoch, task) begins a new stream (`flexcare_model.training.loop`).
 
     Attributes:
-        epoch: the epoch that is running, from 1.
+        epoch: the current epoch, from 1.
         task: position of the next task in it.
         rates: learning rate of each task.
         losses: validation losses of each task, one per epoch.
@@ -134,9 +134,9 @@ class TrainState:
 
 
 def save_state(
-    folder: Path, state: TrainState, model: Model, optimizer: Optimizer, run: RunConfig, made_of: str
+    folder: Path, state: TrainState, model: Model, optimizer: Optimizer, run: RunConfig, origin: str
 ) -> None:
-    """Write all that is needed to continue to one file; ``made_of`` names the data and the code that made it."""
+    """Write all that is needed to continue to one file; ``origin`` names the data and the code that made it."""
     tensors = {f"model/{name}": value for name, value in model.state_dict().items()}
     tensors |= {f"best/{name}": value for name, value in state.best.items()}
     for name, parameter in model.named_parameters():
@@ -144,7 +144,7 @@ def save_state(
         tensors |= {f"adam/{name}/{key}": moments[key] for key in _MOMENTS if key in moments}
     names = ("rates", "losses", "epoch", "task", "best_score", "best_epoch", "history")
     content = {name: getattr(state, name) for name in names}
-    _save(folder / STATE, tensors, {"run": run.to_json({}), "state": json.dumps(content), "made_of": made_of})
+    _save(folder / STATE, tensors, {"run": run.to_json({}), "state": json.dumps(content), "origin": origin})
 
 
 def load_state(
@@ -153,9 +153,9 @@ def load_state(
     optimizer: Optimizer,
     run: RunConfig,
     device: torch.device,
-    made_of: str,
+    origin: str,
 ) -> TrainState | None:
-    """Put model and optimizer where the killed run in ``folder`` left them; None where there is nothing to resume.
+    """Restore model and optimizer from the killed run in ``folder``; None where there is nothing to resume.
 
     A state made of other data or by other code is of no use and left aside.
     """
@@ -174,10 +174,10 @@ def load_state(
         raise CheckpointError(f"{path}: expected the state of a run, got something else; remove it") from None
     if lines := differences(run, earlier):
         raise CheckpointError(
-            f"{path}: was left by a run with another config (now, then); remove it to start anew:\n" + "\n".join(lines)
+            f"{path}: was left by a run with another config (now, then); remove it to start again:\n" + "\n".join(lines)
         )
-    if metadata.get("made_of") != made_of:
-        logger.warning("%s: was left by a run on other data or by other code; this run starts anew", path)
+    if metadata.get("origin") != origin:
+        logger.warning("%s: was left by a run on other data or by other code; this run starts from the beginning", path)
         return None
     load_weights(model, groups["model"], path)
     if groups["best"]:
@@ -195,7 +195,7 @@ def forget_state(folder: Path) -> None:
 
 
 def _save(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
-    # On the CPU and one by one contiguous, as safetensors wants them.
+    # Safetensors needs contiguous tensors on the CPU.
     ready = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
     atomic_write(path, lambda temporary: save_file(ready, temporary, metadata))
 

@@ -1,8 +1,8 @@
 """A trained model on a split: scores, metrics and predictions.
 
 In: a model and a `TaskDataset`, or the folder of a run. Out: `Scores`; `metrics.json` and `predictions/<task>.parquet`
-below the run's folder. Samples are taken in the order of the cohort, in batches of the training's size, so that a model
-whose answers depend on the batch (M3Care) gives the same ones every time.
+below the run's folder. Samples are read in the order of the cohort, in batches of the training's size, so that a model
+whose output depends on the batch (M3Care) gives the same output every time.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from torch import Tensor
 from flexcare_data.store.folders import atomic_write
 from flexcare_data.tasks import Task
 from flexcare_model.data.dataset import TaskDataset, load_task
-from flexcare_model.data.loader import Feed, in_order
+from flexcare_model.data.loader import BatchLoader, in_order
 from flexcare_model.data.raw_batch import Embedder
 from flexcare_model.models import Model
 from flexcare_model.models.losses import prediction_loss
@@ -32,15 +32,15 @@ from flexcare_model.training.run_config import RunConfig
 
 @dataclass(frozen=True)
 class Scores:
-    """A model's answers to n samples, in the order of the dataset.
+    """Output of a model for n samples, in the order of the dataset.
 
     Attributes:
         task: the task.
         sample_ids: of the samples.
         labels: (n,) or (n, labels), as in the batch.
         scores: (n, C) probabilities.
-        loss: sum over batches of the mean prediction loss, as the learning-rate rule wants it.
-        details: asked-for tensors of the model, (n, ...).
+        loss: sum over batches of the mean prediction loss, as the learning-rate rule needs it.
+        details: requested tensors of the model, (n, ...).
     """
 
     task: Task
@@ -57,7 +57,7 @@ class Scores:
 
 
 def mixed_precision(device: torch.device, precision: str) -> AbstractContextManager:
-    """Where ``precision`` is bfloat16, mixed precision on CUDA; elsewhere nothing changes."""
+    """Context of mixed precision on CUDA where ``precision`` is bfloat16; without effect elsewhere."""
     enabled = precision == "bfloat16" and device.type == "cuda"
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=enabled)
 
@@ -65,13 +65,13 @@ def mixed_precision(device: torch.device, precision: str) -> AbstractContextMana
 def score(
     model: Model,
     data: TaskDataset,
-    feed: Feed,
+    loader: BatchLoader,
     *,
     batch_size: int,
     precision: str = "float32",
     details: Iterable[str] = (),
 ) -> Scores:
-    """Scores of all samples of ``data``; the model is left in the mode it was in.
+    """Scores of all samples of ``data``; the model keeps its mode (train or eval).
 
     ``details``: names of tensors with a row per sample (see the model's docstring); those it lacks are left out.
     """
@@ -83,8 +83,8 @@ def score(
     losses: list[Tensor] = []
     named: dict[str, list[Tensor]] = {name: [] for name in wanted}
     try:
-        with torch.no_grad(), mixed_precision(feed.device, precision):
-            for batch in feed.batches(data, in_order(len(data), batch_size)):
+        with torch.no_grad(), mixed_precision(loader.device, precision):
+            for batch in loader.batches(data, in_order(len(data), batch_size)):
                 output = model(batch, details=True) if wanted else model(batch)
                 logits.append(output.logits.float())
                 if data.labelled:
@@ -126,7 +126,7 @@ def predictions(scores: Scores) -> pl.DataFrame:
 
 
 def evaluate_run(
-    output: Path, folder: Path, feed: Feed, *, embedder: Embedder | None = None, best_epoch: int | None = None
+    output: Path, folder: Path, loader: BatchLoader, *, embedder: Embedder | None = None, best_epoch: int | None = None
 ) -> dict[str, dict[str, float]]:
     """Score the test split of every task of the run in ``folder``; write its predictions and metrics.json.
 
@@ -135,7 +135,7 @@ def evaluate_run(
     Returns:
         Metrics by task.
     """
-    model, run = load_model(folder, device=feed.device)
+    model, run = load_model(folder, device=loader.device)
     path = folder / "metrics.json"
     if best_epoch is None and path.is_file():
         best_epoch = json.loads(path.read_text()).get("epoch")
@@ -144,7 +144,7 @@ def evaluate_run(
     found: dict[str, dict[str, float]] = {}
     for task in run.tasks:
         data = load_task(output, task, "test", max_hours=run.max_hours, embedder=embedder)
-        scores = score(model, data, feed, batch_size=run.batch_size, precision=run.precision)
+        scores = score(model, data, loader, batch_size=run.batch_size, precision=run.precision)
         counts[task], found[task] = len(data), scores.metrics
         if data.dropped or data.absent:
             dropped[task] = {**data.dropped, **data.absent}

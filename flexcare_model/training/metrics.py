@@ -1,4 +1,4 @@
-"""Metrics of the benchmark: arrays in, numbers out. No framework but numpy, so each definition can be read here."""
+"""Metrics of the benchmark: arrays in, numbers out. Only numpy is used, so each definition can be read here."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""What a run was trained on: one digest of everything that its samples are made of.
+"""Digest of the data of a run: everything that its samples are made from.
 
-In: an output folder, the tasks. Out: hex digits, equal for equal data wherever it lies. Files of the store have their
+In: an output folder, the tasks. Out: hex digits, equal for equal data in any folder. Files of the store have their
 digests in its manifests, and a shard of radiographs or notes is named by its content, so little is read.
 """
 
@@ -29,7 +29,7 @@ def data_digest(output: Path, tasks: Iterable[str]) -> str:
 
 
 def _content(path: Path) -> str:
-    """sha256 of a file, as its stage's manifest has it if it lies in one."""
+    """sha256 of a file; from the manifest of its stage where there is one."""
     for folder in path.parents[:2]:
         if (folder / MANIFEST).is_file():
             try:

@@ -16,7 +16,7 @@ import torch
 
 from flexcare_data.modalities import LETTERS
 from flexcare_model.data.dataset import SampleError, TaskDataset, load_task
-from flexcare_model.data.loader import Feed
+from flexcare_model.data.loader import BatchLoader
 from flexcare_model.models import Model
 from flexcare_model.notes.encoder import Encoder, EncoderError, load_encoder
 from flexcare_model.training.checkpoint import load_model
@@ -40,9 +40,9 @@ def predict(
     Args:
         folder: of the run, with model.safetensors and config.json.
         task: one of the run's tasks.
-        output: folder with cohorts and shards; None: the one that the run lies in.
+        output: folder with cohorts and shards; None: the one that contains the run.
         split: train, val or test; None: all samples.
-        without: modalities that are taken away (time_series, image, note). Samples with nothing left have no row.
+        without: modalities to remove (time_series, image, note). Samples without any modality left have no row.
         cohort: other samples than those of the output folder, with or without labels.
         encoder: where the notes are stored as word-piece ids, the encoder to use (see `find_embedder`).
         device: where to compute.
@@ -63,7 +63,7 @@ def predict(
         output, task, split, max_hours=run.max_hours, augment=False, cohort=cohort,
         embedder=find_embedder(output, encoder, device),
     )  # fmt: skip
-    return _explained(model, run, data.without(*without) if without else data, Feed(torch.device(device)))
+    return _explained(model, run, data.without(*without) if without else data, BatchLoader(torch.device(device)))
 
 
 def output_of(folder: Path) -> Path:
@@ -78,9 +78,9 @@ def output_of(folder: Path) -> Path:
     raise SampleError(f"{folder}: expected a run below an output folder with cohorts/, found none; set --output")
 
 
-def _explained(model: Model, run: RunConfig, data: TaskDataset, feed: Feed) -> pl.DataFrame:
+def _explained(model: Model, run: RunConfig, data: TaskDataset, loader: BatchLoader) -> pl.DataFrame:
     scores = score(
-        model, data, feed, batch_size=run.batch_size, precision=run.precision, details=("fusion_weights", "available")
+        model, data, loader, batch_size=run.batch_size, precision=run.precision, details=("fusion_weights", "available")
     )
     frame = predictions(scores).with_columns(
         modalities=pl.Series(["".join(_chosen(LETTERS, row)) for row in data.present], dtype=pl.String)
@@ -103,7 +103,7 @@ def _chosen(names: Sequence[str], row: np.ndarray) -> list[str]:
 def find_embedder(output: Path, encoder: str | None, device: torch.device | str) -> Encoder | None:
     """The frozen encoder for notes that are stored as word-piece ids; None where vectors are stored, or no notes.
 
-    ``encoder``: folder or hub name; None or ``tiny``: the small one that was made beside the notes.
+    ``encoder``: folder or hub name; None or ``tiny``: the small one that is stored beside the notes.
 
     Raises:
         EncoderError: if it cannot be found, or is not the one whose tokenizer made the ids.

@@ -31,10 +31,10 @@ def run(
     pretrained: Path | None = None,
     encoder: str | None = None,
     interaction: bool = False,
-    made_of: str = "",
+    key: str = "",
     verify: Callable[[], None] = lambda: None,
 ) -> None:
-    """Train to the end, continuing a killed training in ``folder``, and evaluate the test split.
+    """Train to the end and evaluate the test split; a killed training in ``folder`` continues.
 
     Args:
         output: folder with cohorts and shards.
@@ -42,7 +42,7 @@ def run(
         pretrained: folder of the run whose weights a pretrained experiment starts from.
         encoder: note encoder, where the notes are stored as word-piece ids.
         interaction: evaluate all tasks after each task of each epoch (figure 7).
-        made_of: what data and code the run is made of; a state that was made of something else is ignored.
+        key: key of the run, which covers its data and code; a state with another key is ignored.
         verify: called before the results are written.
     """
     config, execution = resolve_run(model, experiment, seed, dict(settings))
@@ -56,10 +56,10 @@ def run(
             pretrained=pretrained,
             interaction=interaction,
             embedder=embedder,
-            code=made_of,
+            key=key,
         )
     except NoSamplesError as error:
-        # An empty cohort stops no other run: tables say that there is no result, and pages give the reason.
+        # An empty cohort does not stop other runs: tables show that there is no result, and pages give the reason.
         logger.warning("%s", error)
         write_no_result(folder, config, "its cohort has no training samples")
         return

@@ -1,7 +1,9 @@
-"""What one run is: model, experiment, seed and settings, all resolved. In: the `train` section. Out: `RunConfig`.
+"""The configuration of a run: model, experiment, seed and settings, all resolved.
 
-What changes the results is in `RunConfig`, which is written beside the weights; what only decides where and how fast
-they are computed is in `Execution`.
+In: the `train` section. Out: `RunConfig`.
+
+`RunConfig` contains what changes the results and is written beside the weights; `Execution` contains what only decides
+where and how fast they are computed.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ RUN_FORMAT = 1
 
 
 class RunConfigError(UserError):
-    """A run cannot be made of these settings; one line per mistake."""
+    """Invalid settings of a run; one line per mistake."""
 
 
 @dataclass(frozen=True)

@@ -63,7 +63,7 @@ def test_a_training_killed_again_and_again_ends_as_if_nothing_had_happened(base,
         (tmp_path / "run" / name).unlink(missing_ok=True)
     done = train(base, tmp_path / "run")
     assert done.status == 0, done.said
-    assert "going on at epoch" in done.said
+    assert "continuing at epoch" in done.said
     assert digests(tmp_path / "run") == digests(whole)
 
 

@@ -126,8 +126,8 @@ def build_events(
 
 def _kept_stays(stays: pl.DataFrame) -> KeptStays:
     ordered = stays.sort("hadm_id")
-    ids = (ordered[name].to_numpy() for name in ("hadm_id", "stay_id", "subject_id"))
-    return KeptStays(*ids, _seconds(ordered["intime"]), _seconds(ordered["outtime"]))
+    hadm_id, stay_id, subject_id = (ordered[name].to_numpy() for name in ("hadm_id", "stay_id", "subject_id"))
+    return KeptStays(hadm_id, stay_id, subject_id, _seconds(ordered["intime"]), _seconds(ordered["outtime"]))
 
 
 def _seconds(times: pl.Series) -> np.ndarray:

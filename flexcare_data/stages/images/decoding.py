@@ -70,6 +70,8 @@ def _to_grey(image: Image.Image) -> Image.Image:
 
 
 def _shrink(image: Image.Image, box: tuple[float, float, float, float] | None) -> np.ndarray:
+    width: float
+    height: float
     width, height = image.size
     if box is not None:
         width, height = box[2] - box[0], box[3] - box[1]

@@ -1,4 +1,4 @@
-"""All figures by the name of their target, with what they need where they cannot be drawn."""
+"""All figures by the name of their target, with the target that makes their inputs."""
 
 from __future__ import annotations
 

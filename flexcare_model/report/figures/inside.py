@@ -1,4 +1,4 @@
-"""Figures 5 and 6 of the paper and the one on missing modalities, from what `flexcare_model.analysis.inside` wrote.
+"""Figures 5 and 6 of the paper and the one on missing modalities, from the tables of `flexcare_model.analysis.inside`.
 
 In: `{output}/analysis/<model>/<experiment>/seed<k>/{representations,experts,modalities}.parquet`. Out: figures; None
 where an input is absent.
@@ -67,9 +67,9 @@ def representations(results: Results) -> Figure | None:
 
 
 def expert_choice(results: Results) -> Figure | None:
-    """Figure 6: how often each expert is chosen, by task and by modality combination, seeds pooled.
+    """Figure 6: how often each expert is chosen, by task and by modality combination.
 
-    Experts have no order of their own, so seeds could only be pooled after matching them: the first seed is drawn.
+    Experts have no fixed order, so seeds cannot be pooled without matching them; the first seed is drawn.
     """
     files = analysis_files(results, reference().model, reference().experiment, "experts")
     frame = read_parquet(files[0]) if files else None
@@ -92,7 +92,7 @@ def expert_choice(results: Results) -> Figure | None:
 
 def shares(frame: pl.DataFrame, key: str, order: Sequence[str]) -> np.ndarray:
     """Rows of ``order`` by expert, each summing to 1 (NaN for a row without any choice)."""
-    experts = frame["expert"].max() + 1
+    experts = frame.select(pl.col("expert").max()).item() + 1
     matrix = np.zeros((len(order), experts))
     place = {name: index for index, name in enumerate(order)}
     for name, expert, count in frame.group_by(key, "expert").agg(pl.col("chosen").sum()).rows():
@@ -136,7 +136,7 @@ def missing_modalities(results: Results, *, below: int) -> Figure | None:
             upper, lower = grid[0][column], grid[1][column]
             part = frame.filter(task=task, metric=metric)
             for axes, kind in ((upper, "drop_rate"), (lower, "subset")):
-                samples = part.filter(kind=kind)["n"].max() or 0
+                samples = part.filter(kind=kind).select(pl.col("n").max()).item() or 0
                 if samples < max(below, 1):
                     text = "no sample\nhas all three" if samples == 0 else f"fewer than\n{below} samples"
                     axes.text(0.5, 0.5, text, ha="center", va="center", transform=axes.transAxes, fontsize=6)
@@ -151,7 +151,7 @@ def missing_modalities(results: Results, *, below: int) -> Figure | None:
             upper.set_xticks([0, 40, 80])
             lower.set_xticks(range(len(COMBINATIONS)), COMBINATIONS, rotation=90)
             lower.set_xlim(-0.6, len(COMBINATIONS) - 0.4)
-            # Lines between the subsets, as the points of one subset stand side by side.
+            # Lines between the subsets, as the points of one subset are side by side.
             lower.set_xticks([place + 0.5 for place in range(len(COMBINATIONS) - 1)], minor=True)
             lower.tick_params(which="minor", length=0)
             lower.grid(axis="x", which="minor")

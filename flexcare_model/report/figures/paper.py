@@ -1,7 +1,7 @@
 """The paper's figures 1, 4 and 7 and the training curves, from cohorts and runs.
 
 In: `Results`. Out: matplotlib figures by name, drawn inside `style.house_style`; a figure whose inputs are absent is
-None. Figures 5 and 6 need what a model computes inside and are drawn in `inside.py`.
+None. Figures 5 and 6 need tables of the analyses and are drawn in `inside.py`.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from flexcare_model.report.numbers.suppression import is_small
 from flexcare_model.report.numbers.tables import MODALITIES, summarise
 
 MOST_MARKED = 10
-"""Epochs of figure 7 up to which every evaluation has its marker; above, only those after the task itself."""
+"""Up to this number of epochs, figure 7 marks every evaluation; above it, only those after the task itself."""
 
 
 def labels_per_sample(results: Results, *, below: int) -> Figure | None:
-    """Figure 1b: how many of the compared tasks ask something of an episode.
+    """Figure 1b: number of compared tasks with a label, per episode.
 
-    An episode is a hospital admission with an ICU stay or, outside of one, a radiograph study.
+    An episode is a hospital admission with an ICU stay or, outside of such an admission, a radiograph study.
     """
     asked = [
         cohort.select(episode=_episode(), task=pl.lit(name)).unique()
@@ -144,7 +144,7 @@ def ablation(results: Results) -> Figure | None:
 
 
 def _zoom(means: np.ndarray, spread: np.ndarray) -> tuple[float, float]:
-    """Limits that show differences: not from 0, with room for the error bars."""
+    """Limits that make differences visible: not from 0, with room for the error bars."""
     low, high = np.nanmin(means - spread), np.nanmax(means + spread)
     room = max(0.15 * (high - low), 0.01)
     return max(0.0, low - 3 * room), min(1.02, high + room)
@@ -184,7 +184,7 @@ def interaction(results: Results) -> Figure | None:
         pl.col("epoch") - 1 + (pl.col("trained").replace_strict({t: i + 1 for i, t in enumerate(order)})) / len(order)
     )
     frame = frame.with_columns(step=step)
-    epochs = int(frame["epoch"].max())
+    epochs = int(frame.select(pl.col("epoch").max()).item())
     with house_style():
         lines = max(2, -(-len(order) // 3))
         figure = new_figure(PAGE, 2.1 * lines)
@@ -226,8 +226,8 @@ def _marker(shape: str):
 def training_curves(results: Results, *, model: str, experiments: tuple[str, ...]) -> Figure | None:
     """Training and validation loss per epoch, a panel per task and setting, one pair of lines per seed.
 
-    Drawn relative to the first epoch, as one is a mean over batches of the whole loss and the other a sum of the
-    prediction loss (the learning-rate rule wants it so).
+    Drawn relative to the first epoch, as the training loss is a mean over batches of the whole loss and the validation
+    loss a sum of the prediction loss.
     """
     panels: dict[tuple[str, str], list[pl.DataFrame]] = {}
     for experiment in experiments:
@@ -244,7 +244,7 @@ def training_curves(results: Results, *, model: str, experiments: tuple[str, ...
     lines = -(-len(panels) // columns)
     with house_style():
         height = 1.75 * lines + 0.35
-        # Fixed margins: these are the most numerous figures, and a solver for each of them costs most of the page.
+        # Fixed margins: there are many of these figures, and a layout solver would take most of the page's time.
         figure = Figure(figsize=(PAGE if columns > 1 else PAGE / 2, height))
         figure.subplots_adjust(0.08, 0.62 / height, 0.99, 1 - 0.25 / height, wspace=0.25, hspace=0.55)
         grid = np.atleast_1d(figure.subplots(lines, columns)).flatten()

@@ -1,4 +1,4 @@
-"""One look for all figures: colours that survive colour blindness and grey print, sizes for a column of a paper.
+"""Style of all figures: colours for colour-blind readers and grey print, sizes for a column of a paper.
 
 Figures are saved as SVG and PNG with the same bytes for the same numbers: no date, fixed ids, glyphs as paths.
 """
@@ -10,9 +10,11 @@ import io
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from flexcare_data.store.folders import atomic_write
 
@@ -20,11 +22,11 @@ from flexcare_data.store.folders import atomic_write
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#56B4E9", "#CC79A7", "#000000", "#999999", "#F0E442")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p", "*", "h")
 SEQUENTIAL = "cividis"
-"""Colour map of heat maps: perceptually even, readable with any colour vision."""
+"""Colour map of heat maps: perceptually uniform, readable with any colour vision."""
 COLUMN, PAGE = 3.4, 7.0
 """Widths in inches of one column and of a page."""
 
-_RC = {
+_RC: dict[Any, Any] = {
     "font.family": "DejaVu Sans",
     "font.size": 8,
     "axes.titlesize": 8,
@@ -36,7 +38,7 @@ _RC = {
     "axes.axisbelow": True,
     "axes.grid": True,
     "axes.grid.axis": "y",
-    "axes.prop_cycle": mpl.cycler(color=COLOURS),
+    "axes.prop_cycle": mpl.cycler(color=COLOURS),  # type: ignore[attr-defined]  # missing in the stubs of matplotlib
     "grid.color": "#dddddd",
     "grid.linewidth": 0.5,
     "xtick.labelsize": 7,
@@ -65,7 +67,7 @@ def task_marker(place: int) -> str:
 
 @contextmanager
 def house_style() -> Iterator[None]:
-    """Everything drawn inside looks alike, whatever the user's matplotlib settings."""
+    """Context with the style of all figures, independent of the user's matplotlib settings."""
     with mpl.rc_context():
         mpl.rcdefaults()
         mpl.rcParams.update(_RC)
@@ -100,20 +102,29 @@ def save(figure: Figure, folder: Path, name: str) -> list[Path]:
 
 
 def data_uri(svg: bytes) -> str:
-    """The picture as an address that needs no request; keeps the ids of several pictures on a page apart."""
+    """The picture as a data URI; the ids of several pictures on a page cannot collide."""
     return "data:image/svg+xml;base64," + base64.b64encode(svg).decode("ascii")
 
 
 def mark_synthetic(figure: Figure) -> None:
-    """Say on the picture itself, in a strip at its right edge, that its numbers come from fabricated data."""
+    """Write on the figure, in a strip at its right edge, that its numbers come from fabricated data."""
     strip = 0.13 / figure.get_figwidth()
-    figure.get_layout_engine().set(rect=(0.0, 0.0, 1.0 - strip, 1.0))
-    look = {"rotation": 90, "ha": "right", "va": "center", "fontsize": 6, "color": "#b00020", "fontweight": "bold"}
+    engine = figure.get_layout_engine()
+    assert isinstance(engine, ConstrainedLayoutEngine)
+    engine.set(rect=(0.0, 0.0, 1.0 - strip, 1.0))
+    look: dict[str, Any] = {
+        "rotation": 90,
+        "ha": "right",
+        "va": "center",
+        "fontsize": 6,
+        "color": "#b00020",
+        "fontweight": "bold",
+    }
     figure.text(1.0 - strip / 8, 0.5, "SYNTHETIC DATA", **look)
 
 
 def explain_absence(title: str, target: str) -> Figure:
-    """A figure that says which target makes what it would show, so that a missing run stops nothing."""
+    """Placeholder figure that names the target to run, so that a missing run is not an error."""
     with house_style():
         figure = new_figure(COLUMN, 1.6)
         text = f"{title}\n\nnot drawn: run the target {target} first"

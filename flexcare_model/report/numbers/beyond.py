@@ -1,4 +1,4 @@
-"""Tables and figure beyond the paper, from what the command `statistics` wrote."""
+"""Tables and figure beyond the paper, from the files of the command `statistics`."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def layouts(results: Results) -> dict[str, Layout]:
 
 
 def _focus(methods: set[str]) -> str:
-    """The last method of table 3 that was run: FlexCare if it was."""
+    """The last method of table 3 that was run: FlexCare if present."""
     return next(method.title for method in reversed(compared()) if method.title in methods)
 
 

@@ -1,100 +1,31 @@
-"""What the data half built, as tables that may be shown: sizes, flow, missing values, prevalence, provenance.
+"""The cohorts as tables that may be published: sizes, prevalence, missing values, dropped values, leakage certificate.
 
-In: `Results`, the count below which a cell is suppressed. Out: `Layout`s and flow steps; None where an input is absent.
+In: `Results`, the count below which a cell is suppressed. Out: `Layout`s; None where an input is absent.
 """
 
 from __future__ import annotations
 
-import json
-import re
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
 
-from flexcare_data.store.folders import MANIFEST
 from flexcare_data.tasks import TASKS
 from flexcare_data.variables import VARIABLES
 from flexcare_model.report.numbers.layout import Cell, Layout, number, words
-from flexcare_model.report.numbers.results import Results
+from flexcare_model.report.numbers.results import SPLITS, Results
 from flexcare_model.report.numbers.suppression import (
     HIDDEN,
     count_text,
-    funnel_texts,
+    is_count,
     is_near,
     is_small,
     partition_texts,
     share_text,
 )
 
-SPLITS = ("train", "val", "test")
 MOST_CLASSES = 30
 """A task with more classes is summarised instead of listed."""
-
-
-@dataclass(frozen=True)
-class FlowStep:
-    """One step of a flow diagram: its name and printed counts by unit; a text is None where it may not be shown."""
-
-    title: str
-    counts: tuple[tuple[str, str | None], ...]
-
-
-def flow(results: Results, *, below: int) -> dict[str, list[FlowStep]]:
-    """Flow steps of `data/flow.json` by cohort (`stays` first); empty where the file is absent.
-
-    Diagrams begin where others end, and end in cohorts that tables show: a count is left out where it lies so near to
-    one of these that subtraction would tell a small number.
-    """
-    shown = _sizes_elsewhere(results, below)
-    written = results.json("data/flow.json") or {}
-    order = ["stays", "chartevents", "labevents", "series", "discharge", *TASKS]
-    diagrams = {}
-    for name in sorted(written, key=lambda key: (order.index(key) if key in order else len(order), key)):
-        steps = [step for step in written[name] if isinstance(step, dict) and "step" in step]
-        units = list(dict.fromkeys(unit for step in steps for unit in step if unit != "step"))
-        # Steps of one diagram may count different units; each unit is a funnel of its own.
-        texts: dict[str, dict[int, str | None]] = {}
-        for unit in units:
-            has = [index for index, step in enumerate(steps) if unit in step]
-            counts, family = [int(steps[i][unit]) for i in has], _FAMILY.get(unit, unit)
-            texts[unit] = dict(zip(has, funnel_texts(counts, below, shown.get(family, ())), strict=True))
-            told = {count for count, text in zip(counts, texts[unit].values(), strict=True) if _is_count(text)}
-            shown.setdefault(family, set()).update(told)
-        diagrams[name] = [
-            FlowStep(str(step["step"]), tuple((unit, texts[unit][index]) for unit in units if unit in step))
-            for index, step in enumerate(steps)
-        ]
-    return diagrams
-
-
-_FAMILY = {"samples": "stays"}
-"""Units of which one stands for one of another in most cohorts."""
-
-
-def _sizes_elsewhere(results: Results, below: int) -> dict[str, set[int]]:
-    """Counts that the tables of a page show: samples of each cohort, and patients where the splits tell them."""
-    samples: set[int] = set()
-    patients: set[int] = set()
-    splits = results.parquet("data/splits.parquet")
-    if splits is not None:
-        patients.add(splits.height)
-    for cohort in results.cohorts.values():
-        samples.add(cohort.height)
-        parts = [cohort.filter(pl.col("split") == split)["subject_id"].n_unique() for split in SPLITS]
-        if all(map(_is_count, partition_texts(parts, below))):
-            patients.add(sum(parts))
-    return {
-        "stays": {n for n in samples if not is_small(n, below)},
-        "patients": {n for n in patients if not is_small(n, below)},
-    }
-
-
-def _is_count(text: str | None) -> bool:
-    """Whether ``text`` tells a count."""
-    return text is not None and text.replace(",", "").isdigit()
 
 
 def cohort_sizes(results: Results, *, below: int) -> Layout | None:
@@ -143,14 +74,14 @@ def _positives(name: str, title: str, labels: tuple[str, ...], parts: dict[str, 
         values = {split: part[label].to_numpy() for split, part in parts.items()}
         known = {split: int((found >= 0).sum()) for split, found in values.items()}
         sizes = dict(zip(parts, partition_texts(list(known.values()), below), strict=True))
-        # The samples of a split are shown elsewhere: few that were not assessed must not follow from it.
+        # The samples of a split are shown elsewhere: a small number that were not assessed must not follow from it.
         sizes = {s: HIDDEN if is_near(known[s], [parts[s].height], below) else text for s, text in sizes.items()}
         cells: list[Cell] = [words("positive" if label == "label" else label)]
         record: dict[str, Any] = {"label": label}
         for split, found in values.items():
             share = share_text(int((found == 1).sum()), known[split], below, decimals=1)
-            if not _is_count(sizes[split]):
-                share = HIDDEN  # the bound of a small share would tell the size
+            if not is_count(sizes[split]):
+                share = HIDDEN  # the bound of a small share would reveal the size
             cells += [number(share), number(sizes[split])]
             record |= {f"positive_percent_{split}": share, f"assessed_{split}": sizes[split]}
         rows.append(tuple(cells))
@@ -260,7 +191,7 @@ def dropped(results: Results, *, below: int) -> Layout | None:
 
 
 def certificate(results: Results, *, below: int) -> list[Layout]:
-    """The leakage proof: what was checked for how many rows, and the violations (a build with any has failed)."""
+    """The leakage certificate: the checks, the number of rows of each, and the violations (with any, a build fails)."""
     written = results.json("data/leakage.json")
     if written is None:
         return []
@@ -280,8 +211,8 @@ def certificate(results: Results, *, below: int) -> list[Layout]:
     header = ("Check", *(TASKS[name].abbreviation for name in by_task))
     layouts = [Layout("leakage", "Checks of every sample, by task", header, tuple(rows), pl.DataFrame(records))]
     if general:
-        texts = [[cell.text for cell in row] for row in general]
-        frame = pl.DataFrame(texts, orient="row", schema=["of", "check", "found"])
+        cells = [[cell.text for cell in row] for row in general]
+        frame = pl.DataFrame(cells, orient="row", schema=["of", "check", "found"])
         title = "Splits and scaling"
         layouts.append(Layout("leakage_general", title, ("Of", "Check", "Found"), tuple(general), frame, grouped=1))
     return layouts
@@ -294,7 +225,7 @@ def _certified(value: Any, below: int) -> Cell:
 
 
 def _checked(value: int | None, shown: list[int], below: int) -> str:
-    """A count of some of the samples; hidden where it is small, or near to one ``shown`` before (all come first)."""
+    """A count of some of the samples; hidden where it is small, or near one ``shown`` before (the total is first)."""
     if value is None:
         return "–"
     if value and is_near(value, shown, below):
@@ -302,69 +233,3 @@ def _checked(value: int | None, shown: list[int], below: int) -> str:
     if value and not is_small(value, below):
         shown.append(value)
     return count_text(value, below)
-
-
-@dataclass(frozen=True)
-class StageOrigin:
-    """Where a published part of the output comes from: its stage's key and what the key was made of."""
-
-    parts: tuple[str, ...]
-    stage: str
-    spec: dict[str, Any]
-    versions: dict[str, str]
-
-
-def origins(results: Results) -> list[StageOrigin]:
-    """The stored stages behind `data/` and `cohorts/`, found by following the links, sorted by name."""
-    behind: dict[Path, list[str]] = {}
-    for top in ("data", "cohorts"):
-        for path in sorted((results.root / top).rglob("*")):
-            if path.is_file():
-                stage = next((parent for parent in path.resolve().parents if (parent / MANIFEST).is_file()), None)
-                if stage is not None:
-                    behind.setdefault(stage, []).append(path.relative_to(results.root).as_posix())
-    found = []
-    for stage, parts in behind.items():
-        manifest = json.loads((stage / MANIFEST).read_text())
-        found.append(StageOrigin(tuple(parts), stage.name, manifest.get("spec", {}), manifest.get("versions", {})))
-    return sorted(found, key=lambda origin: origin.stage)
-
-
-def resources(results: Results) -> tuple[Layout, Layout] | None:
-    """Wall time and peak memory from the workflow's benchmark files: by rule, and of every job."""
-    jobs = []
-    newest: dict[str, Path] = {}
-    for path in sorted((results.root / "benchmarks").rglob("*.tsv"), key=lambda path: path.stat().st_mtime):
-        # A name has its key at its end, or before the number of a part; the key is shown with the sources already.
-        name = path.relative_to(results.root / "benchmarks").with_suffix("").as_posix()
-        newest[re.sub(r"-[0-9a-f]{12}(?=$|-part)", "", name)] = path
-    for name, path in sorted(newest.items()):
-        measured = pl.read_csv(path, separator="\t", infer_schema=False, null_values=["-", "NA"])
-        if not {"s", "max_rss"} <= set(measured.columns) or measured.height == 0:
-            continue
-        seconds, memory = (measured[column].cast(pl.Float64, strict=False).max() for column in ("s", "max_rss"))
-        jobs.append({"rule": name.split("/")[0], "job": name, "seconds": seconds, "max_rss_mb": memory})
-    if not jobs:
-        return None
-    schema = {"rule": pl.String, "job": pl.String, "seconds": pl.Float64, "max_rss_mb": pl.Float64}
-    frame = pl.DataFrame(jobs, schema=schema)
-    rules = frame.group_by("rule", maintain_order=True).agg(
-        jobs=pl.len(),
-        seconds=pl.col("seconds").sum(),
-        longest=pl.col("seconds").max(),
-        max_rss_mb=pl.col("max_rss_mb").max(),
-    )
-    header = ("Rule", "Jobs", "Time, s", "Longest job, s", "Peak memory, MB")
-    rows = tuple(
-        (words(row["rule"]), number(str(row["jobs"])), *map(_one_decimal, list(row.values())[2:]))
-        for row in rules.to_dicts()
-    )
-    by_rule = Layout("resources", "Time and peak memory per rule", header, rows, rules)
-    rows = tuple(
-        (words(row["job"]), _one_decimal(row["seconds"]), _one_decimal(row["max_rss_mb"])) for row in frame.to_dicts()
-    )
-    return by_rule, Layout("jobs", "Time and peak memory per job", ("Job", "Time, s", "Peak memory, MB"), rows, frame)
-
-
-def _one_decimal(value: float | None) -> Cell:
-    return number("–" if value is None else f"{value:,.1f}")

@@ -24,7 +24,7 @@ from flexcare_model.training.metrics import compute
 BINS = 10
 AGE_BANDS = ((18, 45), (45, 65), (65, 80), (80, None))
 RACES = ("WHITE", "BLACK", "HISPANIC", "ASIAN")
-"""Groups by how the published text begins; all others, with unknown ones, are one group."""
+"""Groups by the beginning of the published text; all others and unknown ones are one group."""
 CURVES = {
     "task": pl.String, "method": pl.String, "bin": pl.Int64, "n": pl.Int64, "mean_score": pl.Float64,
     "observed": pl.Float64,
@@ -39,7 +39,7 @@ SUBGROUPS = {
 
 
 def confidences(one: Scored) -> tuple[np.ndarray, np.ndarray]:
-    """Scores and what happened, flat: the positive class of each assessed label, or the top class of each sample."""
+    """Scores and outcomes, flat: the positive class of each assessed label, or the top class of each sample."""
     if TASKS[one.task].kind == "multiclass":
         return one.scores.max(axis=1), (one.scores.argmax(axis=1) == one.labels).astype(np.float64)
     kept = one.labels > -1
@@ -63,7 +63,7 @@ def reliability(score: np.ndarray, happened: np.ndarray) -> tuple[pl.DataFrame, 
         >>> bins.select("bin", "n", "observed").rows(), round(error, 3)
         ([(0, 2, 0.0), (8, 2, 0.5)], 0.25)
     """
-    # The upper edge belongs to the bin below, so that 0.1 lies in the first and 1.0 in the last of ten.
+    # The upper edge belongs to the bin below, so that 0.1 is in the first and 1.0 in the last of ten.
     place = np.clip(np.ceil(np.round(score * BINS, 9)).astype(np.int64) - 1, 0, BINS - 1)
     bins = (
         pl.DataFrame({"bin": place, "score": score, "happened": happened})
@@ -87,7 +87,7 @@ def calibration(results: Results, *, below: int) -> tuple[pl.DataFrame, pl.DataF
                 continue
             pooled, _ = reliability(*(np.concatenate(side) for side in zip(*pairs, strict=True)))
             for row in pooled.to_dicts():
-                # Seeds see the same samples: the count that matters is that of one seed.
+                # All seeds have the same samples: the count to suppress by is that of one seed.
                 small = is_small(round(row["n"] / len(pairs)) or 1, below)
                 hidden = {"n": None, "mean_score": None, "observed": None} if small else {"n": row["n"] // len(pairs)}
                 curves.append({"task": task, "method": method.title} | row | hidden)
@@ -173,7 +173,7 @@ def with_groups(cohort: pl.DataFrame, stays: pl.DataFrame) -> pl.DataFrame:
         sex=pl.col("gender").replace({"F": "female", "M": "male"}).fill_null("unknown"),
         age=age,
         race=group,
-        # "Medical Intensive Care Unit (MICU)" is known by what stands in brackets.
+        # "Medical Intensive Care Unit (MICU)" is abbreviated by the text in brackets.
         unit=pl.coalesce(pl.col("first_careunit").str.extract(r"\((.+)\)$"), "first_careunit", pl.lit("unknown")),
     )
     joined = cohort.join(groups, on="stay_id", how="left", validate="m:1", maintain_order="left")

@@ -1,4 +1,4 @@
-"""A table: the numbers as a frame (CSV) and the same as text in rows (Markdown, LaTeX, HTML)."""
+"""A table as data: the numbers as a frame (CSV), and as rows of text (Markdown, LaTeX, HTML)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from flexcare_data.store.folders import atomic_write
 
 @dataclass(frozen=True)
 class Cell:
-    """One printed cell. ``best`` is set in bold; ``absent`` says that there is no number (yet)."""
+    """One printed cell. ``best`` is printed in bold; ``absent`` means that there is no number (yet)."""
 
     text: str
     best: bool = False
@@ -88,8 +88,8 @@ class Layout:
         return "\n".join(lines).rstrip() + "\n"
 
     def to_latex(self) -> str:
-        """A float that is never wider than the text, or a table over several pages where it is long."""
-        # Many columns fit only where what stands in brackets goes below, and a metric below its task.
+        """LaTeX: a float that is never wider than the text, or a table over several pages where it is long."""
+        # Many columns fit only if the text in brackets is on a second line, and a metric below its task.
         is_wide = len(self.header) > MOST_COLUMNS
         stack, end = (_stacked, " \\\\[3pt]") if is_wide else (_latex, " \\\\")
         header = " & ".join(stack(name) for name in self.header) + " \\\\"
@@ -114,7 +114,7 @@ class Layout:
         return form
 
     def parts(self, most: int) -> list[Layout]:
-        """This table as one, or with more than ``most`` columns as two with the same leading names of rows."""
+        """This table; with more than ``most`` columns two tables with the same leading names of rows."""
         if len(self.header) <= most:
             return [self]
         names = max(1, self.grouped + 1)
@@ -165,7 +165,7 @@ class Layout:
         return "\n".join(lines)
 
     def _spans(self, index: int) -> list[int]:
-        """Rows that the cell of a grouped column stands for; 0 where the cell above stands for this row, too."""
+        """Rows that the cell of a grouped column spans; 0 where the cell above spans this row."""
         spans: list[int] = []
         start = 0
         for number, row in enumerate(self.rows):
@@ -244,7 +244,7 @@ def _latex(text: str) -> str:
 
 
 def _stacked(text: str) -> str:
-    """Two lines of a cell: a mean above its deviation, a task above its metric.
+    """A cell in two lines: a mean above its deviation, a task above its metric.
 
     >>> _stacked("0.8823 (0.003)"), _stacked("IHM AUROC"), _stacked("MedFuse")
     ('\\\\shortstack{0.8823\\\\\\\\(0.003)}', '\\\\shortstack{IHM\\\\\\\\AUROC}', 'MedFuse')
@@ -264,12 +264,12 @@ def inline(text: str) -> str:
 
 
 def words(text: str) -> Cell:
-    """A cell of words."""
+    """A cell with text."""
     return Cell(text, numeric=False)
 
 
 def number(text: str) -> Cell:
-    """A cell of digits, or of a sign that stands for them."""
+    """A cell with a number, or a sign in its place."""
     return Cell(text)
 
 

@@ -1,4 +1,4 @@
-"""The rows of the comparisons and how figures draw them, from what each model's file declares.
+"""The rows of the comparisons and their style in figures, as each model's file declares them.
 
 In: `flexcare_data.discovery`. Out: the `Method`s of tables 3 to 6, with their colours
 and markers. No model is imported.
@@ -23,7 +23,7 @@ JOINT = "six_tasks"
 
 @dataclass(frozen=True)
 class Method:
-    """One row of a comparison: what is printed and which runs it means."""
+    """One row of a comparison: its title and its runs."""
 
     title: str
     model: str
@@ -109,7 +109,7 @@ def _in_comparison() -> tuple[DeclaredModel, ...]:
 
 @cache
 def _looks() -> dict[tuple[str, str], tuple[str, str]]:
-    """Colour and marker of each method of table 3; methods that declare none share what the others leave."""
+    """Colour and marker of each method of table 3; methods that declare none get the remaining ones."""
     known = discovery.models()
     declared = {}
     for method in compared():

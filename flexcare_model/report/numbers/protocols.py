@@ -1,16 +1,15 @@
-"""What each published quirk costs: the benchmark under protocol `flexcare` beside protocol `corrected`.
+"""Comparison of the protocols: the benchmark under protocol `flexcare` beside protocol `corrected`.
 
-In: the output folders of both. Out: `Layout`s (cohort sizes, labels, options, metrics) and one self-contained page.
+In: the output folders of both. Out: `Layout`s (cohort sizes, labels, options, metrics).
 """
 
 from __future__ import annotations
 
-import jinja2
 import polars as pl
 
 from flexcare_data.options import PROTOCOLS, Options
 from flexcare_data.tasks import TASKS
-from flexcare_model.report.numbers.layout import Cell, Layout, absent, inline, number, words
+from flexcare_model.report.numbers.layout import Cell, Layout, absent, number, words
 from flexcare_model.report.numbers.methods import compared
 from flexcare_model.report.numbers.results import METRIC_TITLES, Results
 from flexcare_model.report.numbers.suppression import HIDDEN, count_text, is_near, is_small
@@ -30,7 +29,7 @@ def build_comparison(published: Results, corrected: Results, *, below: int) -> l
 
 
 def _options() -> Layout:
-    """Options in which the protocols differ, with what they decide."""
+    """Options in which the protocols differ, with their meaning."""
     first, second = (PROTOCOLS[side].model_dump() for side in SIDES)
     rows = []
     for name, field in Options.model_fields.items():
@@ -44,7 +43,7 @@ def _options() -> Layout:
 
 
 def _sizes(published: Results, corrected: Results, below: int) -> Layout:
-    """Samples under either protocol, and how many are in both by their key."""
+    """Samples under either protocol, and the number that both have, matched by key."""
     rows, records = [], []
     for name, task in TASKS.items():
         sides = [results.cohorts.get(name) for results in (published, corrected)]
@@ -65,7 +64,7 @@ def _sizes(published: Results, corrected: Results, below: int) -> Layout:
         counts = [sides[0].height, sides[1].height, both, sides[0].height - both, sides[1].height - both]
         texts = [count_text(count, below) for count in counts]
         if is_small(counts[3], below) or is_small(counts[4], below):
-            # Both sides are known: what is common, and what the other has alone, would tell the small one.
+            # Both sides are known: the common samples and those of one side only would reveal a small number.
             texts[2:] = [text if is_small(count, below) else HIDDEN for text, count in zip(texts, counts, strict=True)][
                 2:
             ]
@@ -80,21 +79,21 @@ _SIZES = ("flexcare", "corrected", "in_both", "only_flexcare", "only_corrected")
 
 
 def _labels(published: Results, corrected: Results, below: int) -> Layout:
-    """Answers that change for samples of both protocols, and inputs that differ."""
+    """Labels that change for samples of both protocols, and inputs that differ."""
     columns = ("label", "split", "period_length", "dicom_id", "note_id")
     rows, records = [], []
     for name, task in TASKS.items():
-        sides = [results.cohorts.get(name) for results in (published, corrected)]
-        if sides[0] is None or sides[1] is None:
+        left, right = published.cohorts.get(name), corrected.cohorts.get(name)
+        if left is None or right is None:
             continue
-        joined = sides[0].join(sides[1], on="sample_id", how="inner", validate="1:1", suffix="_other")
+        joined = left.join(right, on="sample_id", how="inner", validate="1:1", suffix="_other")
         changed = {
             "label": pl.any_horizontal(pl.col(label).ne_missing(pl.col(f"{label}_other")) for label in task.labels),
             **{column: pl.col(column).ne_missing(pl.col(f"{column}_other")) for column in columns[1:]},
         }
         counts = joined.select(expression.sum().alias(column) for column, expression in changed.items()).row(0)
         both = count_text(joined.height, below)
-        if is_near(joined.height, [side.height for side in sides], below):
+        if is_near(joined.height, [left.height, right.height], below):
             both = HIDDEN
         changes = [int(count or 0) for count in counts]
         texts = [HIDDEN if is_near(count, [joined.height], below) else count_text(count, below) for count in changes]
@@ -149,25 +148,4 @@ def _metrics(published: Results, corrected: Results) -> Layout:
     header = ("Task, metric", "Method", *SIDES, "corrected − flexcare")
     return Layout(
         "protocols_metrics", "Metrics", header, tuple(rows), pl.DataFrame(records, schema=schema), notes, grouped=1
-    )
-
-
-def comparison_page(layouts: list[Layout], about, *, synthetic: bool) -> str:
-    """The page, in the look of the report."""
-    from flexcare_model.report.pages.page import TEMPLATES, Section, table
-
-    sections = [Section(layout.name, layout.title, table(layout, heading=False)) for layout in layouts]
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(TEMPLATES), undefined=jinja2.StrictUndefined, autoescape=True,
-        trim_blocks=True, lstrip_blocks=True,
-    )  # fmt: skip
-    return environment.get_template("report.html.j2").render(
-        prose=inline,
-        title="FlexCare-benchmark: two protocols",
-        synthetic=synthetic if about.is_synthetic is None else about.is_synthetic,
-        below=about.below,
-        groups=[("What the published quirks cost", sections)],
-        summary=[("Protocols", "flexcare, corrected"), ("Code", about.code_version)],
-        style=(TEMPLATES / "report.css").read_text(encoding="utf-8"),
-        script=(TEMPLATES / "report.js").read_text(encoding="utf-8"),
     )

@@ -1,4 +1,4 @@
-"""Reading an output folder: cohorts, runs, logs of the build. What is absent is None or empty, never an error."""
+"""Reader of an output folder: cohorts, runs, logs of the build. A missing input is None or empty, not an error."""
 
 from __future__ import annotations
 
@@ -132,6 +132,8 @@ def tasks_text(number: int) -> str:
     return f"{words[number] if number < len(words) else number} task{'' if number == 1 else 's'}"
 
 
+SPLITS = ("train", "val", "test")
+"""In the order of tables."""
 METRIC_TITLES = {
     "auroc": "AUROC",
     "auprc": "AUPRC",

@@ -1,4 +1,4 @@
-"""Test predictions beside their labels and patients, for everything that is computed again from predictions.
+"""Test predictions with their labels and patients, for everything that is computed from predictions.
 
 In: `Results`. Out: `Scored`, one per run and task, rows in the order of the cohort.
 """
@@ -54,7 +54,7 @@ def scored(results: Results, run: Run, task: str) -> Scored | None:
             "cohort; the run was made with another cohort, train it again"
         )
     names = [name for name in predictions.columns if name != "sample_id"]
-    # A label name may be the name of a score column, too: take either from its own table.
+    # A label may have the same name as a score column, so each is read from its own table.
     scores = predictions.select(names).to_numpy().astype(np.float64)
     order = predictions.select("sample_id").join(cohort, on="sample_id", how="left", maintain_order="left")
     labels = order.select(spec.labels).to_numpy()

@@ -1,6 +1,6 @@
-"""Small cells: counts in [1, below) are not shown, nor what would give them away.
+"""Small-cell suppression: counts in [1, below) are not shown, nor numbers that would reveal them.
 
-In: counts. Out: texts. A zero is shown, as it says nothing about a person that the definition of the cell does not.
+In: counts. Out: texts. A zero is shown, as it reveals nothing about a person beyond the definition of the cell.
 """
 
 from __future__ import annotations
@@ -24,16 +24,21 @@ def count_text(count: int, below: int) -> str:
     return f"<{below}" if is_small(count, below) else f"{count:,}"
 
 
+def is_count(text: str | None) -> bool:
+    """Whether ``text`` is an exact count."""
+    return text is not None and text.replace(",", "").isdigit()
+
+
 def is_near(count: int, shown: Iterable[int], below: int) -> bool:
-    """Whether subtraction from one of ``shown`` would give a small number: what one step, or one table, left out."""
+    """Whether subtraction from one of ``shown`` gives a small number, such as the rows that one step removed."""
     return any(is_small(abs(count - other), below) for other in shown)
 
 
 def partition_texts(counts: Sequence[int], below: int) -> list[str]:
     """Texts of cells whose sum is shown elsewhere.
 
-    As long as subtraction and the bounds of the hidden cells would tell a small one, the smallest shown cell above zero
-    is hidden as well. Where all are hidden, or zero, there is nothing else to hide.
+    As long as subtraction and the bounds of the hidden cells would reveal a small one, the smallest shown cell above
+    zero is hidden too. Where all are hidden, or zero, there is nothing else to hide.
 
     >>> partition_texts([700, 4, 120], 10)
     ['700', '<10', 'n.s.']
@@ -54,7 +59,7 @@ def partition_texts(counts: Sequence[int], below: int) -> list[str]:
 
 
 def _tells(hidden: Sequence[int], below: int) -> bool:
-    """Whether the sum of ``hidden`` cells, each known to be small or not to be, leaves one value for a small one."""
+    """Whether the sum of ``hidden`` cells, each known to be small or not, allows only one value for a small one."""
     total = sum(hidden)
     bounds = [(1, below - 1) if is_small(count, below) else (below, total) for count in hidden]
     lowest, highest = sum(low for low, _ in bounds), sum(high for _, high in bounds)
@@ -80,7 +85,7 @@ def share_text(part: int, whole: int, below: int, *, decimals: int = 2) -> str:
 
 
 def funnel_texts(counts: Sequence[int], below: int, shown: Iterable[int] = ()) -> list[str | None]:
-    """Texts of falling counts; None where a count would show that a step took away 1 to ``below`` - 1.
+    """Texts of falling counts; None where a count would show that a step removed 1 to ``below`` - 1.
 
     The last count is the cohort's size, which is shown elsewhere: counts are kept from the end backwards as long as
     their difference to no count shown (here, or in ``shown``: counts of the same unit elsewhere) is small.

@@ -1,7 +1,6 @@
 """The paper's tables 2 to 6 from an output folder, with the published values beside ours.
 
-In: `Results`, the seeds that were asked for. Out: `Layout`s. A run that does not exist is named, in its cell and below
-the table.
+In: `Results`, the expected seeds. Out: `Layout`s. A missing run is named in its cell and below the table.
 """
 
 from __future__ import annotations
@@ -10,6 +9,7 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 import polars as pl
 
@@ -59,7 +59,7 @@ def table2(results: Results, *, below: int) -> Layout:
         cells: list[Cell] = [words(task.abbreviation)]
         cells.append(absent("not built") if cohort is None else number(count_text(size, below)))
         cells.append(number("–" if known is None else f"{known:,.0f}"))
-        record = {"task": task.name, "samples": _shown(size, below) if cohort is not None else None}
+        record: dict[str, Any] = {"task": task.name, "samples": _shown(size, below) if cohort is not None else None}
         record["samples_published"] = None if known is None else int(known)
         for modality, column in MODALITIES.items():
             known = paper.get(("", "", task.name, f"missing_{modality}"))
@@ -71,9 +71,11 @@ def table2(results: Results, *, below: int) -> Layout:
                 missing = cohort.select(gone.sum()).item()
             cells.append(absent("–") if missing is None else number(share_text(missing, size, below)))
             cells.append(number("–" if known is None else f"{known:.2f}"))
-            shown = missing is not None and size and _shown(missing, below) is not None
-            shown = shown and _shown(size - missing, below) is not None
-            record[f"missing_{modality}_percent"] = 100 * missing / size if shown else None
+            percent = None
+            if missing is not None and size:
+                shown = _shown(missing, below) is not None and _shown(size - missing, below) is not None
+                percent = 100 * missing / size if shown else None
+            record[f"missing_{modality}_percent"] = percent
             record[f"missing_{modality}_percent_published"] = known
         rows.append(tuple(cells))
         records.append(record)
@@ -202,7 +204,7 @@ def _comparison(
         for metric in TASKS[block.task].metrics:
             keys = [(method.model, method.experiment_for(block.task), block.task, metric) for method in block.methods]
             means = [round(found[key]["mean"], 4) for key in keys if key in found]
-            # With one method there is nothing to be better than.
+            # With one method nothing is compared.
             best = max(means) if len(means) > 1 else None
             for method in block.methods:
                 key = (method.model, method.experiment_for(block.task), block.task, metric)
@@ -222,7 +224,7 @@ def _comparison(
                         "missing_seeds": " ".join(str(seed) for seed in wanted if seed not in has),
                         "published": known,
                         "difference": ours["mean"] - known if ours and known is not None else None,
-                        "best": bool(ours) and round(ours["mean"], 4) == best,
+                        "best": ours is not None and round(ours["mean"], 4) == best,
                     }
                 )
     frame = pl.DataFrame(

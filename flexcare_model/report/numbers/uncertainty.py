@@ -69,9 +69,9 @@ def bootstrap(results: Results, *, replicates: int = 1000, seed: int = 0) -> tup
             ours = sides.get((first, metric))
             if title == first or ours is None:
                 continue
-            result = compare((ours[0], np.stack(ours[1])), (side[0], np.stack(side[1])))
+            difference = compare((ours[0], np.stack(ours[1])), (side[0], np.stack(side[1])))
             compared.append(
-                {"task": task, "metric": metric, "method": title, "difference": result.value} | vars(result)
+                {"task": task, "metric": metric, "method": title, "difference": difference.value} | vars(difference)
             )
     for name in ("p_patients", "p_both"):
         adjusted = holm([row[name] for row in compared])
@@ -86,7 +86,7 @@ def _frame(rows: list[dict[str, Any]], schema: dict[str, Any]) -> pl.DataFrame:
 
 
 def intervals_table(estimates: pl.DataFrame) -> Layout:
-    """Every metric with its interval over patients and the two sources of uncertainty apart."""
+    """Every metric with its interval over patients, and the two sources of uncertainty separately."""
     rows = []
     for row in estimates.to_dicts():
         cells = [words(f"{TASKS[row['task']].abbreviation} {METRIC_TITLES[row['metric']]}"), words(row["method"])]
@@ -123,8 +123,10 @@ def comparisons_table(compared: pl.DataFrame) -> Layout:
         rows.append(tuple(cells))
     family = compared["family"][0] if compared.height else 0
     name = reference().title
-    header = ("Task, metric", f"{name} minus", "Difference", "95 % interval")
-    header += ("p patients", "Holm", "p patients, seeds", "Holm")
+    header = (
+        *("Task, metric", f"{name} minus", "Difference", "95 % interval"),
+        *("p patients", "Holm", "p patients, seeds", "Holm"),
+    )
     notes = (
         "Paired over the same draws of patients, two-sided. The first p-value is about these trained models on other "
         "patients, the second about other seeds as well; with few seeds it has few degrees of freedom.",

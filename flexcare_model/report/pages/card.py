@@ -1,7 +1,7 @@
 """Dataset card in Markdown, and the build described as Croissant JSON-LD.
 
-In: `Results`, what the caller knows (`About`). Out: text and a dict. Neither holds rows, only names, types, and counts
-that may be shown.
+In: `Results`, facts about the build (`About`). Out: text and a dict. Neither contains rows, only names, types, and
+counts that may be published.
 """
 
 from __future__ import annotations
@@ -16,21 +16,22 @@ import polars as pl
 
 from flexcare_data.schema import COHORT
 from flexcare_data.tasks import TASKS
-from flexcare_model.report.numbers import facts, tables
+from flexcare_model.report.about import About
+from flexcare_model.report.numbers import facts, provenance, tables
 from flexcare_model.report.numbers.layout import Layout
 from flexcare_model.report.numbers.results import Results
-from flexcare_model.report.pages.page import TEMPLATES, About
+from flexcare_model.report.pages.elements import TEMPLATES
 
 LICENCE = "https://physionet.org/content/mimiciv/view-license/2.2/"
 HOME = "https://github.com/mhxu1998/FlexCare"
 PAPER = (
     "FlexCare: Leveraging Cross-Task Synergy for Flexible Multimodal Healthcare Prediction. KDD 2024, arXiv:2406.11928"
 )
-_TYPES = {pl.Int64: "sc:Integer", pl.Int8: "sc:Integer", pl.Float64: "sc:Float"}
+_TYPES: dict[type[pl.DataType], str] = {pl.Int64: "sc:Integer", pl.Int8: "sc:Integer", pl.Float64: "sc:Float"}
 
 
 def dataset_card(results: Results, about: About) -> str:
-    """The card; cohort sizes and modalities of this build stand in it."""
+    """The dataset card, with the cohort sizes and modalities of this build."""
     sizes = facts.cohort_sizes(results, below=about.below)
     build = [
         ("Code", about.code_version or "unknown"),
@@ -45,7 +46,7 @@ def dataset_card(results: Results, about: About) -> str:
         lstrip_blocks=True,
     )
     text = environment.get_template("card.md.j2").render(
-        synthetic=_synthetic(results, about),
+        synthetic=about.synthetic(results.is_synthetic),
         protocol=about.config.get("protocol", "flexcare"),
         cohorts=_under_heading(sizes) if sizes else "No cohort has been built yet.",
         modalities=_under_heading(tables.table2(results, below=about.below)) if results.cohorts else "",
@@ -60,16 +61,13 @@ def _under_heading(layout: Layout) -> str:
 
 
 def _keys(results: Results) -> list[tuple[str, str]]:
-    return [tuple(origin.stage.rpartition("-")[::2]) for origin in facts.origins(results)]
-
-
-def _synthetic(results: Results, about: About) -> bool:
-    return results.is_synthetic if about.is_synthetic is None else about.is_synthetic
+    parts = (origin.stage.rpartition("-") for origin in provenance.origins(results))
+    return [(name, key) for name, _, key in parts]
 
 
 def croissant(results: Results, about: About) -> dict[str, Any]:
     """The published cohorts and stays as a Croissant 1.0 description: files with digests, columns with types."""
-    synthetic = _synthetic(results, about)
+    synthetic = about.synthetic(results.is_synthetic)
     files, records = [], []
     for name, cohort in results.cohorts.items():
         path = results.root / "cohorts" / f"{name}.parquet"
@@ -87,7 +85,7 @@ def croissant(results: Results, about: About) -> dict[str, Any]:
         "license": LICENCE,
         "url": HOME,
         "version": about.code_version or "0.0.0",
-        # Croissant wants a date; builds have none by design, so it is the day of the paper's edition of MIMIC-IV.
+        # Croissant requires a date. Builds have no date by design, so it is that of the paper's edition of MIMIC-IV.
         "datePublished": "2022-06-12",
         "citeAs": PAPER,
         "isLiveDataset": False,
@@ -134,7 +132,7 @@ def _record_set(name: str, cohort: pl.DataFrame, description: str) -> dict[str, 
 
 
 def _identifier(column: str) -> str:
-    """``column`` without what an identifier of Croissant may not hold."""
+    """``column`` without characters that a Croissant identifier may not contain."""
     return re.sub(r"[^A-Za-z0-9_]+", "-", column).strip("-")
 
 

@@ -1,74 +1,40 @@
-"""report.html: one file that opens from disk and asks for nothing else.
+"""report.html: one self-contained file that opens from disk.
 
-In: `Results`, what the caller knows of the build (`About`). Out: the page as text. The words and the look are in
-`workflow/report/`; this module decides what stands in which section. Nothing on the page belongs to one patient.
+In: `Results`, facts about the build (`About`). Out: the page as text. The texts and the style are in
+`workflow/report/`; this module defines the sections and their contents. Nothing on the page belongs to one patient.
 """
 
 from __future__ import annotations
 
 import html
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
-import jinja2
 import yaml
-from matplotlib.figure import Figure
 
-from flexcare_data.package_files import package_folder
 from flexcare_data.tasks import TASKS
+from flexcare_model.report.about import About
 from flexcare_model.report.figures import paper as figures
 from flexcare_model.report.figures.drawings import draw
-from flexcare_model.report.figures.style import data_uri, svg_bytes
-from flexcare_model.report.numbers import beyond, facts, methods, tables
-from flexcare_model.report.numbers.layout import Layout, inline
+from flexcare_model.report.numbers import beyond, facts, flow, methods, provenance, tables
 from flexcare_model.report.numbers.results import Results
-
-TEMPLATES = package_folder("workflow/report")
-
-
-@dataclass(frozen=True)
-class About:
-    """What the page is told, as it cannot be read from the output folder.
-
-    Attributes:
-        title: heading of the page.
-        config: the resolved configuration, shown as it is.
-        code_version: version or commit of the code.
-        below: counts in [1, below) are not shown.
-        seeds: seeds that were asked for; None: those that were found.
-        is_synthetic: True marks every page; None: decided from the output folder.
-        left_out: tasks that no model is trained on, with the reason.
-    """
-
-    title: str = "FlexCare-benchmark"
-    config: dict[str, Any] = field(default_factory=dict)
-    code_version: str = ""
-    below: int = 10
-    seeds: tuple[int, ...] | None = None
-    is_synthetic: bool | None = None
-    left_out: dict[str, str] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Section:
-    """One entry of the table of contents. ``body`` is HTML; ``missing`` says which target makes an absent part."""
-
-    anchor: str
-    title: str
-    body: str = ""
-    missing: str = ""
-
-
-def captions() -> dict[str, str]:
-    """Texts below figures and tables by their name."""
-    return yaml.safe_load((TEMPLATES / "captions.yaml").read_text(encoding="utf-8"))
+from flexcare_model.report.pages.elements import (
+    Section,
+    details,
+    drawn,
+    introduction,
+    paragraph,
+    picture,
+    plain_table,
+    render_page,
+    section,
+    side_by_side,
+    table,
+)
 
 
 def build_page(results: Results, about: About) -> str:
     """The whole page."""
-    synthetic = results.is_synthetic if about.is_synthetic is None else about.is_synthetic
     groups = [
         ("What was built", [_origin(results, about), _config(about), _resources(results)]),
         ("Data", _data_sections(results, about.below)),
@@ -76,66 +42,12 @@ def build_page(results: Results, about: About) -> str:
         ("Beyond the paper", _beyond_sections(results, about)),
         ("Training", _training_sections(results)),
     ]
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(TEMPLATES),
-        undefined=jinja2.StrictUndefined,
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("report.html.j2").render(
-        prose=inline,
-        title=about.title,
-        synthetic=synthetic,
-        below=about.below,
-        groups=groups,
-        summary=_summary(results, about),
-        style=(TEMPLATES / "report.css").read_text(encoding="utf-8"),
-        script=(TEMPLATES / "report.js").read_text(encoding="utf-8"),
-    )
-
-
-def picture(figure: Figure, name: str, alt: str, *, anchor: str | None = None) -> str:
-    """A figure element with its caption; the picture is part of the page."""
-    caption = captions().get(name, "")
-    anchor = anchor or name
-    size = "wide" if figure.get_figwidth() > 5 else "narrow"
-    image = f'<img src="{data_uri(svg_bytes(figure))}" alt="{html.escape(alt)}">'
-    text = f"<figcaption>{inline(caption)}</figcaption>"
-    return f'<figure class="{size}" id="figure-{anchor}">{image}{text}</figure>'
-
-
-def table(layout: Layout, *, heading: bool = True) -> str:
-    """A table with its heading and caption."""
-    head = f"<h4>{html.escape(layout.title)}</h4>" if heading else ""
-    caption = captions().get(f"table-{layout.name}", "")
-    text = paragraph(caption) if caption else ""
-    return f'<div class="table" id="table-{layout.name}">{head}{text}{layout.to_html()}</div>'
-
-
-def paragraph(text: str) -> str:
-    return f"<p>{inline(text)}</p>"
-
-
-def details(title: str, body: str, *, is_open: bool = False, is_printed: bool = True) -> str:
-    """A part that is folded on screen and open in print, or left out there."""
-    attributes = (" open" if is_open else "") + ("" if is_printed else ' class="screen"')
-    return f"<details{attributes}><summary>{html.escape(title)}</summary>{body}</details>"
-
-
-def _section(anchor: str, title: str, parts: Sequence[str | None], missing: str) -> Section:
-    body = "\n".join(part for part in parts if part)
-    return Section(anchor, title, captions_intro(anchor) + body) if body else Section(anchor, title, missing=missing)
-
-
-def captions_intro(anchor: str) -> str:
-    """The sentence that opens a section, where there is one."""
-    text = captions().get(f"section-{anchor}", "")
-    return paragraph(text) if text else ""
+    synthetic = about.synthetic(results.is_synthetic)
+    return render_page(about, about.title, groups, _summary(results, about), synthetic=synthetic)
 
 
 def _summary(results: Results, about: About) -> list[tuple[str, str]]:
-    """The first lines of the page: what it is, in numbers."""
+    """The first lines of the page: the build in numbers."""
     config = about.config
     lines = []
     if config:
@@ -155,7 +67,7 @@ def _summary(results: Results, about: About) -> list[tuple[str, str]]:
 
 
 def _origin(results: Results, about: About) -> Section:
-    found = facts.origins(results)
+    found = provenance.origins(results)
     if not found:
         return Section("origin", "Sources and stages", missing="No stored stages found: run the target `cohorts`.")
     rows = []
@@ -169,14 +81,14 @@ def _origin(results: Results, about: About) -> Section:
         rows.append((stage, key, parts, options or "–"))
         raw |= {str(name): str(digest) for name, digest in _raw_digests(spec).items()}
         versions |= origin.versions
-    body = _plain_table(("Stage", "Key", "Published as", "Options that it depends on"), rows)
+    body = plain_table(("Stage", "Key", "Published as", "Options that it depends on"), rows)
     if raw:
-        rows = [(name, digest[:16]) for name, digest in sorted(raw.items())]
-        body += details("Raw files and the first digits of their SHA-256", _plain_table(("File", "SHA-256"), rows))
+        files = [(name, digest[:16]) for name, digest in sorted(raw.items())]
+        body += details("Raw files and the first digits of their SHA-256", plain_table(("File", "SHA-256"), files))
     if versions:
-        rows = sorted(versions.items())
-        body += details("Libraries that the stages were built with", _plain_table(("Library", "Version"), rows))
-    return Section("origin", "Sources and stages", captions_intro("origin") + body)
+        libraries = plain_table(("Library", "Version"), sorted(versions.items()))
+        body += details("Libraries that the stages were built with", libraries)
+    return Section("origin", "Sources and stages", introduction("origin") + body)
 
 
 def _raw_digests(spec: dict[str, Any]) -> dict[str, Any]:
@@ -189,56 +101,50 @@ def _short(value: Any) -> str:
     return text if len(text) <= 40 else text[:37] + "..."
 
 
-def _plain_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    head = "".join(f'<th scope="col">{html.escape(name)}</th>' for name in header)
-    body = "".join("<tr>" + "".join(f"<td>{html.escape(str(text))}</td>" for text in row) + "</tr>" for row in rows)
-    return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
-
-
 def _config(about: About) -> Section:
     if not about.config:
-        return Section("config", "Configuration", missing="No configuration was handed over: run the target `report`.")
+        return Section("config", "Configuration", missing="No configuration was given: run the target `report`.")
     text = yaml.safe_dump(about.config, sort_keys=False, default_flow_style=None, width=100)
     version = paragraph(f"Code version: {about.code_version}") if about.code_version else ""
     return Section("config", "Configuration", version + f"<pre>{html.escape(text)}</pre>")
 
 
 def _resources(results: Results) -> Section:
-    made = facts.resources(results)
+    made = provenance.resources(results)
     missing = "No benchmark files found: the workflow writes them while it runs."
     if made is None:
-        return _section("resources", "Time and memory", [], missing)
+        return section("resources", "Time and memory", [], missing)
     rules, jobs = made
     parts = [table(rules, heading=False)]
     if len(jobs.rows) > len(rules.rows):
         parts.append(details("Every job", table(jobs, heading=False), is_printed=False))
-    return _section("resources", "Time and memory", parts, missing)
+    return section("resources", "Time and memory", parts, missing)
 
 
 def _data_sections(results: Results, below: int) -> list[Section]:
     cohorts, audit = "No cohorts found: run the target `cohorts`.", "Not written yet: run the target `cohorts`."
     sizes, values = facts.cohort_sizes(results, below=below), facts.missing_values(results, below=below)
     drops, proof = facts.dropped(results, below=below), facts.certificate(results, below=below)
-    diagrams = facts.flow(results, below=below)
+    diagrams = flow.flow(results, below=below)
     built = bool(results.cohorts)
     return [
-        _section("flow", "How the cohorts came about", [_flow_diagrams(diagrams)], audit),
-        _section(
+        section("flow", "How the cohorts came about", [_flow_diagrams(diagrams)], audit),
+        section(
             "cohorts",
             "Samples and modalities",
             [
                 table(sizes) if sizes else None,
                 table(tables.table2(results, below=below)) if built else None,
-                _side_by_side(
+                side_by_side(
                     [
-                        _drawn(figures.labels_per_sample(results, below=below), "figure1b", "Labels per episode"),
-                        _drawn(figures.modalities_per_sample(results, below=below), "figure1c", "Modalities"),
+                        drawn(figures.labels_per_sample(results, below=below), "figure1b", "Labels per episode"),
+                        drawn(figures.modalities_per_sample(results, below=below), "figure1c", "Modalities"),
                     ]
                 ),
             ],
             cohorts,
         ),
-        _section(
+        section(
             "prevalence",
             "Label prevalence by split",
             [
@@ -247,24 +153,15 @@ def _data_sections(results: Results, below: int) -> list[Section]:
             ],
             cohorts,
         ),
-        _section(
+        section(
             "missing-values",
             "Missing values in the time series",
             [table(values) if values else None],
             "No hourly grids found: run the target `cohorts`.",
         ),
-        _section("dropped", "Dropped values", [table(drops, heading=False) if drops else None], audit),
-        _section("leakage", "Leakage certificate", [table(layout) for layout in proof], audit),
+        section("dropped", "Dropped values", [table(drops, heading=False) if drops else None], audit),
+        section("leakage", "Leakage certificate", [table(layout) for layout in proof], audit),
     ]
-
-
-def _drawn(figure: Figure | None, name: str, alt: str) -> str | None:
-    return None if figure is None else picture(figure, name, alt)
-
-
-def _side_by_side(parts: Sequence[str | None]) -> str | None:
-    drawn = [part for part in parts if part]
-    return f'<div class="pair">{"".join(drawn)}</div>' if drawn else None
 
 
 FLOW_TITLES = {
@@ -276,7 +173,7 @@ FLOW_TITLES = {
 }
 
 
-def _flow_diagrams(diagrams: dict[str, list[facts.FlowStep]]) -> str:
+def _flow_diagrams(diagrams: dict[str, list[flow.FlowStep]]) -> str:
     blocks = []
     for name, steps in diagrams.items():
         if name in TASKS:
@@ -308,7 +205,7 @@ def _result_sections(results: Results, about: About) -> list[Section]:
         missing = f"Not trained yet: run the target `{make[number]}`."
         frame = layouts[0].frame
         finished = frame.filter(frame["n_seeds"] > 0)["method"].n_unique()
-        # FlexCare alone stands in table 3 already.
+        # FlexCare alone is already in table 3.
         if finished < (2 if number in ("4", "6") else 1):
             sections.append(Section(f"table{number}", titles[number], missing=missing))
             continue
@@ -316,20 +213,20 @@ def _result_sections(results: Results, about: About) -> list[Section]:
         parts += [details(layout.title, table(layout, heading=False)) for layout in layouts[1:]]
         if number in FIGURE_OF_TABLE:
             parts += _drawings(results, FIGURE_OF_TABLE[number], about.below)
-        sections.append(_section(f"table{number}", titles[number], parts, missing))
+        sections.append(section(f"table{number}", titles[number], parts, missing))
     sections += [
-        _drawn_section(results, about, "6", "experts", "Choice of experts"),
-        _drawn_section(results, about, "7", "interaction", "Tasks within an epoch"),
+        _drawnsection(results, about, "6", "experts", "Choice of experts"),
+        _drawnsection(results, about, "7", "interaction", "Tasks within an epoch"),
     ]
     return sections
 
 
 FIGURE_OF_TABLE = {"4": "4", "6": "5"}
-"""Figures that stand with a table."""
+"""Figures that are shown below a table."""
 
 
 def _drawings(results: Results, which: str, below: int) -> list[str]:
-    """Pictures of a figure target; what cannot be drawn is said in a line."""
+    """Pictures of a figure target, or a line of text where one cannot be drawn."""
     return [
         paragraph(f"{drawing.title}: not drawn, run the target `{drawing.needs}`.")
         if drawing.figure is None
@@ -338,11 +235,11 @@ def _drawings(results: Results, which: str, below: int) -> list[str]:
     ]
 
 
-def _drawn_section(results: Results, about: About, which: str, anchor: str, title: str) -> Section:
+def _drawnsection(results: Results, about: About, which: str, anchor: str, title: str) -> Section:
     drawings = draw(results, which, below=about.below)
-    parts = [_drawn(drawing.figure, name, drawing.title) for name, drawing in drawings.items()]
+    parts = [drawn(drawing.figure, name, drawing.title) for name, drawing in drawings.items()]
     needs = next(iter(drawings.values())).needs
-    return _section(anchor, title, parts, f"Not drawn: run the target `{needs}`.")
+    return section(anchor, title, parts, f"Not drawn: run the target `{needs}`.")
 
 
 HALF = 14
@@ -363,8 +260,8 @@ def _beyond_sections(results: Results, about: About) -> list[Section]:
         ]
         if anchor == "calibration" and parts:
             parts += _drawings(results, "calibration", about.below)
-        sections.append(_section(anchor, title, parts, missing))
-    return [*sections, _drawn_section(results, about, "missing", "missing-modalities", "Missing modalities")]
+        sections.append(section(anchor, title, parts, missing))
+    return [*sections, _drawnsection(results, about, "missing", "missing-modalities", "Missing modalities")]
 
 
 def _training_sections(results: Results) -> list[Section]:
@@ -386,4 +283,4 @@ def _training_sections(results: Results) -> list[Section]:
             anchor = f"training-{model}-{group}".replace(" ", "-")
             body = picture(figure, "training", f"Loss curves of {title}", anchor=anchor)
             parts.append(details(title, body, is_open=(model, group) == first))
-    return [_section("training", "Training curves", parts, "No finished runs: run the target `flexcare`.")]
+    return [section("training", "Training curves", parts, "No finished runs: run the target `flexcare`.")]

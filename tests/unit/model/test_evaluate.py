@@ -15,7 +15,7 @@ from flexcare_data.options import PAPER_TASKS
 from flexcare_data.tasks import TASKS
 from flexcare_model.__main__ import main
 from flexcare_model.data.dataset import SampleError, load_task, number_of_classes
-from flexcare_model.data.loader import Feed
+from flexcare_model.data.loader import BatchLoader
 from flexcare_model.models import MODELS
 from flexcare_model.training.checkpoint import load_model, save_model
 from flexcare_model.training.evaluate import evaluate_run, score
@@ -23,7 +23,7 @@ from flexcare_model.training.metrics import compute
 from flexcare_model.training.predict import predict
 from flexcare_model.training.run_config import resolve_run
 
-CPU = Feed(torch.device("cpu"))
+CPU = BatchLoader(torch.device("cpu"))
 SMALL = {"hidden_dim": 8, "layers": 1, "batch_size": 8, "max_hours": 12}
 
 

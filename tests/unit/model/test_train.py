@@ -20,12 +20,14 @@ from support.fabricated_samples import write_output
 from support.paths import ROOT
 
 from flexcare_model.data.dataset import load_task, to_device
-from flexcare_model.data.loader import Feed, in_order, shuffled
+from flexcare_model.data.loader import BatchLoader, in_order, shuffled
 from flexcare_model.models import MODELS
+from flexcare_model.training import loop
 from flexcare_model.training import train as training
 from flexcare_model.training.checkpoint import STATE, CheckpointError, TrainState, load_model
+from flexcare_model.training.loop import TrainError, adapt_rates, seed_everything
 from flexcare_model.training.run_config import EXPERIMENTS, RunConfigError, resolve_run
-from flexcare_model.training.train import TrainError, adapt_rates, seed_everything, train
+from flexcare_model.training.train import train
 
 SMALL = {
     "tasks": ["in_hospital_mortality", "phenotyping", "diagnosis"],
@@ -132,14 +134,14 @@ def test_a_killed_run_ends_as_if_nothing_had_happened(output, finished, tmp_path
 def test_a_run_killed_twice_with_batch_norm(output, tmp_path, monkeypatch):
     """M3Care keeps running statistics; they are part of the state."""
     train(output, tmp_path / "whole", *run_of("m3care", "phenotyping"))
-    original = training._Loop.save
+    original = loop.Loop.save
 
     def save_and_die(self):
         original(self)
         raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr(training._Loop, "save", save_and_die)
+        patch.setattr(loop.Loop, "save", save_and_die)
         for _ in range(2):  # after the first epoch, and after the second, which is the last
             with pytest.raises(Killed):
                 train(output, tmp_path / "killed", *run_of("m3care", "phenotyping"))
@@ -167,17 +169,17 @@ def test_a_run_killed_while_it_is_scored_is_not_trained_again(output, finished, 
     train(output, tmp_path, *run_of())
     for name in ("model.safetensors", "config.json", "history.parquet"):
         (tmp_path / name).unlink()
-    monkeypatch.setattr(training._Loop, "train_task", lambda *_: pytest.fail("trained again"))
+    monkeypatch.setattr(loop.Loop, "train_task", lambda *_: pytest.fail("trained again"))
     train(output, tmp_path, *run_of())
     assert_same_end(finished[0], tmp_path)
 
 
 @pytest.mark.parametrize("changed", ["cohort", "values", "code"])
-def test_a_state_of_other_data_or_code_is_not_gone_on_with(output, tmp_path, monkeypatch, changed):
+def test_a_state_of_other_data_or_code_is_ignored(output, tmp_path, monkeypatch, changed):
     other, code = tmp_path / "other", ""
     shutil.copytree(output, other, symlinks=True, ignore=shutil.ignore_patterns("runs"))
     with monkeypatch.context() as patch:
-        patch.setattr(training._Loop, "validate", lambda self: (_ for _ in ()).throw(Killed))
+        patch.setattr(loop.Loop, "validate", lambda self: (_ for _ in ()).throw(Killed))
         with pytest.raises(Killed):
             train(other, tmp_path / "run", *run_of(epochs=1), save_seconds=0.0)
     if changed == "cohort":
@@ -189,14 +191,14 @@ def test_a_state_of_other_data_or_code_is_not_gone_on_with(output, tmp_path, mon
         np.save(other / "data/hourly/values.npy", values + 1)
     else:
         code = "another"
-    train(other, tmp_path / "fresh", *run_of(epochs=1), code=code)
-    train(other, tmp_path / "run", *run_of(epochs=1), code=code)
+    train(other, tmp_path / "fresh", *run_of(epochs=1), key=code)
+    train(other, tmp_path / "run", *run_of(epochs=1), key=code)
     assert_same_end(tmp_path / "fresh", tmp_path / "run")
 
 
 def test_a_state_of_another_config_is_refused(output, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr(training._Loop, "validate", lambda self: (_ for _ in ()).throw(Killed))
+        patch.setattr(loop.Loop, "validate", lambda self: (_ for _ in ()).throw(Killed))
         with pytest.raises(Killed):
             train(output, tmp_path, *run_of(), save_seconds=0.0)
     with pytest.raises(CheckpointError, match=r"(?s)another config.*batch_size: 8, 16"):
@@ -244,7 +246,7 @@ def test_rates_are_halved_by_the_rule():
 
 
 def test_a_single_task_keeps_its_rate(output, tmp_path, monkeypatch):
-    monkeypatch.setattr(training, "adapt_rates", lambda *_: pytest.fail("the rule is for several tasks"))
+    monkeypatch.setattr(loop, "adapt_rates", lambda *_: pytest.fail("the rule is for several tasks"))
     _, state = train(output, tmp_path, *run_of(experiment="readmission", epochs=2))
     assert state.rates == {"readmission": 1e-3}
 
@@ -269,7 +271,7 @@ def test_batches_are_of_one_task_in_training_order(output, tmp_path, monkeypatch
 
 def test_the_first_best_score_is_kept(monkeypatch, output, tmp_path):
     """Equal scores do not replace the weights: kept only if strictly larger."""
-    monkeypatch.setattr(training.Scores, "metrics", property(lambda self: dict.fromkeys(self.task.metrics, 0.5)))
+    monkeypatch.setattr(loop.Scores, "metrics", property(lambda self: dict.fromkeys(self.task.metrics, 0.5)))
     _, state = train(output, tmp_path, *run_of(epochs=2))
     assert state.best_epoch == 1 and state.best_score == 3.0
 
@@ -307,7 +309,7 @@ def test_pretrained_weights_are_taken_over(output, finished, tmp_path, monkeypat
         raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr(training._Loop, "run_epochs", remember)
+        patch.setattr(loop.Loop, "run_epochs", remember)
         with pytest.raises(Killed):
             train(output, tmp_path, *run_of(experiment="drg_100pct_pretrained"), pretrained=folder)
     earlier = load_file(folder / "model.safetensors")
@@ -348,7 +350,7 @@ def test_out_of_memory_gives_advice(output, tmp_path, monkeypatch):
     def full(self):
         raise RuntimeError("[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate memory")
 
-    monkeypatch.setattr(training._Loop, "run_epochs", full)
+    monkeypatch.setattr(loop.Loop, "run_epochs", full)
     with pytest.raises(TrainError, match=r"not enough memory(?s:.*)train.batch_size below 16"):
         train(output, tmp_path, *run_of())
 
@@ -375,6 +377,6 @@ def test_no_training_samples(output, tmp_path):
 @pytest.mark.parametrize("settings", [{}, {"precision": "bfloat16"}, {"data_device": "cpu"}, {"compile": True}])
 def test_training_on_a_gpu(output, tmp_path, settings):
     run, execution = run_of(**{**settings, "device": "cuda"})
-    feed, state = train(output, tmp_path, run, execution)
-    assert feed.device.type == "cuda" and np.isfinite(state.best_score)
-    assert isinstance(state, TrainState) and isinstance(feed, Feed)
+    loader, state = train(output, tmp_path, run, execution)
+    assert loader.device.type == "cuda" and np.isfinite(state.best_score)
+    assert isinstance(state, TrainState) and isinstance(loader, BatchLoader)

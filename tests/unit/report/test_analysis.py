@@ -14,11 +14,11 @@ from flexcare_data.modalities import COMBINATIONS, LETTERS
 from flexcare_data.tasks import TASKS
 from flexcare_model.analysis import inside as analysis
 from flexcare_model.data.dataset import SampleError, load_task
-from flexcare_model.data.loader import Feed
+from flexcare_model.data.loader import BatchLoader
 from flexcare_model.models import MODELS, ModelConfig
 from flexcare_model.training.evaluate import score
 
-FEED = Feed(torch.device("cpu"))
+LOADER = BatchLoader(torch.device("cpu"))
 TASKS_HERE = ("readmission", "length_of_stay", "diagnosis")
 
 
@@ -41,7 +41,7 @@ def model(datasets):
 
 @pytest.fixture(scope="module")
 def collected(model, datasets):
-    return analysis.collect(model, datasets, FEED, seed=3)
+    return analysis.collect(model, datasets, LOADER, seed=3)
 
 
 def test_every_available_pair_chooses_k_experts(model, datasets, collected):
@@ -57,7 +57,7 @@ def test_every_available_pair_chooses_k_experts(model, datasets, collected):
 
 def test_representations_are_those_of_the_samples_and_repeatable(model, datasets, collected):
     frame, _ = collected
-    again, _ = analysis.collect(model, datasets, FEED, seed=3)
+    again, _ = analysis.collect(model, datasets, LOADER, seed=3)
     assert frame.equals(again)
     assert frame.height == sum(len(dataset) for dataset in datasets.values())
     dataset = datasets["readmission"]
@@ -69,9 +69,9 @@ def test_representations_are_those_of_the_samples_and_repeatable(model, datasets
 
 def test_all_modalities_give_the_ordinary_scores(model, datasets):
     dataset = datasets["readmission"]
-    scores = analysis.score_with_less(model, {"readmission": dataset}, FEED)
+    scores = analysis.score_with_less(model, {"readmission": dataset}, LOADER)
     full = scores.filter(kind="drop_rate", rate=0.0, metric="auroc")["value"].item()
-    assert full == pytest.approx(score(model, dataset, FEED, batch_size=32).metrics["auroc"])
+    assert full == pytest.approx(score(model, dataset, LOADER, batch_size=32).metrics["auroc"])
     assert scores.filter(kind="subset")["kept"].unique().sort().to_list() == sorted(COMBINATIONS)
     assert scores.filter(kind="subset")["n"].n_unique() == 1
 
@@ -79,8 +79,8 @@ def test_all_modalities_give_the_ordinary_scores(model, datasets):
 def test_the_image_subset_equals_a_data_set_without_the_others(model, datasets):
     dataset = datasets["diagnosis"]
     complete = dataset.subset(np.flatnonzero(dataset.present.all(axis=1)))
-    expected = score(model, complete.without("time_series", "note"), FEED, batch_size=32).metrics
-    found = analysis.score_with_less(model, {"diagnosis": dataset}, FEED).filter(kind="subset", kept="I")
+    expected = score(model, complete.without("time_series", "note"), LOADER, batch_size=32).metrics
+    found = analysis.score_with_less(model, {"diagnosis": dataset}, LOADER).filter(kind="subset", kept="I")
     assert dict(found.select("metric", "value").rows()) == pytest.approx(expected)
 
 

@@ -6,9 +6,9 @@ import hashlib
 import json
 import logging
 
+from flexcare_model.report.about import About
 from flexcare_model.report.numbers.results import Results
 from flexcare_model.report.pages.card import croissant, dataset_card
-from flexcare_model.report.pages.page import About
 
 
 def test_croissant_validates_with_mlcroissant(results, tmp_path, caplog):

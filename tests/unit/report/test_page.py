@@ -12,11 +12,12 @@ import polars as pl
 import pytest
 from support.fabricated_results import fabricate, fabricate_analysis
 
-from flexcare_model.report.numbers import facts
+from flexcare_model.report.about import About
+from flexcare_model.report.numbers import provenance
 from flexcare_model.report.numbers.layout import Layout, number
 from flexcare_model.report.numbers.results import Results
 from flexcare_model.report.numbers.run import run as statistics
-from flexcare_model.report.pages.page import About, build_page
+from flexcare_model.report.pages.page import build_page
 
 CHROMIUM = next(
     (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
@@ -118,7 +119,7 @@ def test_time_and_memory_by_rule(tmp_path):
         path = tmp_path / f"benchmarks/{name}.tsv"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(f"s\tmax_rss\n{line}\n")
-    rules, jobs = facts.resources(Results(tmp_path))
+    rules, jobs = provenance.resources(Results(tmp_path))
     assert rules.frame.rows() == [
         ("cxr-part1of2", 1, 3.0, 3.0, 10.0), ("cxr-part2of2", 1, 4.0, 4.0, 20.0),
         ("stays", 1, 7.0, 7.0, None), ("train", 2, 42.5, 40.0, 1000.0),

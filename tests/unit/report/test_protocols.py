@@ -10,9 +10,10 @@ import polars as pl
 import pytest
 
 from flexcare_data.options import PROTOCOLS
-from flexcare_model.report.numbers.protocols import build_comparison, comparison_page
+from flexcare_model.report.about import About
+from flexcare_model.report.numbers.protocols import build_comparison
 from flexcare_model.report.numbers.results import Results
-from flexcare_model.report.pages.page import About
+from flexcare_model.report.pages.comparison import comparison_page
 
 
 @pytest.fixture(scope="module")

@@ -73,7 +73,7 @@ def test_diagrams_and_tables_together_tell_no_small_number(tmp_path):
         "readmission": [{"step": "d", "stays": 58}, {"step": "e", "samples": 56}],
     }
     (tmp_path / "data/flow.json").write_text(json.dumps(flow))
-    diagrams = facts.flow(Results(tmp_path), below=BELOW)
+    diagrams = flow.flow(Results(tmp_path), below=BELOW)
     texts = {name: [dict(step.counts) for step in steps] for name, steps in diagrams.items()}
     assert texts["stays"] == [{"stays": "71", "patients": None}, {"stays": None, "patients": None}]
     assert texts["series"] == [{"stays": None}]

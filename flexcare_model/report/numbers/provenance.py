@@ -1,0 +1,84 @@
+"""Provenance and cost of a build: the stages behind its files, and the time and memory of its jobs.
+
+In: `Results`. Out: `StageOrigin`s, and `Layout`s of the workflow's benchmark files.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from flexcare_data.store.folders import MANIFEST
+from flexcare_model.report.numbers.layout import Cell, Layout, number, words
+from flexcare_model.report.numbers.results import Results
+
+
+@dataclass(frozen=True)
+class StageOrigin:
+    """Origin of a published part of the output: its stage's key and the spec behind the key."""
+
+    parts: tuple[str, ...]
+    stage: str
+    spec: dict[str, Any]
+    versions: dict[str, str]
+
+
+def origins(results: Results) -> list[StageOrigin]:
+    """The stored stages behind `data/` and `cohorts/`, found by following the links, sorted by name."""
+    behind: dict[Path, list[str]] = {}
+    for top in ("data", "cohorts"):
+        for path in sorted((results.root / top).rglob("*")):
+            if path.is_file():
+                stage = next((parent for parent in path.resolve().parents if (parent / MANIFEST).is_file()), None)
+                if stage is not None:
+                    behind.setdefault(stage, []).append(path.relative_to(results.root).as_posix())
+    found = []
+    for stage, parts in behind.items():
+        manifest = json.loads((stage / MANIFEST).read_text())
+        found.append(StageOrigin(tuple(parts), stage.name, manifest.get("spec", {}), manifest.get("versions", {})))
+    return sorted(found, key=lambda origin: origin.stage)
+
+
+def resources(results: Results) -> tuple[Layout, Layout] | None:
+    """Wall time and peak memory from the workflow's benchmark files: by rule, and of every job."""
+    jobs = []
+    newest: dict[str, Path] = {}
+    for path in sorted((results.root / "benchmarks").rglob("*.tsv"), key=lambda path: path.stat().st_mtime):
+        # A name has its key at its end, or before the number of a part; the section on sources shows the key.
+        name = path.relative_to(results.root / "benchmarks").with_suffix("").as_posix()
+        newest[re.sub(r"-[0-9a-f]{12}(?=$|-part)", "", name)] = path
+    for name, path in sorted(newest.items()):
+        measured = pl.read_csv(path, separator="\t", infer_schema=False, null_values=["-", "NA"])
+        if not {"s", "max_rss"} <= set(measured.columns) or measured.height == 0:
+            continue
+        seconds, memory = (measured[column].cast(pl.Float64, strict=False).max() for column in ("s", "max_rss"))
+        jobs.append({"rule": name.split("/")[0], "job": name, "seconds": seconds, "max_rss_mb": memory})
+    if not jobs:
+        return None
+    schema = {"rule": pl.String, "job": pl.String, "seconds": pl.Float64, "max_rss_mb": pl.Float64}
+    frame = pl.DataFrame(jobs, schema=schema)
+    rules = frame.group_by("rule", maintain_order=True).agg(
+        jobs=pl.len(),
+        seconds=pl.col("seconds").sum(),
+        longest=pl.col("seconds").max(),
+        max_rss_mb=pl.col("max_rss_mb").max(),
+    )
+    header = ("Rule", "Jobs", "Time, s", "Longest job, s", "Peak memory, MB")
+    rows = tuple(
+        (words(row["rule"]), number(str(row["jobs"])), *map(_one_decimal, list(row.values())[2:]))
+        for row in rules.to_dicts()
+    )
+    by_rule = Layout("resources", "Time and peak memory per rule", header, rows, rules)
+    rows = tuple(
+        (words(row["job"]), _one_decimal(row["seconds"]), _one_decimal(row["max_rss_mb"])) for row in frame.to_dicts()
+    )
+    return by_rule, Layout("jobs", "Time and peak memory per job", ("Job", "Time, s", "Peak memory, MB"), rows, frame)
+
+
+def _one_decimal(value: float | None) -> Cell:
+    return number("–" if value is None else f"{value:,.1f}")
