@@ -1,6 +1,6 @@
-"""In-hospital mortality by logistic regression, straight from the shards: python logistic_regression_ihm.py results
+"""In-hospital mortality by logistic regression: python logistic_regression_ihm.py results
 
-The inputs are mean and last value of each of the 76 columns over the first 48 hours.
+The inputs are the mean and the last value of each of the 76 columns over the first 48 hours.
 """
 
 import sys

@@ -1,6 +1,7 @@
-"""A model of one's own in a plain PyTorch loop: python plain_loop.py results [task]
+"""Your own model in a plain PyTorch loop: python plain_loop.py results [task]
 
-It reads the mean of each modality that is there. Nothing of the project's models or training is used.
+It reads the mean of each modality that a sample has. Loss and metrics are those of the project; its models and its training
+code are not used.
 """
 
 import sys
