@@ -1,7 +1,7 @@
 """Your own model in a plain PyTorch loop: python plain_loop.py results [task]
 
-It reads the mean of each modality that a sample has. Loss and metrics are those of the project; its models and its training
-code are not used.
+It reads the mean of each modality that a sample has. Loss and metrics are those of the project; its models and its
+training loop are not used.
 """
 
 import sys
