@@ -279,9 +279,9 @@ def synthesize(patients: int, seed: int, edition: str, out: Path) -> None:
 
     The data has planted answers.
     """
-    from flexcare_data.synthetic import write
+    from flexcare_data.synthetic.write import write_data_set
 
-    write(out, patients=patients, seed=seed, edition=edition)
+    write_data_set(out, patients=patients, seed=seed, edition=edition)
 
 
 @commands.command("doctor")

@@ -25,7 +25,7 @@ _CHUNK = 800
 """Stays or admissions whose events are held in memory at a time."""
 
 
-def write(out: Path, *, patients: int, seed: int, edition: str, broken_images: int = 0) -> None:
+def write_data_set(out: Path, *, patients: int, seed: int, edition: str, broken_images: int = 0) -> None:
     """Fabricate a data set below ``out``.
 
     Args:

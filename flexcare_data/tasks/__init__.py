@@ -95,4 +95,4 @@ def _check(module: str, task: Task) -> None:
 
 TASKS: Mapping[str, Task] = _Tasks()
 
-__all__ = ["METRICS", "TASKS", "Task", "TaskError"]
+__all__ = ["TASKS", "TaskError"]

@@ -7,9 +7,9 @@ from support import canaries
 from support.prepared import PATCHES, Base
 from support.struck import run
 
-from flexcare_data import synthetic
 from flexcare_data.config import load_config
 from flexcare_data.plan import Plan
+from flexcare_data.synthetic.write import write_data_set
 
 
 @pytest.fixture(scope="session")
@@ -18,7 +18,7 @@ def base(tmp_path_factory) -> Base:
     from support.builds import build
 
     base = Base(tmp_path_factory.mktemp("base"))
-    synthetic.write(base.raw, patients=40, seed=3, edition="2.2")
+    write_data_set(base.raw, patients=40, seed=3, edition="2.2")
     canaries.plant(base.raw)
     build(base.raw, base.store)
     base.encoder.symlink_to(base.store / "encoder")

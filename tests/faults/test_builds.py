@@ -19,7 +19,7 @@ from support.builds import build
 from support.paths import ROOT
 from support.struck import digests, hidden
 
-from flexcare_data import synthetic
+from flexcare_data.synthetic.write import write_data_set
 
 CONFIG = {"synthetic": {"patients": 40, "seed": 3}, "preset": "demo"}
 STAGES = ("stays", "splits", "events", "hourly", "sections", "cohort-drg")
@@ -76,7 +76,7 @@ def contents(store: Path) -> dict[str, dict[str, str]]:
 def undisturbed(tmp_path_factory) -> Path:
     """The store of the same raw files, made by the commands alone."""
     folder = tmp_path_factory.mktemp("undisturbed")
-    synthetic.write(folder / "raw", **CONFIG["synthetic"], edition="2.2")
+    write_data_set(folder / "raw", **CONFIG["synthetic"], edition="2.2")
     build(folder / "raw", folder / "store", tasks=("drg",))
     return folder / "store"
 

@@ -16,7 +16,7 @@ from oracle.cohorts import TASKS
 from support.build_and_compare import Roots, build, differences, recount
 
 from flexcare_data.options import PROTOCOLS
-from flexcare_data.synthetic import write
+from flexcare_data.synthetic.write import write_data_set
 
 PUBLISHED = PROTOCOLS["flexcare"].model_dump()
 CORRECTED = PROTOCOLS["corrected"].model_dump()
@@ -38,7 +38,7 @@ ALONE += [("notes", "prior"), ("notes", "none"), ("sampling", "all")]
 def fabricated(tmp_path_factory: pytest.TempPathFactory) -> Roots:
     """Ten patients in all three modalities, with the odd spellings and values that the generator plants."""
     out = tmp_path_factory.mktemp("fabricated")
-    write(out, patients=10, seed=7, edition="2.2")
+    write_data_set(out, patients=10, seed=7, edition="2.2")
     return Roots(out / "mimiciv", out / "mimic_cxr_jpg", out / "mimic_iv_note")
 
 
@@ -60,7 +60,7 @@ def test_each_option_alone_equals_the_recount(name: str, value: str, fabricated:
 @pytest.mark.parametrize("edition", ["1.0", "3.1"])
 def test_other_editions_equal_the_recount(edition: str, tmp_path: Path):
     """1.0 has core/ and `ethnicity`, 3.1 more columns."""
-    write(tmp_path / "raw", patients=4, seed=3, edition=edition)
+    write_data_set(tmp_path / "raw", patients=4, seed=3, edition=edition)
     roots = Roots(*(tmp_path / "raw" / name for name in ("mimiciv", "mimic_cxr_jpg", "mimic_iv_note")))
     agree(roots, tmp_path / "built", PUBLISHED)
 
@@ -88,7 +88,7 @@ def rewrite(path: Path, rng: random.Random, changes: dict[str, list[str]]) -> No
 def test_holes_and_shuffled_rows(protocol: str, tmp_path: Path):
     """Missing times, lengths and ages, impossible study times and rows in any order stop nothing."""
     raw = tmp_path / "raw"
-    write(raw, patients=8, seed=5, edition="2.2")
+    write_data_set(raw, patients=8, seed=5, edition="2.2")
     rng = random.Random(1)
     rewrite(
         raw / "mimiciv/icu/icustays.csv.gz", rng, {"outtime": [""], "los": ["", "0", "2.0"], "first_careunit": [""]}

@@ -11,7 +11,6 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from flexcare_data import synthetic
 from flexcare_data.__main__ import main
 from flexcare_data.config import Config, load_config
 from flexcare_data.doctor import examine as doctor
@@ -21,12 +20,13 @@ from flexcare_data.doctor.findings import Report
 from flexcare_data.export.download_list import BASE, list_images
 from flexcare_data.raw import editions
 from flexcare_data.raw.editions import Edition
+from flexcare_data.synthetic.write import write_data_set
 
 
 @pytest.fixture(scope="module")
 def fabricated(tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("fabricated")
-    synthetic.write(out, patients=15, seed=2, edition="2.2")
+    write_data_set(out, patients=15, seed=2, edition="2.2")
     return out
 
 
