@@ -335,7 +335,7 @@ def explain(output: Path, task: str, sample: str, out: Path | None) -> None:
 
     Prints its times, its matrix, its radiograph and its note, and why they are chosen.
     """
-    from flexcare_data.export.explain_sample import explain as explain_sample
+    from flexcare_data.export.explain_sample import explain_sample
     from flexcare_data.store.folders import atomic_write
 
     text, matrix = explain_sample(output, task, sample)
@@ -460,14 +460,14 @@ def store_prune(names: tuple[str, ...], folder: Path, keep: tuple[str, ...], day
     return 1 if yes and not all(removal.done for removal in removals) else 0
 
 
-@store.command("explain")
+@store.command("describe")
 @NAMES
 @STORE
-def store_explain(names: tuple[str, ...], folder: Path) -> None:
-    """Say what a folder was made of, or in what two folders differ."""
+def store_describe(names: tuple[str, ...], folder: Path) -> None:
+    """Describe what a folder was made of, or how two folders differ."""
     from flexcare_data.store.folders import StoreError
-    from flexcare_data.store.origins import explain as explain_folder
+    from flexcare_data.store.describe import describe
 
     if len(names) not in (1, 2):
-        raise StoreError(f"store explain: expected one folder, or two to compare, got {len(names)}")
-    print(explain_folder(folder, *names))
+        raise StoreError(f"store describe: expected one folder, or two to compare, got {len(names)}")
+    print(describe(folder, *names))

@@ -29,7 +29,7 @@ PACKAGES = ("flexcare_data", "flexcare_model")
 
 
 @dataclass(frozen=True)
-class _Source:
+class _ModuleCode:
     """What one module contributes: a digest of its code, the modules it names, the data files it opens."""
 
     code: str
@@ -43,7 +43,7 @@ def code_digest(*modules: str) -> str:
     """sha256 (16 hex digits) of the code that ``modules`` run and of the data files that this code opens."""
     total: dict[str, str] = {}
     for name in sorted(closure(*modules)):
-        total[name] = _source(name).code
+        total[name] = _module_code(name).code
     for path in opened_files(*modules):
         total[path.name] = hashlib.sha256(path.read_bytes()).hexdigest()
     return value_digest(total)[:16]
@@ -57,7 +57,7 @@ def changed_code(planned: dict[str, Any] | None) -> str:
     """
     if not planned:
         return ""
-    for remembered in (code_digest, closure, opened_files, _path, _source):
+    for remembered in (code_digest, closure, opened_files, _path, _module_code):
         remembered.cache_clear()
     modules = planned["modules"]
     return "" if code_digest(*modules) == planned["digest"] else ", ".join(modules)
@@ -82,7 +82,7 @@ def closure(*modules: str) -> frozenset[str]:
         known.add(name)
         parts = name.split(".")
         todo += [".".join(parts[:n]) for n in range(1, len(parts))]
-        todo += _source(name).imports
+        todo += _module_code(name).imports
     return frozenset(known)
 
 
@@ -91,9 +91,9 @@ def opened_files(*modules: str) -> tuple[Path, ...]:
     """Data files that the closure of ``modules`` opens, sorted."""
     found: set[Path] = set()
     for name in closure(*modules):
-        source = _source(name)
-        found |= {package_file(file) for file in source.files}
-        for folder in source.folders:
+        module = _module_code(name)
+        found |= {package_file(file) for file in module.files}
+        for folder in module.folders:
             found |= {path for path in package_folder(folder).rglob("*") if path.is_file()}
     return tuple(sorted(path for path in found if path.is_file() and "__pycache__" not in path.parts))
 
@@ -114,7 +114,7 @@ def _path(module: str) -> Path | None:
 
 
 @cache
-def _source(module: str) -> _Source:
+def _module_code(module: str) -> _ModuleCode:
     path = _path(module)
     assert path is not None
     text = path.read_bytes()
@@ -125,20 +125,22 @@ def _source(module: str) -> _Source:
     if remembered and remembered.is_file():
         try:
             code, *lists = json.loads(remembered.read_text())
-            return _Source(code, *map(tuple, lists))
+            return _ModuleCode(code, *map(tuple, lists))
         except (ValueError, TypeError):
             remembered.unlink(missing_ok=True)
-    source = _read(module, path, text.decode())
+    contribution = _read(module, path, text.decode())
     if remembered:
-        write_private(remembered, json.dumps([source.code, source.imports, source.files, source.folders]))
-    return source
+        write_private(
+            remembered, json.dumps([contribution.code, contribution.imports, contribution.files, contribution.folders])
+        )
+    return contribution
 
 
 _OWN_VERSION = "2"
 """Changes with what `_read` looks for, so that nothing remembered is used for another question."""
 
 
-def _read(module: str, path: Path, text: str) -> _Source:
+def _read(module: str, path: Path, text: str) -> _ModuleCode:
     is_package = path.name == "__init__.py"
     tree = ast.parse(text)
     imports, files, folders = [], [], []
@@ -154,7 +156,7 @@ def _read(module: str, path: Path, text: str) -> _Source:
             files += [literal] if called == "package_file" else []
             folders += [literal] if called == "package_folder" else []
     code = hashlib.sha256(ast.unparse(_without_texts(tree)).encode()).hexdigest()
-    return _Source(code, tuple(sorted(set(imports))), tuple(sorted(set(files))), tuple(sorted(set(folders))))
+    return _ModuleCode(code, tuple(sorted(set(imports))), tuple(sorted(set(files))), tuple(sorted(set(folders))))
 
 
 def _executed(node: ast.AST, *, into_functions: bool) -> Iterator[ast.AST]:

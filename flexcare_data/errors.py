@@ -56,7 +56,7 @@ def message(error: BaseException, where: Path | None = None) -> str | None:
     """
     from pydantic import ValidationError  # imported here, because short commands pay for every import
 
-    return str(error) if isinstance(error, UserError | ValidationError) else explain(error, where)
+    return str(error) if isinstance(error, UserError | ValidationError) else system_message(error, where)
 
 
 def report(error: BaseException, where: Path | None = None) -> str | None:
@@ -67,13 +67,13 @@ def report(error: BaseException, where: Path | None = None) -> str | None:
     return None if os.environ.get(FULL_ERRORS) else withheld(error)
 
 
-def explain(error: BaseException, where: Path | None = None) -> str | None:
-    """The message for ``error``; ``where`` is named where the error itself names no file.
+def system_message(error: BaseException, where: Path | None = None) -> str | None:
+    """Message for an error of the system; ``where`` is named where the error itself names no file.
 
     Example:
-        >>> explain(OSError(28, "No space left on device", "/disk/events.parquet")).split(";")[0]
+        >>> system_message(OSError(28, "No space left on device", "/disk/events.parquet")).split(";")[0]
         '/disk/events.parquet: No space left on device'
-        >>> explain(KeyError("stay_id")) is None
+        >>> system_message(KeyError("stay_id")) is None
         True
     """
     place = getattr(error, "filename", None) or where or "a file"

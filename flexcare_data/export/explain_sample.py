@@ -1,4 +1,4 @@
-"""One sample told in full: its stay and times, its matrix, the image and note chosen and why they are in the window.
+"""Explain one sample: its stay and times, its matrix, its image and note, and why they were chosen.
 
 In: an output folder, a task, a sample_id. Out: text for a person with data access, and the matrix as a table.
 """
@@ -49,8 +49,8 @@ def _sample(output: Path, task: str, sample_id: str) -> dict:
     return rows[0]
 
 
-def explain(output: Path, task: str, sample_id: str) -> tuple[str, pl.DataFrame]:
-    """The story of a sample, and its matrix with the hour and the 76 column names."""
+def explain_sample(output: Path, task: str, sample_id: str) -> tuple[str, pl.DataFrame]:
+    """Explain a sample as text; also return its matrix with the hour and the 76 column names."""
     sample = _sample(output, task, sample_id)
     matrix = load_matrix(output, task, sample_id)
     windows = pl.scan_parquet(output / "data" / "windows" / f"{task}.parquet")

@@ -1,4 +1,4 @@
-"""ls, verify, prune and explain on a small store: what is damaged is found, what is needed stays."""
+"""ls, verify, prune and describe on a small store: what is damaged is found, what is needed stays."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import polars as pl
 import pytest
 
 from flexcare_data.hashing import spec_key
-from flexcare_data.store import listing, origins, prune, verify
+from flexcare_data.store import describe, listing, prune, verify
 from flexcare_data.store.folders import StoreError, temporary_path, write_stage
 from flexcare_data.store.pools import Pool
 
@@ -140,10 +140,10 @@ def test_prune_refuses_names_it_does_not_know(store):
         prune.prune(store / "nowhere")
 
 
-def test_explain(store):
-    text = origins.explain(store, spec_key(CXR)[:6])
+def test_describe(store):
+    text = describe.describe(store, spec_key(CXR)[:6])
     assert f"reads: {NAMES['stays']}\n" in text and f"link shards -> ../{NAMES['pool']}" in text
-    assert f"needed by: {NAMES['cxr']}" in origins.explain(store, NAMES["stays"])
-    assert origins.explain(store, NAMES["stays"], NAMES["old"]).splitlines()[1:] == [
+    assert f"needed by: {NAMES['cxr']}" in describe.describe(store, NAMES["stays"])
+    assert describe.describe(store, NAMES["stays"], NAMES["old"]).splitlines()[1:] == [
         "  options.age: anchor -> at_admission"
     ]
