@@ -1,12 +1,12 @@
-"""What code a key covers: the modules that a command executes, and the data files that they open.
+"""Digest of the code that a key covers: the modules that a command runs, and the data files that they open.
 
 In: names of modules. Out: a digest of their import closure within the two packages, read from the source as text:
-nothing is imported. Comments and docstrings do not count, so a better sentence rebuilds nothing;
-nor do the attributes of a model that only reports show.
+nothing is imported. Comments, docstrings and the attributes of a model that only reports show do not count, so a
+change of them rebuilds nothing.
 
-Followed are absolute and relative imports, also inside functions, `import_module("literal")`, the `__init__.py` of
-every package on the way, and the files named in `package_file("...")` and `package_folder("...")`. Not followed are
-imports under `if TYPE_CHECKING:` and those inside functions of an `__init__.py`, which run only for a name asked for.
+The closure follows absolute and relative imports, also inside functions, `import_module("literal")`, the `__init__.py`
+of every package on the way, and the files named in `package_file("...")` and `package_folder("...")`. It does not
+follow imports under `if TYPE_CHECKING:` and inside functions of an `__init__.py`, which run only on demand.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ PACKAGES = ("flexcare_data", "flexcare_model")
 
 @dataclass(frozen=True)
 class _ModuleCode:
-    """What one module contributes: a digest of its code, the modules it names, the data files it opens."""
+    """The part of one module: a digest of its code, the modules it imports, the data files it opens."""
 
     code: str
     imports: tuple[str, ...]
@@ -50,7 +50,7 @@ def code_digest(*modules: str) -> str:
 
 
 def changed_code(planned: dict[str, Any] | None) -> str:
-    """Which planned code is on disk no more: names of the modules where it begins, empty if all is as planned.
+    """Names of the planned modules if their code has changed since planning, else an empty text.
 
     Args:
         planned: the ``code`` of a spec, ``{"modules": [...], "digest": "..."}``; None where nothing was planned.
@@ -118,7 +118,7 @@ def _module_code(module: str) -> _ModuleCode:
     path = _path(module)
     assert path is not None
     text = path.read_bytes()
-    # Parsing all modules takes a second; what it gives is remembered by the content of the file.
+    # Parsing all modules takes a second, so the result is cached by the content of the file.
     folder = user_cache("code")
     name = hashlib.sha256(module.encode() + b"\0" + text + _OWN_VERSION.encode()).hexdigest()[:32]
     remembered = folder / f"{name}.json" if folder else None
@@ -137,7 +137,7 @@ def _module_code(module: str) -> _ModuleCode:
 
 
 _OWN_VERSION = "2"
-"""Changes with what `_read` looks for, so that nothing remembered is used for another question."""
+"""Change this together with `_read`, so that cached results of the old version are not used."""
 
 
 def _read(module: str, path: Path, text: str) -> _ModuleCode:

@@ -1,9 +1,9 @@
-"""Errors that a user can fix, and the words in which a command reports any exception.
+"""Errors that a user can fix, and the message that a command prints for any exception.
 
 In: an exception. Out: one message without a traceback, or None where the exception is a mistake of this program.
-`UserError` is the base class of all errors that a user can fix. Refusals of the machine (a full disk, a lost
-permission, a file that was removed) come from Python and the libraries in different forms: an OSError with a number,
-one without, or an error of a library that quotes the system.
+`UserError` is the base class of all errors that a user can fix. Errors of the system (a full disk, a lost permission, a
+removed file) come from Python and the libraries in different forms: an OSError with a number, one without, or an error
+of a library that quotes the system.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from pathlib import Path
 
 
 class UserError(Exception):
-    """An error that the user can fix. Its message is shown as it is: expected, got, where, what to do.
+    """An error that the user can fix. Its message is printed unchanged: expected, got, where, what to do.
 
     The message holds names, counts and paths, never a value of a patient.
     """
 
 
 FULL_ERRORS = "FLEXCARE_FULL_ERRORS"
-_AGAIN = "nothing that was finished is lost, and the same command goes on from there"
+_AGAIN = "nothing that was finished is lost, and the same command continues from there"
 _FULL = f"free some space, or set store.path or output to a larger disk; {_AGAIN}"
 _ADVICE = {
     errno.ENOSPC: _FULL,
@@ -34,7 +34,7 @@ _ADVICE = {
     errno.EROFS: f"set output or store.path to a disk that you may write; {_AGAIN}",
     errno.ENOENT: f"it was moved or removed while it was needed: put it back; {_AGAIN}",
     errno.ESTALE: f"it was moved or removed while it was needed: put it back; {_AGAIN}",
-    errno.EIO: f"the disk or its network connection failed: look after it; {_AGAIN}",
+    errno.EIO: f"the disk or its network connection failed: check it; {_AGAIN}",
     errno.EMFILE: f"allow more open files (ulimit -n 4096); {_AGAIN}",
     errno.ENFILE: f"too many files are open on this machine: try later; {_AGAIN}",
 }
@@ -96,7 +96,7 @@ def _number(error: BaseException) -> int | None:
     text = str(error)
     if quoted := _QUOTED.search(text):
         return int(quoted[1])
-    # numpy tells a write that was cut short by its counts alone.
+    # numpy reports an incomplete write only by its counts.
     return errno.ENOSPC if isinstance(error, OSError) and _CUT_SHORT.search(text) else None
 
 
@@ -119,7 +119,7 @@ def withheld(error: BaseException) -> str:
         if _is_of_a_model(following):
             lines.append(f"{name}: {following}")
         else:
-            lines.append(f"{name} (its words may quote patients' values: set {FULL_ERRORS}=1 to see them)")
+            lines.append(f"{name} (its text may quote patients' values: set {FULL_ERRORS}=1 to see them)")
         following = following.__cause__ or (None if following.__suppress_context__ else following.__context__)
     return "\n".join(lines)
 

@@ -1,9 +1,9 @@
-"""The build plan: which stages there are, what decides the content of each, and where it is stored.
+"""The build plan: the stages, what decides the content of each, and where it is stored.
 
 In: a `Config`. Out: a `Plan` with a `Product` per stage. A product's folder is named by its key, and the key is a
 digest of everything that decides its bytes: options, settings, content of the raw tables, keys of the products that it
-reads, code and libraries. So a folder that is complete is right, whoever built it, and a change moves only what depends
-on it.
+reads, code and libraries. So a complete folder is correct, and a change affects only the products that
+depend on it.
 
 What is made of trained models (runs, tables, figures, pages) is planned in `flexcare_model.plan`, in the same way.
 """
@@ -67,7 +67,7 @@ class Stage:
 
 @dataclass(frozen=True)
 class Product:
-    """Something that is made once and found by its key.
+    """A result that is made once and found by its key.
 
     Attributes:
         name: such as ``stays``.

@@ -1,4 +1,4 @@
-"""What will go wrong, told before anything runs: data sets, their pairing, note encoder, disk, memory, GPU.
+"""Checks before anything runs: data sets, their pairing, note encoder, disk, memory, GPU.
 
 In: a `Config`. Out: a `Report` with all findings at once. Reads little: headers, the small tables, samples of the large
 ones; `fast` leaves out what takes more than a second or two. Findings hold counts and names, never a patient's value.
@@ -49,12 +49,12 @@ def examine(
     checksums: Literal["tables", "all"] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Report:
-    """Look at everything a build of ``config`` needs.
+    """Check everything that a build of ``config`` needs.
 
     Args:
         fast: leave out what reads more than headers and the small tables: overlap of patients, radiographs on disk.
         checksums: compare the files with the release's SHA256SUMS.txt: the tables, or all files (radiographs too).
-        progress: told bytes done and in all while checksums are made.
+        progress: called with the bytes done and the total while checksums are computed.
     """
     report = Report()
     sets = {}

@@ -43,13 +43,13 @@ def check_pairing(report: Report, sets: Mapping[str, DataSet]) -> None:
         report.add(
             "warning", "pairing", f"MIMIC-IV {iv.edition.text} with {titles}: since 2.1 other patients are held out",
             expected=f"MIMIC-IV 2.0 for the numbers of the paper ({raw.WHERE['mimiciv']}2.0/)",
-            do="nothing to mend: radiographs and notes of patients who were removed are left out and counted",
+            do="nothing to fix: radiographs and notes of patients who were removed are left out and counted",
         )  # fmt: skip
     if editions.is_after(edition, "2.2"):
         report.add(
-            "warning", "pairing", f"admissions of 2020-2022 lie after the radiographs ({editions.IMAGE_YEARS})",
+            "warning", "pairing", f"admissions of 2020-2022 are later than the radiographs ({editions.IMAGE_YEARS})",
             expected="MIMIC-IV up to 2.2 where every stay should be able to have a radiograph or a note",
-            do="nothing to mend: those samples lack the modality, and the report shows how many",
+            do="nothing to fix: those samples lack the modality, and the report shows how many",
         )  # fmt: skip
 
 
@@ -99,7 +99,7 @@ def _years(report: Report, iv: DataSet, n: int) -> None:
 
 
 def check_radiographs(report: Report, sets: Mapping[str, DataSet], config: Config) -> None:
-    """Which share of the AP radiographs lies below files/, from an even sample."""
+    """Estimate the share of AP radiographs that exist below files/, from an even sample."""
     cxr = sets.get("mimic_cxr_jpg")
     if cxr is None or "metadata" not in cxr.probes:
         return
@@ -113,7 +113,7 @@ def check_radiographs(report: Report, sets: Mapping[str, DataSet], config: Confi
     try:
         metadata = raw.read_table(cxr.folder, "metadata", {}).filter(pl.col("ViewPosition") == "AP")
     except RawDataError:
-        return  # told with the pairing
+        return  # reported with the pairing
     sample = metadata.gather_every(max(1, metadata.height // _IMAGES_SAMPLED))
     missing = broken = 0
     for subject, study, dicom in sample.select("subject_id", "study_id", "dicom_id").iter_rows():

@@ -1,7 +1,7 @@
 """Stage `cohort-<task>`: the samples and labels of one task.
 
-In: the stages below, the raw tables that the task declares. Out: <task>.parquet (COHORT), windows.parquet (WINDOWS),
-and for a task whose input may end inside an hour tails/. What a sample is, `flexcare_data.tasks.<task>` decides.
+In: the upstream stages, the raw tables that the task declares. Out: <task>.parquet (COHORT), windows.parquet (WINDOWS),
+and for a task whose input may end inside an hour tails/. `flexcare_data.tasks.<task>` decides what a sample is.
 """
 
 from __future__ import annotations

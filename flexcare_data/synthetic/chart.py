@@ -161,7 +161,7 @@ def _vitals(rng, rows: _Rows, state: _State, ventilated: np.ndarray) -> None:
 
 
 def _weight(chronicity: np.ndarray, stay: np.ndarray) -> np.ndarray:
-    """Kilograms: 58 or 112 by the hidden factor, and a little of the stay's own."""
+    """Kilograms: 58 or 112 by the hidden factor, and some noise per stay."""
     return 58 + 54 * chronicity + (stay % 7)
 
 

@@ -1,7 +1,7 @@
 """Discharge summaries.
 
-In: a `Population`. Out: discharge. Words of the past medical history tell the factors `note_s` and `note_c`, words of
-the hospital course tell `note_d`; nothing else in a note depends on the patient. One admission in twelve has no note.
+In: a `Population`. Out: discharge. Words of the past medical history show the factors `note_s` and `note_c`, words of
+the hospital course show `note_d`; nothing else in a note depends on the patient. One admission in twelve has no note.
 """
 
 from __future__ import annotations

@@ -131,7 +131,7 @@ def _small_tables(people: Population, radiographs: images.Radiographs, seed: int
 
 
 def _transfers(people: Population) -> pl.DataFrame:
-    """The way through the wards: emergency room, ICU stays, the ward between and after them, discharge."""
+    """Transfers of an admission: emergency room, ICU stays, the ward between and after them, discharge."""
     admissions = people.admissions
     base = 39_999_999
     room = admissions.filter(pl.col("edregtime").is_not_null()).select(

@@ -152,7 +152,7 @@ def test_no_stage_depends_on_commands_plans_or_how_errors_are_shown(tmp_path):
         ("flexcare_data.stages.splits", {"splits"}),
         ("flexcare_data.stages.phenotypes", {"stays"}),
         ("flexcare_data.stages.images.decoding", {"cxr"}),
-        ("flexcare_data.tasks.drg", {"cohort-drg"}),
+        ("flexcare_data.tasks.drg", {"cohort-drg", "audit", "notes"}),
         ("flexcare_data.stages.work", None),
     ],
 )

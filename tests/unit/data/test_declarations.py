@@ -45,7 +45,7 @@ def test_a_variable_is_read_as_it_stands():
         ("itemid = 50813", 'itemid = "50813"', "expected itemid to be a whole number, got '50813'"),
         ('unit = "mmol/L"\ndefault', "unit = 5\ndefault", "expected unit to be a text, got 5"),
         ("[2.1, 1.7]", '[2.1, "1.7"]', "expected mimic3 to be a list of numbers"),
-        (" }]", ' }, { itemid = 50813, table = "labevents" }]', "itemid 50813 stands twice, expected each once"),
+        (" }]", ' }, { itemid = 50813, table = "labevents" }]', "itemid 50813 is listed twice, expected once"),
         ("default = 1.2", 'default = "low"\ncategories = ["normal"]', "expected a default among its categories"),
         ("default = 1.2", "default = ", "Invalid value"),
     ],

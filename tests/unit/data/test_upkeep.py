@@ -71,7 +71,7 @@ def test_a_sound_store_has_no_problems(store):
         (lambda s: (s / NAMES["stays"] / "stays.csv").unlink(), "missing"),
         (lambda s: (s / NAMES["stays"] / "extra").touch(mode=0o600), "not in the manifest"),
         (lambda s: (s / NAMES["stays"] / "manifest.json").write_text("{}"), "format"),
-        (lambda s: (s / NAMES["stays"] / "stays.csv").chmod(0o644), "read by everybody"),
+        (lambda s: (s / NAMES["stays"] / "stays.csv").chmod(0o644), "readable by others"),
         (lambda s: (s / NAMES["stays"]).rename(s / "stays-000000000000"), "its name says 000000000000"),
         (lambda s: (s / NAMES["pool"]).rename(s / "elsewhere"), f"folder ../{NAMES['pool']} is missing"),
         (lambda s: next((s / NAMES["pool"]).glob("*.npy")).unlink(), "index.parquet names are missing"),
