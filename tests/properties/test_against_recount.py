@@ -1,4 +1,4 @@
-"""The built stages equal the slow recount of `tests/recount` on fabricated patients and on the open demo.
+"""The built stages equal the slow recount of `tests/oracle` on fabricated patients and on the open demo.
 
 Compared are stays and flow, splits, every event, every section, every column of every cohort and every number of
 every hourly matrix (`build_and_compare`).

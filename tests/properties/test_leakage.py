@@ -1,6 +1,6 @@
 """Nothing that becomes known after the prediction time changes a sample; nothing outside train changes what is fitted.
 
-Rows are added to the ten patients of tests/raw, the stages are built anew and the samples compared: cohort row, labels
+Rows are added to the ten patients of tests/raw, the stages are built again and the samples compared: cohort row, labels
 and every number of the series. A section of the discharge summary of the same admission is known only later by the
 published design: it has its own test.
 """

@@ -65,9 +65,9 @@ def test_paths_of_the_repository_exist(page):
 
 def test_options_that_the_text_explains_exist():
     """A line on what an option does begins with its name and value."""
-    told = re.findall(r"^- `(\w+): (\w+)`", (ROOT / "docs/benchmark.md").read_text(), flags=re.MULTILINE)
-    assert len(told) > 5
-    for name, value in told:
+    named = re.findall(r"^- `(\w+): (\w+)`", (ROOT / "docs/benchmark.md").read_text(), flags=re.MULTILINE)
+    assert len(named) > 5
+    for name, value in named:
         assert Options.model_validate({name: value})
 
 

@@ -1,6 +1,4 @@
-"""Variables and tasks are declared in one place each: what stands there is the published benchmark, and what a wrong
-declaration is told.
-"""
+"""Variables and tasks are declared in one place each: the published benchmark, and errors of wrong declarations."""
 
 from __future__ import annotations
 
@@ -25,7 +23,7 @@ items = [{ itemid = 50813, table = "labevents", unit = "mmol/L", fluid = "blood"
 """
 
 
-def test_a_variable_is_read_as_it_stands():
+def test_a_variable_is_read_as_declared():
     lactate = parse_variables(GOOD)["lactate"]
     (item,) = lactate.items
     assert (lactate.name, lactate.default, lactate.limits, lactate.mimic3) == (
@@ -50,7 +48,7 @@ def test_a_variable_is_read_as_it_stands():
         ("default = 1.2", "default = ", "Invalid value"),
     ],
 )
-def test_a_wrong_variable_is_told(old, new, message):
+def test_a_wrong_variable_is_reported(old, new, message):
     assert old in GOOD
     with pytest.raises(VariableError, match=message):
         parse_variables(GOOD.replace(old, new))
@@ -75,7 +73,7 @@ def test_items_name_tables_and_options_that_exist():
         ({"options": ("sample",)}, "expected options of .*sampling.*; got sample"),
     ],
 )
-def test_a_wrong_task_is_told(change, message):
+def test_a_wrong_task_is_reported(change, message):
     with pytest.raises(TaskError, match=message):
         tasks._check("drg", replace(TASKS["drg"], **change))
 

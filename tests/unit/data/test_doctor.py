@@ -182,16 +182,16 @@ def test_data_sets_without_a_patient_in_common_are_an_error(raw):
     assert "0 of 1 patients" in dict(findings(report, "error"))["pairing of metadata"]
 
 
-def test_a_partial_download_is_told_by_its_rows():
+def test_a_partial_download_is_recognised_by_its_rows():
     """Rows of the small tables say 2.0; chartevents is estimated at half of what 2.0 has."""
     rows = editions.MIMICIV_ROWS["2.0"]
     report = Report()
     half = rows | {"chartevents": rows["chartevents"] // 2}
     found = data_set("mimiciv", Edition(("2.0",), True, ()), half)
     doctor.datasets._tell_tables(report, found)
-    ((what, told),) = findings(report, "warning")
+    ((what, found),) = findings(report, "warning")
     assert what == "chartevents"
-    assert "estimated" in told
+    assert "estimated" in found
 
 
 def test_disk_needed_at_full_size():

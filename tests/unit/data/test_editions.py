@@ -82,7 +82,7 @@ WITH_PROVIDER = (*ADMISSIONS, "admit_provider_id")
 
 
 @pytest.mark.parametrize("edition", sorted(MIMICIV_ROWS))
-def test_the_rows_of_the_small_tables_tell_the_edition(edition):
+def test_the_edition_is_recognised_by_the_rows_of_the_small_tables(edition):
     small = {name: MIMICIV_ROWS[edition][name] for name in ("patients", "admissions", "icustays")}
     found = recognise_mimiciv(Found(rows=small, columns={"admissions": ADMISSIONS}))
     assert found.is_exact

@@ -64,7 +64,7 @@ def test_a_sound_store_has_no_problems(store):
 
 
 @pytest.mark.parametrize(
-    ("harm", "said"),
+    ("harm", "expected"),
     [
         (lambda s: (s / NAMES["stays"] / "stays.csv").write_text("stay_id\n2\n"), "content has changed"),
         (lambda s: (s / NAMES["stays"] / "stays.csv").write_text(""), "expected 10 bytes, got 0"),
@@ -78,10 +78,10 @@ def test_a_sound_store_has_no_problems(store):
         (lambda s: np.save(next((s / NAMES["pool"]).glob("*.npy")), np.ones((1, 4), np.uint8)), "arrays or index"),
     ],
 )
-def test_damage_is_found(store, harm, said):
+def test_damage_is_found(store, harm, expected):
     harm(store)
     problems = verify.verify(store)
-    assert any(said in problem for problem in problems), problems
+    assert any(expected in problem for problem in problems), problems
 
 
 def test_a_file_swapped_for_a_link_is_found(store):
