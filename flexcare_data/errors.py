@@ -46,7 +46,7 @@ _CUT_SHORT = re.compile(r"\d+ requested and \d+ written")
 
 
 def message(error: BaseException, where: Path | None = None) -> str | None:
-    """What to print for ``error``, or None where it is a mistake of the program; ``where``: what was being written.
+    """Message for ``error``, or None where it is a mistake of the program; ``where``: the path being written.
 
     Example:
         >>> message(UserError("train.epochs: expected a number above 0, got 0"))
@@ -60,7 +60,7 @@ def message(error: BaseException, where: Path | None = None) -> str | None:
 
 
 def report(error: BaseException, where: Path | None = None) -> str | None:
-    """What to print for ``error``; None where the exception itself is asked for (`FULL_ERRORS`)."""
+    """The text that a command prints for ``error``; None where the exception itself is wanted (`FULL_ERRORS`)."""
     text = message(error, where)
     if text is not None:
         return f"error: {text}"
@@ -101,9 +101,9 @@ def _number(error: BaseException) -> int | None:
 
 
 def withheld(error: BaseException) -> str:
-    """Where an unexpected ``error`` was raised, and its type.
+    """Traceback and type of an unexpected ``error``, without its text.
 
-    The text of the exception is left out, because libraries quote the values that they cannot use, and a log may hold
+    The text is left out, because libraries quote the values that they cannot use, and a log may hold
     no value of a patient. Setting `FULL_ERRORS` in the environment makes the commands raise the exception itself.
     An exception that was raised inside a model keeps its text: models see tensors, and their errors are about shapes.
     """
@@ -130,7 +130,7 @@ _MODELS = _PROJECT / "flexcare_model" / "models"
 
 
 def _is_of_a_model(error: BaseException) -> bool:
-    """Whether the innermost frame of this project is in `flexcare_model/models/`."""
+    """True if the innermost frame of this project is in `flexcare_model/models/`."""
     files = [Path(frame.filename).resolve() for frame in traceback.extract_tb(error.__traceback__)]
     own = [file for file in files if any(file.is_relative_to(package) for package in _PACKAGES)]
     return bool(own) and own[-1].is_relative_to(_MODELS)

@@ -72,7 +72,7 @@ def _state(path: Path) -> list[str | int]:
 
 
 def user_cache(name: str) -> Path | None:
-    """A cache folder that only this user can read and write, or None where there is no such place.
+    """A cache folder that only this user can read and write, or None where it cannot be made.
 
     ``$XDG_CACHE_HOME/flexcare/<name>``, by default below ``~/.cache``. What it holds can be deleted at any time.
     """

@@ -92,7 +92,7 @@ class Product:
 
     @property
     def target(self) -> str:
-        """The published name that stands for the whole product."""
+        """The first published name, which is a target."""
         return next(iter(self.published))
 
 
@@ -377,7 +377,7 @@ class Plan:
         return {root: path for root in RAW_ROOTS if (path := self.root(root)) is not None}
 
     def check_roots(self) -> None:
-        """Raise where a raw folder that is set cannot be what it should be.
+        """Check the raw folders that are set.
 
         Raises:
             RawDataError: with all problems, before anything is planned.

@@ -55,7 +55,7 @@ def check_free(product: Product, output: Path) -> None:
 
 
 def link_commands(product: Product, output: Path) -> str:
-    """Shell commands that make the links, the one that stands for the whole product last."""
+    """Shell commands that make the links, that of the first published name last."""
     pairs = list(link_targets(product, output).items())
     folders = sorted({str(place.parent) for place, _ in pairs})
     links = [f"ln -sfn {shlex.quote(target)} {shlex.quote(str(place))}" for place, target in reversed(pairs)]

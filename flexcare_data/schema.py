@@ -279,9 +279,9 @@ WINDOWS = Table(
     (
         Column("sample_id", _TEXT, "as in the cohort"),
         Column("prediction_time", _TIME, "when the question is asked"),
-        Column("window_start", _TIME, "start of the window of images, included", nullable=True),
-        Column("window_end", _TIME, "end of the window of images, included", nullable=True),
-        Column("image_time", _TIME, "when the image was taken; null without image", nullable=True),
+        Column("window_start", _TIME, "start of the window of radiographs, inclusive", nullable=True),
+        Column("window_end", _TIME, "end of the window of radiographs, inclusive", nullable=True),
+        Column("image_time", _TIME, "when the radiograph was taken; null without image", nullable=True),
         Column("note_time", _TIME, "when the note was filed; null without note", nullable=True),
     ),
 )  # fmt: skip

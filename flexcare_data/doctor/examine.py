@@ -1,6 +1,6 @@
 """Checks before anything runs: data sets, their pairing, note encoder, disk, memory, GPU.
 
-In: a `Config`. Out: a `Report` with all findings at once. Reads little: headers, the small tables, samples of the large
+In: a `Config`. Out: a `Report` with all findings. Reads little: headers, the small tables, samples of the large
 ones; `fast` leaves out what takes more than a second or two. Findings hold counts and names, never a patient's value.
 """
 
@@ -31,12 +31,12 @@ BYTES = {
     "int8": 120 * (NOTE_WIDTH + 2),
     "tokens": 120 * 4,
 }
-"""Bytes on disk of one of each, for the estimate of what a build needs."""
+"""Bytes on disk of one of each, to estimate the size of a build."""
 EVENT_SHARE = {"chartevents": 0.28, "labevents": 0.04}
 """Share of the rows that are of used items."""
 HOURS_PER_STAY = 87
 AP_SHARE = 0.39
-"""Share of AP images among all radiographs."""
+"""Share of AP radiographs among all."""
 MEMORY = {"event tables": 600 << 20, "note encoder": 3 << 30}
 """Peak memory of the stages that need most: measured on tables of 20 million rows; BERT-base with a batch of 8,192
 word pieces. Small tables take about six times their text."""

@@ -65,7 +65,7 @@ def gpus() -> list[str]:
 
 
 def encoder_problem(name: str) -> tuple[str, str] | None:
-    """What was found and what to do where the note encoder ``name`` can't be used offline; None where it can.
+    """The problem and its solution where the note encoder ``name`` cannot be used offline; None where it can.
 
     Checked are a folder of that name, else the cache of the Hugging Face hub.
     """

@@ -1,6 +1,6 @@
 """Inspect one raw table without reading all of it: its path, columns and rows, and whether it is damaged.
 
-In: a root and the name of a table. Out: a `Probe`, or what is wrong as a RawDataError.
+In: a root and the name of a table. Out: a `Probe`, or a RawDataError.
 """
 
 from __future__ import annotations

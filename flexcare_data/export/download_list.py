@@ -19,7 +19,7 @@ BASE = "https://physionet.org/files/mimic-cxr-jpg/2.0.0/"
 """URL of the release; `files/` is below. 2.1.0 holds the same radiographs."""
 
 MEAN_BYTES = CXR_BYTES / CXR_ROWS["metadata"]
-"""Of a radiograph: the whole release by its number of images."""
+"""Of a radiograph: the size of the release over its number of radiographs."""
 
 
 @dataclass(frozen=True)

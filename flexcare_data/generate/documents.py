@@ -22,7 +22,7 @@ DOCS = CONFIG_DIR.parent.parent / "docs"
 
 
 def options() -> str:
-    """Every option of the protocol: its values, what the two protocols choose, what it does."""
+    """Every option of the protocol: its values, those of the two protocols, its effect."""
     rows = [("option", "`flexcare`", "`corrected`", "further values", "what it decides")]
     for name, field in Options.model_fields.items():
         published, corrected = (getattr(PROTOCOLS[protocol], name) for protocol in ("flexcare", "corrected"))

@@ -38,7 +38,7 @@ def read_sources(work: StageWork, dropped: Dropped) -> Sources:
     task = TASKS[work.settings["task"]]
     admissions = work.read("admissions", {})  # counted by `stays`
     marks = section_marks(work.upstream["sections"])
-    # A note belongs to an admission of its own patient; releases of different age know different admissions.
+    # A note must belong to an admission of the same patient; releases differ in their admissions.
     sections = marks.join(admissions, on=["subject_id", "hadm_id"], how="semi")
     count(dropped, "sections", "", "admission_unknown", marks.height - sections.height)
     return Sources(

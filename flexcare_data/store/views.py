@@ -26,7 +26,7 @@ class RecipeError(UserError):
 
 @dataclass(frozen=True)
 class Recipe:
-    """What one command makes, and of what.
+    """The product that one command makes, and its inputs.
 
     Attributes:
         name: of the product.

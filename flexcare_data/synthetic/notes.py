@@ -42,7 +42,7 @@ _FILLER_COURSE = (
     "The patient was admitted to the intensive care unit", "Electrolytes were repleted", "Family meeting was held",
     "Physical therapy was consulted", 'The patient said "I feel better"', "Code status was discussed",
 )  # fmt: skip
-# A bar stands for the blank that ends many lines of the real notes.
+# A bar marks the blank that ends many lines of the real notes.
 _FRAME = """\
 |
 Name:  ___                     Unit No:   ___

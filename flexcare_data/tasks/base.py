@@ -92,8 +92,8 @@ class Sources:
         series: HOURLY_INDEX, the stays with a series.
         phenotypes: stay_id and 25 labels, for stays with a known diagnosis.
         admissions: raw admissions in file order.
-        radiographs: AP images (dicom_id, subject_id, study_id, study_datetime, file_order).
-        sections: SECTIONS; of the section columns only whether they are null is looked at.
+        radiographs: AP radiographs (dicom_id, subject_id, study_id, study_datetime, file_order).
+        sections: SECTIONS; of the section columns only nulls are used.
         options: of the protocol.
         raw: the tables that the task names, in file order.
     """
@@ -132,7 +132,7 @@ def hours_after(time: str, hours: str) -> pl.Expr:
 
 
 def with_last_image(samples: pl.DataFrame, radiographs: pl.DataFrame) -> pl.DataFrame:
-    """Add dicom_id, study_id and image_time of the last AP image in [window_start, window_end], both inclusive.
+    """Add dicom_id, study_id and image_time of the last AP radiograph in [window_start, window_end], both inclusive.
 
     Last by study time, of equal times the later row of the metadata file. Null where there is none. Rows keep their
     order and number.
@@ -198,7 +198,7 @@ def note_of_admission(sections: pl.DataFrame, name: str, options: Options) -> pl
 
 
 def available_from() -> pl.Expr:
-    """When a note could be read: storetime, or charttime where that is missing."""
+    """Time from which a note could be read: storetime, or charttime where that is missing."""
     return pl.coalesce("storetime", "charttime")
 
 
