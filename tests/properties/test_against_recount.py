@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 from oracle.cohorts import TASKS
-from support.build_and_compare import Roots, build, differences, recount
+from support.build_and_compare import build, differences, recount
+from support.builds import Roots
 
 from flexcare_data.options import PROTOCOLS
 from flexcare_data.synthetic.write import write_data_set
@@ -39,7 +40,7 @@ def fabricated(tmp_path_factory: pytest.TempPathFactory) -> Roots:
     """Ten patients in all three modalities, with the odd spellings and values that the generator plants."""
     out = tmp_path_factory.mktemp("fabricated")
     write_data_set(out, patients=10, seed=7, edition="2.2")
-    return Roots(out / "mimiciv", out / "mimic_cxr_jpg", out / "mimic_iv_note")
+    return Roots.below(out)
 
 
 def agree(roots: Roots, out: Path, options: dict[str, str], tasks: tuple[str, ...] = TASKS) -> None:
@@ -61,7 +62,7 @@ def test_each_option_alone_equals_the_recount(name: str, value: str, fabricated:
 def test_other_editions_equal_the_recount(edition: str, tmp_path: Path):
     """1.0 has core/ and `ethnicity`, 3.1 more columns."""
     write_data_set(tmp_path / "raw", patients=4, seed=3, edition=edition)
-    roots = Roots(*(tmp_path / "raw" / name for name in ("mimiciv", "mimic_cxr_jpg", "mimic_iv_note")))
+    roots = Roots.below(tmp_path / "raw")
     agree(roots, tmp_path / "built", PUBLISHED)
 
 
@@ -99,7 +100,7 @@ def test_holes_and_shuffled_rows(protocol: str, tmp_path: Path):
     clocks = {"StudyTime": ["0", "59.9", "235959.999", "990000", ""], "StudyDate": [""]}
     rewrite(raw / "mimic_cxr_jpg/mimic-cxr-2.0.0-metadata.csv.gz", rng, clocks)
     rewrite(raw / "mimic_iv_note/note/discharge.csv.gz", rng, {"charttime": [""], "storetime": [""]})
-    roots = Roots(raw / "mimiciv", raw / "mimic_cxr_jpg", raw / "mimic_iv_note")
+    roots = Roots.below(raw)
     agree(roots, tmp_path / "built", PROTOCOLS[protocol].model_dump())
 
 

@@ -17,7 +17,8 @@ from pathlib import Path
 import polars as pl
 import pytest
 from oracle.cohorts import TASKS
-from support.build_and_compare import Roots, build
+from support.build_and_compare import build
+from support.builds import Roots
 from support.paths import RAW
 
 from flexcare_data.options import PROTOCOLS
@@ -35,7 +36,7 @@ Samples = dict[str, tuple]
 
 def copy_of(folder: Path) -> Roots:
     shutil.copytree(RAW, folder)
-    return Roots(folder / "mimiciv", folder / "mimic_cxr_jpg", folder / "mimic_iv_note")
+    return Roots.below(folder)
 
 
 def append(path: Path, rows: list[dict]) -> None:

@@ -222,13 +222,13 @@ def test_empty_tables_survive_the_whole_build(damaged, tmp_path, capsys, empty):
 
 def test_both_protocols_survive_without_events(damaged, tmp_path):
     """Options that fit or derive something from the events find none."""
-    options = (
-        "scaler=train",
-        "gcs_total=derived",
-        "duplicates=mean",
-        "height=inches_converted",
-        "lab_without_hadm=by_time",
-    )
+    options = {
+        "scaler": "train",
+        "gcs_total": "derived",
+        "duplicates": "mean",
+        "height": "inches_converted",
+        "lab_without_hadm": "by_time",
+    }
     built = build(damaged(chartevents=header, labevents=header), tmp_path / "out", options=options)
     assert built.cohort("phenotyping").height == 0
 
