@@ -15,7 +15,7 @@ help: ## this list
 setup: ## create .venv with the pinned packages (about 3 GB to download, 6 GB on disk)
 	@PYTHON="$(PYTHON)" sh .ci/setup
 
-demo: setup ## build everything on embedded synthetic data and say where the report is
+demo: setup ## build everything on embedded synthetic data and print the path of the report
 	@$(BIN)/snakemake --cores $(CORES) all --config output=demo
 	@echo "report: $(CURDIR)/demo/report.html"
 
@@ -31,7 +31,7 @@ test-pages: setup ## every command of the documents (five minutes)
 test-slurm: setup ## the workflow on a SLURM of one node that the tests start (needs munge and slurm-wlm installed)
 	@$(BIN)/python -m pytest -m slurm tests/slurm
 
-drill: setup ## strike at every moment of every stage and build (half an hour)
+drill: setup ## kill every stage and build at every moment (half an hour)
 	@$(BIN)/python -m pytest -m drill -n 2 tests/faults
 
 lint: setup ## ruff, codespell, mypy, import contracts, snakefmt
@@ -46,7 +46,7 @@ coverage: setup ## the tests, and the lines that none of them executes (longer t
 	@$(BIN)/python -m pytest -n 2 --dist loadfile --cov --cov-report term --cov-report html
 	@echo "coverage: $(CURDIR)/build/coverage/html/index.html"
 
-bench: setup ## timings of the heavy stages, beside their goals
+bench: setup ## timings of the heavy stages, compared with their goals
 	@status=0; for name in events images embed batches model_step; do \
 	    echo "== $$name"; PYTHONPATH=tests $(BIN)/python tests/bench/bench_$$name.py || status=1; \
 	done; exit $$status

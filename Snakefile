@@ -40,7 +40,7 @@ include: "rules/publish.smk"
 
 
 onstart:
-    hold_output()
+    lock_output()
 
 
 rule all:

@@ -1,4 +1,4 @@
-"""Commands of the data half: one per stage, and those that look, report and tidy up.
+"""Commands of the data half: one per stage, then those that inspect, report and maintain.
 
 A command parses its arguments and calls one function; what decides a result is in that function, so this module is part
 of no key. Everything is imported inside the commands, which keeps `--help` fast.
@@ -49,7 +49,7 @@ def run_commands(group: click.Group, program: str, arguments: Sequence[str] | No
         The exit status.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
-    os.umask(os.umask(0o077) | 0o007)  # what is derived from patients is never open to everybody
+    os.umask(os.umask(0o077) | 0o007)  # data derived from patients is never readable by others
     threads = next((value for flag, value in pairwise(given) if flag == "--threads"), None)
     if threads:
         os.environ["POLARS_MAX_THREADS"] = threads  # read once, when polars is imported
@@ -83,7 +83,7 @@ def commands() -> None:
 
 
 def options(*decorators: Callable) -> Callable:
-    """Several click options as one decorator, in the order in which they are listed in the help."""
+    """Combine click options into one decorator; the help lists them in this order."""
 
     def decorate(function: Callable) -> Callable:
         for decorator in reversed(decorators):
@@ -113,7 +113,7 @@ COHORTS = click.option(
 PART = click.option("--part", type=JobPart.parse, help="2/8: do only the second of eight parts, and write no stage.")
 STAGE = options(
     click.option("--option", "option", multiple=True, metavar="NAME=VALUE", help="Option of the protocol."),
-    click.option("--spec", type=FOLDER, help="File with what decides the content (JSON), to be checked and stored."),
+    click.option("--spec", type=FOLDER, help="File with all that decides the content (JSON); checked and stored."),
     click.option("--private", is_flag=True, help="Readable by the owner only, not by the group."),
     click.option("--threads", type=click.IntRange(1), default=1, help="Threads."),
     OUT,
@@ -121,7 +121,7 @@ STAGE = options(
 
 
 def run_stage(stage: str, arguments: dict[str, Any], **settings: Any) -> None:
-    """Call ``run`` of a stage's module with what its command line says.
+    """Call ``run`` of a stage's module with the arguments of its command line.
 
     Args:
         arguments: values of the options `roots`, `folders`, `COHORTS` and `STAGE`.
@@ -137,7 +137,7 @@ def run_stage(stage: str, arguments: dict[str, Any], **settings: Any) -> None:
     row = stage_row(stage)
     given = Options.model_validate(dict(pair.partition("=")[::2] for pair in arguments["option"]))
     upstream = {name: arguments[name] for name in row.upstream if arguments.get(name)}
-    # A folder of the store is called cohort-<task>-<key>; made by hand, cohort-<task>.
+    # A folder of the store is called cohort-<task>-<key>; of a command given by hand, cohort-<task>.
     for folder in arguments.get("cohorts", ()):
         upstream[f"cohort-{_task_of(folder)}"] = folder
     work = StageWork(
@@ -230,7 +230,7 @@ def cohort(task: str, **arguments: Any) -> None:
 @COHORTS
 @STAGE
 def audit(**arguments: Any) -> None:
-    """Count selection steps and dropped values; check for leakage."""
+    """Check every sample for leakage; count selection steps and dropped values."""
     run_stage("audit", arguments)
 
 
@@ -238,7 +238,7 @@ def audit(**arguments: Any) -> None:
 @roots("mimic_cxr_jpg")
 @COHORTS
 @click.option(
-    "--which", type=click.Choice(["needed", "all_ap"]), default="needed", help="Images of the cohorts, or all AP."
+    "--which", type=click.Choice(["needed", "all_ap"]), default="needed", help="Radiographs of the cohorts, or all AP."
 )
 @click.option("--processes", type=click.IntRange(1), default=1, help="Processes that decode.")
 @click.option(
@@ -261,7 +261,7 @@ def images(which: str, processes: int, broken_share: float, allow_missing: bool,
 def synthetic(patients: int, seed: int, edition: str, **arguments: Any) -> None:
     """Fabricated raw data, as a stage of the store.
 
-    The data has planted answers.
+    A model can learn its labels.
     """
     run_stage("synthetic", arguments, patients=patients, seed=seed, edition=edition)
 
@@ -277,11 +277,11 @@ def synthetic(patients: int, seed: int, edition: str, **arguments: Any) -> None:
 def synthesize(patients: int, seed: int, edition: str, out: Path) -> None:
     """Fabricated raw data, in one subfolder per data set.
 
-    The data has planted answers.
+    A model can learn its labels.
     """
-    from flexcare_data.synthetic import write
+    from flexcare_data.synthetic.write import write_data_set
 
-    write(out, patients=patients, seed=seed, edition=edition)
+    write_data_set(out, patients=patients, seed=seed, edition=edition)
 
 
 @commands.command("doctor")
@@ -331,11 +331,11 @@ def doctor(
 @click.option("--sample", required=True, help="Its sample_id.")
 @click.option("--out", type=FOLDER, help="Write the matrix with the names of its columns to this file (CSV).")
 def explain(output: Path, task: str, sample: str, out: Path | None) -> None:
-    """Show one sample in full, and why it is as it is.
+    """Show one sample and why its inputs were chosen.
 
-    Prints its times, its matrix, its radiograph and its note, and why they are chosen.
+    Prints its times, its matrix, its radiograph and its note.
     """
-    from flexcare_data.export.explain_sample import explain as explain_sample
+    from flexcare_data.export.explain_sample import explain_sample
     from flexcare_data.store.folders import atomic_write
 
     text, matrix = explain_sample(output, task, sample)
@@ -348,7 +348,7 @@ def explain(output: Path, task: str, sample: str, out: Path | None) -> None:
 @roots("mimic_cxr_jpg")
 @COHORTS
 @click.option("--base", help="URL before each path; empty: paths only, for wget --base (default: PhysioNet).")
-@click.option("--absent-only", is_flag=True, help="Leave out what --mimic-cxr-jpg has already.")
+@click.option("--absent-only", is_flag=True, help="Leave out files that --mimic-cxr-jpg already has.")
 @OUT
 def image_list(
     mimic_cxr_jpg: Path | None, cohorts: tuple[Path, ...], base: str | None, absent_only: bool, out: Path
@@ -446,9 +446,9 @@ def store_verify(names: tuple[str, ...], folder: Path) -> int:
 @click.option("--days", type=float, help="Keep what was written in the last days.")
 @click.option("--yes", is_flag=True, help="Remove, do not only list.")
 def store_prune(names: tuple[str, ...], folder: Path, keep: tuple[str, ...], days: float | None, yes: bool) -> int:
-    """List, or remove, what nothing needs any more.
+    """List or remove folders that are no longer needed.
 
-    That is: remains of killed jobs, and folders that no kept folder was made from.
+    These are remains of killed jobs, and folders that no kept folder was made from.
     """
     from flexcare_data.store.prune import prune
 
@@ -460,14 +460,14 @@ def store_prune(names: tuple[str, ...], folder: Path, keep: tuple[str, ...], day
     return 1 if yes and not all(removal.done for removal in removals) else 0
 
 
-@store.command("explain")
+@store.command("describe")
 @NAMES
 @STORE
-def store_explain(names: tuple[str, ...], folder: Path) -> None:
-    """Say what a folder was made of, or in what two folders differ."""
+def store_describe(names: tuple[str, ...], folder: Path) -> None:
+    """Describe what a folder was made of, or how two folders differ."""
+    from flexcare_data.store.describe import describe
     from flexcare_data.store.folders import StoreError
-    from flexcare_data.store.origins import explain as explain_folder
 
     if len(names) not in (1, 2):
-        raise StoreError(f"store explain: expected one folder, or two to compare, got {len(names)}")
-    print(explain_folder(folder, *names))
+        raise StoreError(f"store describe: expected one folder, or two to compare, got {len(names)}")
+    print(describe(folder, *names))

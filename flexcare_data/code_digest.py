@@ -1,12 +1,12 @@
-"""What code a key covers: the modules that a command executes, and the data files that they open.
+"""Digest of the code that a key covers: the modules that a command runs, and the data files that they open.
 
 In: names of modules. Out: a digest of their import closure within the two packages, read from the source as text:
-nothing is imported. Comments and docstrings do not count, so a better sentence rebuilds nothing;
-nor do the attributes of a model that only reports show.
+nothing is imported. Comments, docstrings and the attributes of a model that only reports show do not count, so a
+change of them rebuilds nothing.
 
-Followed are absolute and relative imports, also inside functions, `import_module("literal")`, the `__init__.py` of
-every package on the way, and the files named in `package_file("...")` and `package_folder("...")`. Not followed are
-imports under `if TYPE_CHECKING:` and those inside functions of an `__init__.py`, which run only for a name asked for.
+The closure follows absolute and relative imports, also inside functions, `import_module("literal")`, the `__init__.py`
+of every package on the way, and the files named in `package_file("...")` and `package_folder("...")`. It does not
+follow imports under `if TYPE_CHECKING:` and inside functions of an `__init__.py`, which run only on demand.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ PACKAGES = ("flexcare_data", "flexcare_model")
 
 
 @dataclass(frozen=True)
-class _Source:
-    """What one module contributes: a digest of its code, the modules it names, the data files it opens."""
+class _ModuleCode:
+    """The part of one module: a digest of its code, the modules it imports, the data files it opens."""
 
     code: str
     imports: tuple[str, ...]
@@ -43,21 +43,21 @@ def code_digest(*modules: str) -> str:
     """sha256 (16 hex digits) of the code that ``modules`` run and of the data files that this code opens."""
     total: dict[str, str] = {}
     for name in sorted(closure(*modules)):
-        total[name] = _source(name).code
+        total[name] = _module_code(name).code
     for path in opened_files(*modules):
         total[path.name] = hashlib.sha256(path.read_bytes()).hexdigest()
     return value_digest(total)[:16]
 
 
 def changed_code(planned: dict[str, Any] | None) -> str:
-    """Which planned code is on disk no more: names of the modules where it begins, empty if all is as planned.
+    """Names of the planned modules if their code has changed since planning, else an empty text.
 
     Args:
         planned: the ``code`` of a spec, ``{"modules": [...], "digest": "..."}``; None where nothing was planned.
     """
     if not planned:
         return ""
-    for remembered in (code_digest, closure, opened_files, _path, _source):
+    for remembered in (code_digest, closure, opened_files, _path, _module_code):
         remembered.cache_clear()
     modules = planned["modules"]
     return "" if code_digest(*modules) == planned["digest"] else ", ".join(modules)
@@ -82,7 +82,7 @@ def closure(*modules: str) -> frozenset[str]:
         known.add(name)
         parts = name.split(".")
         todo += [".".join(parts[:n]) for n in range(1, len(parts))]
-        todo += _source(name).imports
+        todo += _module_code(name).imports
     return frozenset(known)
 
 
@@ -91,9 +91,9 @@ def opened_files(*modules: str) -> tuple[Path, ...]:
     """Data files that the closure of ``modules`` opens, sorted."""
     found: set[Path] = set()
     for name in closure(*modules):
-        source = _source(name)
-        found |= {package_file(file) for file in source.files}
-        for folder in source.folders:
+        module = _module_code(name)
+        found |= {package_file(file) for file in module.files}
+        for folder in module.folders:
             found |= {path for path in package_folder(folder).rglob("*") if path.is_file()}
     return tuple(sorted(path for path in found if path.is_file() and "__pycache__" not in path.parts))
 
@@ -114,31 +114,33 @@ def _path(module: str) -> Path | None:
 
 
 @cache
-def _source(module: str) -> _Source:
+def _module_code(module: str) -> _ModuleCode:
     path = _path(module)
     assert path is not None
     text = path.read_bytes()
-    # Parsing all modules takes a second; what it gives is remembered by the content of the file.
+    # Parsing all modules takes a second, so the result is cached by the content of the file.
     folder = user_cache("code")
     name = hashlib.sha256(module.encode() + b"\0" + text + _OWN_VERSION.encode()).hexdigest()[:32]
     remembered = folder / f"{name}.json" if folder else None
     if remembered and remembered.is_file():
         try:
             code, *lists = json.loads(remembered.read_text())
-            return _Source(code, *map(tuple, lists))
+            return _ModuleCode(code, *map(tuple, lists))
         except (ValueError, TypeError):
             remembered.unlink(missing_ok=True)
-    source = _read(module, path, text.decode())
+    contribution = _read(module, path, text.decode())
     if remembered:
-        write_private(remembered, json.dumps([source.code, source.imports, source.files, source.folders]))
-    return source
+        write_private(
+            remembered, json.dumps([contribution.code, contribution.imports, contribution.files, contribution.folders])
+        )
+    return contribution
 
 
 _OWN_VERSION = "2"
-"""Changes with what `_read` looks for, so that nothing remembered is used for another question."""
+"""Change this together with `_read`, so that cached results of the old version are not used."""
 
 
-def _read(module: str, path: Path, text: str) -> _Source:
+def _read(module: str, path: Path, text: str) -> _ModuleCode:
     is_package = path.name == "__init__.py"
     tree = ast.parse(text)
     imports, files, folders = [], [], []
@@ -154,7 +156,7 @@ def _read(module: str, path: Path, text: str) -> _Source:
             files += [literal] if called == "package_file" else []
             folders += [literal] if called == "package_folder" else []
     code = hashlib.sha256(ast.unparse(_without_texts(tree)).encode()).hexdigest()
-    return _Source(code, tuple(sorted(set(imports))), tuple(sorted(set(files))), tuple(sorted(set(folders))))
+    return _ModuleCode(code, tuple(sorted(set(imports))), tuple(sorted(set(files))), tuple(sorted(set(folders))))
 
 
 def _executed(node: ast.AST, *, into_functions: bool) -> Iterator[ast.AST]:

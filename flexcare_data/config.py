@@ -235,9 +235,9 @@ class Config(Section):
         return resolve(self.protocol, self.options)
 
     def deciding(self) -> dict[str, Any]:
-        """The settings that decide results, as JSON values: what pages print.
+        """The settings that decide results, as JSON values, for the pages.
 
-        Left out are places (paths of raw folders, output, store) and what only decides where and how fast to compute.
+        Paths (raw folders, output, store) and settings that only decide where and how fast to compute are left out.
         """
         content = self.model_dump(mode="json", exclude={"output", "store", "resources"})
         content["raw"] = {name: "set" if path else None for name, path in content["raw"].items()}

@@ -1,7 +1,7 @@
-"""Which models and tasks there are, read from their files as text: nothing is imported, so this takes milliseconds.
+"""List the models and tasks by reading their files as text: nothing is imported, so this takes milliseconds.
 
 In: the folders `flexcare_model/models/` and `flexcare_data/tasks/`. Out: `models()` and `tasks()`, what each file
-declares of itself: its name, and for the reports its title, order, colour and the comparison that it belongs to. Only
+declares: its name, and for the reports its title, order, colour and the comparison that it belongs to. Only
 literals are read. `MODELS` and `TASKS` import a file when it is used.
 """
 
@@ -26,7 +26,7 @@ USUAL_ORDER = 50
 
 
 class DeclarationError(UserError):
-    """The file of a model or of a task declares something that it cannot be."""
+    """The file of a model or of a task has a wrong declaration."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class DeclaredModel:
 
 
 SHOWN_ONLY = frozenset(field.name for field in fields(DeclaredModel)) - {"name", "module", "class_name", "multi_task"}
-"""What a model declares for the reports alone: a change of it trains nothing again."""
+"""Attributes that only reports use; a change of them trains nothing again."""
 
 
 @dataclass(frozen=True)

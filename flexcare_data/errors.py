@@ -1,9 +1,9 @@
-"""Errors that a user can fix, and the words in which a command reports any exception.
+"""Errors that a user can fix, and the message that a command prints for any exception.
 
 In: an exception. Out: one message without a traceback, or None where the exception is a mistake of this program.
-`UserError` is the base class of all errors that a user can fix. Refusals of the machine (a full disk, a lost
-permission, a file that was removed) come from Python and the libraries in different forms: an OSError with a number,
-one without, or an error of a library that quotes the system.
+`UserError` is the base class of all errors that a user can fix. Errors of the system (a full disk, a lost permission, a
+removed file) come from Python and the libraries in different forms: an OSError with a number, one without, or an error
+of a library that quotes the system.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from pathlib import Path
 
 
 class UserError(Exception):
-    """An error that the user can fix. Its message is shown as it is: expected, got, where, what to do.
+    """An error that the user can fix. Its message is printed unchanged: expected, got, where, what to do.
 
     The message holds names, counts and paths, never a value of a patient.
     """
 
 
 FULL_ERRORS = "FLEXCARE_FULL_ERRORS"
-_AGAIN = "nothing that was finished is lost, and the same command goes on from there"
+_AGAIN = "nothing that was finished is lost, and the same command continues from there"
 _FULL = f"free some space, or set store.path or output to a larger disk; {_AGAIN}"
 _ADVICE = {
     errno.ENOSPC: _FULL,
@@ -34,7 +34,7 @@ _ADVICE = {
     errno.EROFS: f"set output or store.path to a disk that you may write; {_AGAIN}",
     errno.ENOENT: f"it was moved or removed while it was needed: put it back; {_AGAIN}",
     errno.ESTALE: f"it was moved or removed while it was needed: put it back; {_AGAIN}",
-    errno.EIO: f"the disk or its network connection failed: look after it; {_AGAIN}",
+    errno.EIO: f"the disk or its network connection failed: check it; {_AGAIN}",
     errno.EMFILE: f"allow more open files (ulimit -n 4096); {_AGAIN}",
     errno.ENFILE: f"too many files are open on this machine: try later; {_AGAIN}",
 }
@@ -46,7 +46,7 @@ _CUT_SHORT = re.compile(r"\d+ requested and \d+ written")
 
 
 def message(error: BaseException, where: Path | None = None) -> str | None:
-    """What to print for ``error``, or None where it is a mistake of the program; ``where``: what was being written.
+    """Message for ``error``, or None where it is a mistake of the program; ``where``: the path being written.
 
     Example:
         >>> message(UserError("train.epochs: expected a number above 0, got 0"))
@@ -56,24 +56,24 @@ def message(error: BaseException, where: Path | None = None) -> str | None:
     """
     from pydantic import ValidationError  # imported here, because short commands pay for every import
 
-    return str(error) if isinstance(error, UserError | ValidationError) else explain(error, where)
+    return str(error) if isinstance(error, UserError | ValidationError) else system_message(error, where)
 
 
 def report(error: BaseException, where: Path | None = None) -> str | None:
-    """What to print for ``error``; None where the exception itself is asked for (`FULL_ERRORS`)."""
+    """The text that a command prints for ``error``; None where the exception itself is wanted (`FULL_ERRORS`)."""
     text = message(error, where)
     if text is not None:
         return f"error: {text}"
     return None if os.environ.get(FULL_ERRORS) else withheld(error)
 
 
-def explain(error: BaseException, where: Path | None = None) -> str | None:
-    """The message for ``error``; ``where`` is named where the error itself names no file.
+def system_message(error: BaseException, where: Path | None = None) -> str | None:
+    """Message for an error of the system; ``where`` is named where the error itself names no file.
 
     Example:
-        >>> explain(OSError(28, "No space left on device", "/disk/events.parquet")).split(";")[0]
+        >>> system_message(OSError(28, "No space left on device", "/disk/events.parquet")).split(";")[0]
         '/disk/events.parquet: No space left on device'
-        >>> explain(KeyError("stay_id")) is None
+        >>> system_message(KeyError("stay_id")) is None
         True
     """
     place = getattr(error, "filename", None) or where or "a file"
@@ -96,14 +96,14 @@ def _number(error: BaseException) -> int | None:
     text = str(error)
     if quoted := _QUOTED.search(text):
         return int(quoted[1])
-    # numpy tells a write that was cut short by its counts alone.
+    # numpy reports an incomplete write only by its counts.
     return errno.ENOSPC if isinstance(error, OSError) and _CUT_SHORT.search(text) else None
 
 
 def withheld(error: BaseException) -> str:
-    """Where an unexpected ``error`` was raised, and its type.
+    """Traceback and type of an unexpected ``error``, without its text.
 
-    The text of the exception is left out, because libraries quote the values that they cannot use, and a log may hold
+    The text is left out, because libraries quote the values that they cannot use, and a log may hold
     no value of a patient. Setting `FULL_ERRORS` in the environment makes the commands raise the exception itself.
     An exception that was raised inside a model keeps its text: models see tensors, and their errors are about shapes.
     """
@@ -119,7 +119,7 @@ def withheld(error: BaseException) -> str:
         if _is_of_a_model(following):
             lines.append(f"{name}: {following}")
         else:
-            lines.append(f"{name} (its words may quote patients' values: set {FULL_ERRORS}=1 to see them)")
+            lines.append(f"{name} (its text may quote patients' values: set {FULL_ERRORS}=1 to see them)")
         following = following.__cause__ or (None if following.__suppress_context__ else following.__context__)
     return "\n".join(lines)
 
@@ -130,7 +130,7 @@ _MODELS = _PROJECT / "flexcare_model" / "models"
 
 
 def _is_of_a_model(error: BaseException) -> bool:
-    """Whether the innermost frame of this project is in `flexcare_model/models/`."""
+    """True if the innermost frame of this project is in `flexcare_model/models/`."""
     files = [Path(frame.filename).resolve() for frame in traceback.extract_tb(error.__traceback__)]
     own = [file for file in files if any(file.is_relative_to(package) for package in _PACKAGES)]
     return bool(own) and own[-1].is_relative_to(_MODELS)

@@ -49,8 +49,8 @@ def file_digest(path: Path) -> str:
 def remembered_digest(path: Path) -> str:
     """sha256 of a file's bytes, computed once per state of the file.
 
-    The state is path, size, modification time, change time and inode. What is remembered belongs to the user alone
-    (`user_cache`): a digest that somebody else planted is never believed.
+    The state is path, size, modification time, change time and inode. The cache belongs to the user alone
+    (`user_cache`), so a digest that another account wrote is never used.
     """
     state = _state(path)
     folder = user_cache("digests")
@@ -72,7 +72,7 @@ def _state(path: Path) -> list[str | int]:
 
 
 def user_cache(name: str) -> Path | None:
-    """A cache folder that only this user can read and write, or None where there is no such place.
+    """A cache folder that only this user can read and write, or None where it cannot be made.
 
     ``$XDG_CACHE_HOME/flexcare/<name>``, by default below ``~/.cache``. What it holds can be deleted at any time.
     """
@@ -92,7 +92,7 @@ def user_cache(name: str) -> Path | None:
 
 
 def write_private(path: Path, content: str | bytes) -> None:
-    """Write a file of a `user_cache` atomically, readable by this user only; a disk that refuses it is no error."""
+    """Write a file of a `user_cache` atomically, readable by this user only; errors of the disk are ignored."""
     temporary = path.with_suffix(f".{os.getpid()}.{secrets.token_hex(4)}.tmp")
     try:
         with open(temporary, "xb", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:

@@ -1,4 +1,4 @@
-"""How hours are counted: the rows of an hourly grid, and when two times are equal.
+"""Count hours: the rows of an hourly grid, and the tolerance within which two times are equal.
 
 In: hours since `intime`. Out: numbers of rows.
 """

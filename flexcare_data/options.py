@@ -24,7 +24,7 @@ PAPER_TASKS = (
 
 
 class Options(BaseModel):
-    """How cohorts, series, notes and labels are derived. Field descriptions are the option's documentation."""
+    """Options of cohorts, series, notes and labels. Field descriptions are the documentation."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 

@@ -1,4 +1,4 @@
-"""What an output folder is made from: real data from which folders, or fabricated data.
+"""Origin of an output folder: real data from which folders, or fabricated data.
 
 In: the configuration, the configuration files that were given. Out: `origin.json` in the output folder, which the next
 build is compared with, so that a forgotten ``--configfile`` cannot turn results of real data into fabricated ones.
@@ -27,7 +27,7 @@ class OriginError(UserError):
 
 @dataclass(frozen=True)
 class Origin:
-    """Where results come from.
+    """Origin of results.
 
     Attributes:
         synthetic: whether the raw data is fabricated.
@@ -53,7 +53,7 @@ class Origin:
         )
 
     def check(self, output: Path) -> None:
-        """Compare with what ``output`` was built from. A data set that is added or left out is no contradiction.
+        """Compare with what ``output`` was built from. Adding or leaving out a data set is allowed.
 
         Raises:
             OriginError: fabricated instead of real data, or the other way round, or other folders with other content.
@@ -79,7 +79,7 @@ class Origin:
                 )
 
     def write(self, output: Path) -> None:
-        """Note the origin in ``output``; data sets noted before are kept."""
+        """Write the origin into ``output``; data sets written before are kept."""
         known = read(output)
         merged = self
         if known is not None:
@@ -94,7 +94,7 @@ class Origin:
 
 
 def read(output: Path) -> Origin | None:
-    """The origin noted in ``output``; None where there is none."""
+    """The origin written in ``output``; None where there is none."""
     try:
         return Origin(**json.loads((output / NAME).read_text()))
     except (FileNotFoundError, NotADirectoryError):

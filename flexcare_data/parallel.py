@@ -1,4 +1,4 @@
-"""Parts of a table worked on side by side or ahead of their reader, and handed on in their order."""
+"""Process parts of a table in parallel, or ahead of their reader, and return them in order."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Result = TypeVar("Result")
 
 
 def ahead(work: Callable[[Part], Result], parts: Iterable[Part], threads: int) -> Iterator[Result]:
-    """``work`` of each part, in order, worked on by ``threads`` at a time: no more parts than these are in memory.
+    """Apply ``work`` to each part in ``threads`` threads; results in order, at most ``threads`` parts in memory.
 
     Example:
         >>> list(ahead(len, ["a", "bb", "ccc"], threads=2))
@@ -31,9 +31,9 @@ def ahead(work: Callable[[Part], Result], parts: Iterable[Part], threads: int) -
 
 
 def in_thread(parts: Generator[Part, Any, Any], n_ahead: int) -> Iterator[Part]:
-    """``parts``, made by a thread of its own that is at most ``n_ahead`` before its reader.
+    """Produce ``parts`` in a separate thread, at most ``n_ahead`` before the reader.
 
-    What is raised there is raised here. A reader that stops early ends the thread.
+    Exceptions of the thread are raised here. A reader that stops early ends the thread.
     """
     queue: Queue[tuple[Part | None, BaseException | None]] = Queue(maxsize=n_ahead)
     stop = Event()

@@ -1,9 +1,9 @@
-"""The build plan: which stages there are, what decides the content of each, and where it is stored.
+"""The build plan: the stages, what decides the content of each, and where it is stored.
 
 In: a `Config`. Out: a `Plan` with a `Product` per stage. A product's folder is named by its key, and the key is a
 digest of everything that decides its bytes: options, settings, content of the raw tables, keys of the products that it
-reads, code and libraries. So a folder that is complete is right, whoever built it, and a change moves only what depends
-on it.
+reads, code and libraries. So a complete folder is correct, and a change affects only the products that
+depend on it.
 
 What is made of trained models (runs, tables, figures, pages) is planned in `flexcare_model.plan`, in the same way.
 """
@@ -67,7 +67,7 @@ class Stage:
 
 @dataclass(frozen=True)
 class Product:
-    """Something that is made once and found by its key.
+    """A result that is made once and found by its key.
 
     Attributes:
         name: such as ``stays``.
@@ -92,7 +92,7 @@ class Product:
 
     @property
     def target(self) -> str:
-        """The published name that stands for the whole product."""
+        """The first published name, which is a target."""
         return next(iter(self.published))
 
 
@@ -377,7 +377,7 @@ class Plan:
         return {root: path for root in RAW_ROOTS if (path := self.root(root)) is not None}
 
     def check_roots(self) -> None:
-        """Raise where a raw folder that is set cannot be what it should be.
+        """Check the raw folders that are set.
 
         Raises:
             RawDataError: with all problems, before anything is planned.

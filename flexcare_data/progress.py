@@ -7,7 +7,7 @@ from collections.abc import Callable
 from tqdm import tqdm
 
 Progress = Callable[[int, int], None]
-"""Called with what is done and what there is to do, as often as one likes."""
+"""Called repeatedly with the amount done and the total."""
 
 
 def meter(unit: str) -> Progress | None:

@@ -1,7 +1,7 @@
 """Published names: links below the output folder that show the products of one configuration.
 
-In: a `Product`, the output folder. Out: what its links should say, and whether they do. A link that is dangling or
-shows another product counts as absent. A file or folder that is no link is never replaced.
+In: a `Product`, the output folder. Out: the targets of its links, and whether the links are right. A link that is
+dangling or shows another product counts as absent. A file or folder that is no link is never replaced.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from flexcare_data.plan import Product
 
 
 class PublishError(UserError):
-    """Something that the workflow did not make has the name that a result should get."""
+    """A file or folder that the workflow did not make has the name of a result."""
 
 
 def link_targets(product: Product, output: Path) -> dict[Path, str]:
-    """Each published name of ``product`` and what its link should say.
+    """Published names of ``product`` and the targets of their links.
 
     Relative where product and output folder are in one tree, so that the tree can be moved; else absolute.
     """
@@ -35,7 +35,7 @@ def link_targets(product: Product, output: Path) -> dict[Path, str]:
 
 
 def is_published(product: Product, output: Path) -> bool:
-    """True if every name is there and shows this product."""
+    """True if every name exists and links to this product."""
     return all(_says(place, target) and place.exists() for place, target in link_targets(product, output).items())
 
 
@@ -55,7 +55,7 @@ def check_free(product: Product, output: Path) -> None:
 
 
 def link_commands(product: Product, output: Path) -> str:
-    """Shell commands that make the links, the one that stands for the whole product last."""
+    """Shell commands that make the links, that of the first published name last."""
     pairs = list(link_targets(product, output).items())
     folders = sorted({str(place.parent) for place, _ in pairs})
     links = [f"ln -sfn {shlex.quote(target)} {shlex.quote(str(place))}" for place, target in reversed(pairs)]

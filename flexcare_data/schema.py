@@ -1,7 +1,7 @@
 """Every table of the project: columns, dtypes, units, key and place on disk.
 
 In: nothing. Out: `RAW` (the PhysioNet tables as published, with the columns that are read), `TABLES` (what the
-build writes) and `check`, which each stage calls on what it is about to write.
+build writes) and `check`, which each stage calls on a table before writing it.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ import polars as pl
 from flexcare_data.errors import UserError
 
 OUTPUT_FORMAT = 1
-"""Version of the files below the output folder; files of another version are refused (`store.check_format`)."""
+"""Version of the files below the output folder; files of another version are refused (`store.folders.check_format`)."""
 
 
 class SchemaError(UserError):
-    """A table is not what `TABLES` says. The message holds counts and column names, never a patient's values."""
+    """A table does not match `TABLES`. The message holds counts and column names, never a patient's values."""
 
 
 @dataclass(frozen=True)
@@ -180,7 +180,7 @@ STAYS = Table(
         Column("race", _TEXT, "race as published (`ethnicity` in edition 1.0)", nullable=True),
         Column("first_careunit", _TEXT, "care unit; a kept stay has only one", nullable=True),
         Column("died_in_hospital", _FLAG, "1 if died during the admission (option `death_label`), else 0"),
-        Column("died_in_unit", _FLAG, "1 if dod or deathtime lies within [intime, outtime], else 0"),
+        Column("died_in_unit", _FLAG, "1 if dod or deathtime is within [intime, outtime], else 0"),
         Column("died", _FLAG, "1 if a dod or deathtime is known, else 0"),
         Column("readmission", _FLAG, "1 if back (option `readmission`), 0 if not, null where excluded", nullable=True),
     ),
@@ -262,7 +262,7 @@ COHORT = Table(
     (
         Column("sample_id", _TEXT, "stay_id; study_id for diagnosis; hadm_id for drg"),
         _SUBJECT,
-        Column("hadm_id", _ID, "hospital admission; null where a radiograph lies in none", nullable=True),
+        Column("hadm_id", _ID, "hospital admission; null where a radiograph belongs to none", nullable=True),
         Column("stay_id", _ID, "ICU stay whose series is the input; null without series", nullable=True),
         Column("study_id", _ID, "study of dicom_id; null without image", nullable=True),
         Column("split", pl.Enum(["train", "val", "test"]), "fold of the patient"),
@@ -279,9 +279,9 @@ WINDOWS = Table(
     (
         Column("sample_id", _TEXT, "as in the cohort"),
         Column("prediction_time", _TIME, "when the question is asked"),
-        Column("window_start", _TIME, "start of the window of images, included", nullable=True),
-        Column("window_end", _TIME, "end of the window of images, included", nullable=True),
-        Column("image_time", _TIME, "when the image was taken; null without image", nullable=True),
+        Column("window_start", _TIME, "start of the window of radiographs, inclusive", nullable=True),
+        Column("window_end", _TIME, "end of the window of radiographs, inclusive", nullable=True),
+        Column("image_time", _TIME, "when the radiograph was taken; null without image", nullable=True),
         Column("note_time", _TIME, "when the note was filed; null without note", nullable=True),
     ),
 )  # fmt: skip
@@ -310,7 +310,7 @@ KNOWN_ONLY_LATER = {
 
 
 def check(frame: pl.DataFrame, table: Table) -> pl.DataFrame:
-    """Return ``frame`` unchanged if it is what ``table`` says, else raise.
+    """Return ``frame`` unchanged if it matches ``table``, else raise.
 
     Checked: names and order of columns, dtypes, nulls where none are allowed, sorted and unique key.
 

@@ -1,4 +1,4 @@
-"""Hourly rows as their readers see them: which rows a sample reads, and the model input that they make.
+"""Read hourly rows: which rows a sample uses, and the model input made of them.
 
 In: `data/hourly/` of an output folder, a task, samples of its cohort. Out: ranges of rows, the rows, 76 columns.
 

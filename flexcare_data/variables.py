@@ -18,7 +18,7 @@ _DECLARED = package_file("flexcare_data/resources/variables.toml")
 
 
 class VariableError(UserError):
-    """A declaration in `resources/variables.toml` is not one of a variable."""
+    """A declaration in `resources/variables.toml` is wrong."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ def parse_variables(text: str) -> dict[str, Variable]:
     found = {name: _variable(name, values) for name, values in declared.items()}
     itemids = [item.itemid for variable in found.values() for item in variable.items]
     if twice := sorted({itemid for itemid in itemids if itemids.count(itemid) > 1}):
-        raise VariableError(f"{_DECLARED.name}: itemid {twice[0]} stands twice, expected each once")
+        raise VariableError(f"{_DECLARED.name}: itemid {twice[0]} is listed twice, expected once")
     return found
 
 

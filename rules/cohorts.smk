@@ -1,4 +1,4 @@
-# Who is asked what and when: one cohort per task, and the audit of all of them.
+# Samples and labels: one cohort per task, and the audit of all cohorts.
 
 
 rule cohort:
@@ -40,13 +40,13 @@ rule audit:
 
 
 rule cohorts:
-    """The cohorts of all configured tasks, their data, and the proof that nothing leaks."""
+    """The cohorts of all configured tasks, their data, and the audit for leakage."""
     input:
         published(lambda: [*map(stage, SHARED), *map(stage, PLAN.cohorts), stage("audit")]),
 
 
 rule samples:
-    """All that a model of one's own needs: cohorts, series, radiographs, note vectors."""
+    """All inputs for your own models: cohorts, series, radiographs, note vectors."""
     input:
         rules.cohorts.input,
         published(lambda: [stage("cxr"), stage("notes")]),

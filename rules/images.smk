@@ -1,5 +1,5 @@
-# Radiographs that the cohorts need, each decoded once for everybody who shares the store. With images.jobs above 1 the
-# parts are decoded by jobs of their own, and `cxr` finds them done.
+# Radiographs that the cohorts need; each is decoded once per store. With images.jobs above 1 separate jobs decode the
+# parts, and `cxr` finds them done.
 
 
 rule cxr_part:

@@ -19,7 +19,7 @@ rule sections:
         "python -m flexcare_data sections {params.arguments} > {log:q} 2>&1"
 
 
-# A note encoder that is not a local folder: fetched from the hub, or a tiny random one, once for everybody.
+# A note encoder that is not a local folder: fetched from the hub, or a tiny random one, once per store.
 rule encoder:
     input:
         unpack(stage_inputs("encoder")),
@@ -39,7 +39,7 @@ rule encoder:
         "python -m flexcare_model encoder --encoder {params.encoder:q} {params.arguments} > {log:q} 2>&1"
 
 
-# With notes.jobs above 1 the parts are embedded by jobs of their own, and `notes` finds them done.
+# With notes.jobs above 1 separate jobs embed the parts, and `notes` finds them done.
 rule notes_part:
     input:
         unpack(stage_inputs("notes")),

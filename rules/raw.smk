@@ -1,4 +1,4 @@
-# Raw data: the embedded synthetic set, or a first look at the real one, which is used in place.
+# Raw data: the embedded synthetic data, or a check of the real data, which is used in place.
 
 
 rule synthetic:
@@ -31,7 +31,7 @@ rule check_raw:
 
 
 rule doctor:
-    """What will go wrong, reported before anything runs: data sets, note encoder, disk, memory, GPU."""
+    """Check data sets, note encoder, disk, memory and GPU before anything runs."""
     localrule: True
     params:
         config=doctor_config,

@@ -1,5 +1,5 @@
-# What a reader opens: the page, the dataset card, the comparison of the protocols. A page shows its inputs and names what
-# does not exist. The three pages differ in their inputs: report.html has what `all` trains, paper.html everything,
+# Pages: the report, the dataset card, the comparison of the protocols. A page shows its inputs and names those that do
+# not exist. The three pages differ in their inputs: report.html has what `all` trains, paper.html everything,
 # so_far.html what is finished.
 
 
@@ -55,7 +55,7 @@ rule card:
 
 
 rule report:
-    """One page with cohorts, missing data, metrics and how they came about; table 2 and the card beside it."""
+    """One page with cohorts, missing data, metrics and their settings; also table 2 and the dataset card."""
     input:
         published(lambda: [MODELS.page("report"), MODELS.card, MODELS.table("table2")]),
 
@@ -99,6 +99,6 @@ rule write_comparison:
 
 
 rule compare_protocols:
-    """What the published quirks cost: sizes, labels, and metrics of FlexCare trained under both protocols, on one page."""
+    """Effect of the published defects: sizes, labels and metrics of FlexCare under both protocols, on one page."""
     input:
         published(lambda: [MODELS.comparison(other_models())]),

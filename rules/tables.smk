@@ -99,7 +99,7 @@ rule figure6:
 
 
 rule figure7:
-    """Figure 7: all tasks after each task of each epoch (a training of its own)."""
+    """Figure 7: all tasks after each task of each epoch (one separate training)."""
     input:
         published(lambda: [MODELS.figure("figure7")]),
 

@@ -1,4 +1,4 @@
-"""What tests of every folder share: where the open data sets lie, and a quiet, offline environment."""
+"""Shared by all tests: the folder of the open data sets, and a quiet, offline environment."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
-        "--rewrite-golden", action="store_true", help="write tests/golden/*/*/out anew, to review its diff"
+        "--rewrite-golden", action="store_true", help="write tests/golden/*/*/out again, to review its diff"
     )
 
 

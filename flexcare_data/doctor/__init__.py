@@ -1,1 +1,1 @@
-"""What will go wrong, reported before anything runs."""
+"""Checks of data sets, settings and machine before anything runs."""

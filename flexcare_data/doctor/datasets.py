@@ -1,4 +1,4 @@
-"""One data set as it lies on disk: which edition, which tables, what is missing, wrong or damaged.
+"""Check one data set on disk: its edition, its tables, and what is missing, wrong or damaged.
 
 In: the root of a data set. Out: a `DataSet`; findings go to a `Report`.
 """
@@ -28,7 +28,7 @@ _TOLERANCE = 0.25
 
 @dataclass(frozen=True)
 class DataSet:
-    """One root, looked at."""
+    """One checked root."""
 
     root: str
     folder: Path
@@ -45,7 +45,7 @@ def needed_tables(root: str, tasks: Sequence[str]) -> list[str]:
 
 
 def look_at(report: Report, root: str, folder: Path, tasks: Sequence[str], *, fast: bool) -> DataSet | None:
-    """Look at the data set ``root`` in ``folder``; None where none of its tables is there."""
+    """Check the data set ``root`` in ``folder``; None where none of its tables exists."""
     names = needed_tables(root, tasks)
     probes: dict[str, Probe] = {}
     problems: dict[str, str] = {}
@@ -176,14 +176,14 @@ def _tell_edition(report: Report, found: DataSet, partial: bool) -> None:
     elif edition.is_exact:
         report.add("info", what, f"edition {edition.text} ({evidence or 'by its rows'})")
     elif not edition.names:
-        report.add("warning", what, f"edition not recognised ({evidence or 'nothing to tell it by'})")
+        report.add("warning", what, f"edition not recognised ({evidence or 'nothing to recognise it by'})")
     else:
         counted = ", ".join(f"{name} {p.rows:,}" for name, p in found.probes.items() if p.is_counted) or "none counted"
         report.add(
             "info" if partial or found.root != "mimiciv" else "warning", what,
             f"layout of {edition.text} ({evidence or 'by its files'}), but not its rows: {counted}",
             expected="the rows of a published edition",
-            do="a subset builds, but its numbers compare with nothing published; if it should be whole, get it again",
+            do="a subset builds, but its results are not comparable with published ones; else download it again",
         )  # fmt: skip
 
 

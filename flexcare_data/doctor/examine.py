@@ -1,6 +1,6 @@
-"""What will go wrong, told before anything runs: data sets, their pairing, note encoder, disk, memory, GPU.
+"""Checks before anything runs: data sets, their pairing, note encoder, disk, memory, GPU.
 
-In: a `Config`. Out: a `Report` with all findings at once. Reads little: headers, the small tables, samples of the large
+In: a `Config`. Out: a `Report` with all findings. Reads little: headers, the small tables, samples of the large
 ones; `fast` leaves out what takes more than a second or two. Findings hold counts and names, never a patient's value.
 """
 
@@ -31,12 +31,12 @@ BYTES = {
     "int8": 120 * (NOTE_WIDTH + 2),
     "tokens": 120 * 4,
 }
-"""Bytes on disk of one of each, for the estimate of what a build needs."""
+"""Bytes on disk of one of each, to estimate the size of a build."""
 EVENT_SHARE = {"chartevents": 0.28, "labevents": 0.04}
 """Share of the rows that are of used items."""
 HOURS_PER_STAY = 87
 AP_SHARE = 0.39
-"""Share of AP images among all radiographs."""
+"""Share of AP radiographs among all."""
 MEMORY = {"event tables": 600 << 20, "note encoder": 3 << 30}
 """Peak memory of the stages that need most: measured on tables of 20 million rows; BERT-base with a batch of 8,192
 word pieces. Small tables take about six times their text."""
@@ -49,12 +49,12 @@ def examine(
     checksums: Literal["tables", "all"] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Report:
-    """Look at everything a build of ``config`` needs.
+    """Check everything that a build of ``config`` needs.
 
     Args:
         fast: leave out what reads more than headers and the small tables: overlap of patients, radiographs on disk.
         checksums: compare the files with the release's SHA256SUMS.txt: the tables, or all files (radiographs too).
-        progress: told bytes done and in all while checksums are made.
+        progress: called with the bytes done and the total while checksums are computed.
     """
     report = Report()
     sets = {}

@@ -1,4 +1,4 @@
-"""Findings of the doctor: what was looked at, what was expected and found, what to do; and all of them together."""
+"""Findings of the doctor: what was checked, expected and found, and what to do; and the report of all findings."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ LEVELS: tuple[Level, ...] = ("error", "warning", "info")
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at: what, expected, found, and what to do about it."""
+    """One check: its subject, what was expected and found, and what to do."""
 
     level: Level
     what: str
@@ -28,7 +28,7 @@ class Report:
     Attributes:
         editions: data set -> edition(s) that it can be.
         rows: table -> rows, and whether they were counted or estimated.
-        needs: what the build needs of disk and memory, part by part in bytes, and what is there.
+        needs: bytes of disk and memory that the build needs, by part, and that are available.
     """
 
     findings: list[Finding] = field(default_factory=list)

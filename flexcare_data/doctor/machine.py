@@ -1,4 +1,4 @@
-"""What the machine offers: disk, memory, a GPU, a note encoder. Looked up, never tried: no network, no torch."""
+"""Disk, memory, GPU and note encoder of this machine, looked up without network and torch."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _UNLIMITED = 1 << 60
 
 
 def free_disk(path: Path) -> int:
-    """Free bytes where ``path`` lies or will lie."""
+    """Free bytes on the disk of ``path``, which need not exist yet."""
     return shutil.disk_usage(existing(path)).free
 
 
@@ -49,7 +49,7 @@ def memory() -> int | None:
 
 
 def gpus() -> list[str]:
-    """Name and memory of the NVIDIA GPUs, as the driver tells them; empty without one."""
+    """Name and memory of the NVIDIA GPUs, as reported by the driver; empty without one."""
     command = ["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader"]
     try:
         answer = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)
@@ -65,9 +65,9 @@ def gpus() -> list[str]:
 
 
 def encoder_problem(name: str) -> tuple[str, str] | None:
-    """What was found and what to do where the note encoder ``name`` can't be used offline; None where it can.
+    """The problem and its solution where the note encoder ``name`` cannot be used offline; None where it can.
 
-    Looked at: a folder of that name, else the cache of the Hugging Face hub.
+    Checked are a folder of that name, else the cache of the Hugging Face hub.
     """
     if name == "tiny":
         return None

@@ -1,4 +1,4 @@
-"""The data sets together: whether their editions and patients fit, and which radiographs are there.
+"""Check the data sets together: whether their editions and patients fit, and which radiographs exist.
 
 In: the `DataSet`s that were found. Out: findings.
 """
@@ -43,13 +43,13 @@ def check_pairing(report: Report, sets: Mapping[str, DataSet]) -> None:
         report.add(
             "warning", "pairing", f"MIMIC-IV {iv.edition.text} with {titles}: since 2.1 other patients are held out",
             expected=f"MIMIC-IV 2.0 for the numbers of the paper ({raw.WHERE['mimiciv']}2.0/)",
-            do="nothing to mend: radiographs and notes of patients who were removed are left out and counted",
+            do="nothing to fix: radiographs and notes of patients who were removed are left out and counted",
         )  # fmt: skip
     if editions.is_after(edition, "2.2"):
         report.add(
-            "warning", "pairing", f"admissions of 2020-2022 lie after the radiographs ({editions.IMAGE_YEARS})",
+            "warning", "pairing", f"admissions of 2020-2022 are later than the radiographs ({editions.IMAGE_YEARS})",
             expected="MIMIC-IV up to 2.2 where every stay should be able to have a radiograph or a note",
-            do="nothing to mend: those samples lack the modality, and the report shows how many",
+            do="nothing to fix: those samples lack the modality, and the report shows how many",
         )  # fmt: skip
 
 
@@ -63,32 +63,32 @@ def check_patients(report: Report, sets: Mapping[str, DataSet]) -> None:
         _years(report, iv, patients.len())
         if "mimic_cxr_jpg" in sets and "metadata" in sets["mimic_cxr_jpg"].probes:
             metadata = raw.read_table(sets["mimic_cxr_jpg"].folder, "metadata", {})
-            _tell_overlap(report, "metadata", patients, metadata["subject_id"].unique(), "all rows")
+            _report_overlap(report, "metadata", patients, metadata["subject_id"].unique(), "all rows")
         if "mimic_iv_note" in sets and "discharge" in sets["mimic_iv_note"].probes:
             notes = itertools.islice(raw.read_notes(sets["mimic_iv_note"].folder, {}), _NOTES_SAMPLED)
             ids = pl.Series([note["subject_id"] for note in notes]).cast(pl.Int64, strict=False).drop_nulls().unique()
-            _tell_overlap(report, "discharge", patients, ids, f"first {_NOTES_SAMPLED:,} notes")
+            _report_overlap(report, "discharge", patients, ids, f"first {_NOTES_SAMPLED:,} notes")
     except RawDataError as error:
         if str(error) not in {finding.found for finding in report.findings}:
             report.add("error", "pairing", str(error))
 
 
-def _tell_overlap(report: Report, name: str, patients: pl.Series, subjects: pl.Series, of: str) -> None:
+def _report_overlap(report: Report, name: str, patients: pl.Series, subjects: pl.Series, of: str) -> None:
     if not subjects.len() or not patients.len():
         return
     n = int(subjects.is_in(patients.implode()).sum())
-    told = f"{n:,} of {subjects.len():,} patients ({of}) are in MIMIC-IV"
+    text = f"{n:,} of {subjects.len():,} patients ({of}) are in MIMIC-IV"
     if n == 0:
         report.add(
-            "error", f"pairing of {name}", told, expected="patients in common",
+            "error", f"pairing of {name}", text, expected="patients in common",
             do="the data sets do not belong together: set the folders of editions that do",
         )  # fmt: skip
     else:
-        report.add("info", f"pairing of {name}", f"{told}; the rest is left out and counted")
+        report.add("info", f"pairing of {name}", f"{text}; the rest is left out and counted")
 
 
 def _years(report: Report, iv: DataSet, n: int) -> None:
-    """How many patients were admitted after the last radiograph, by the published groups of years."""
+    """Count patients admitted after the last radiograph, by the published groups of years."""
     path = iv.probes["patients"].path
     if "anchor_year_group" not in iv.probes["patients"].columns:
         return
@@ -99,7 +99,7 @@ def _years(report: Report, iv: DataSet, n: int) -> None:
 
 
 def check_radiographs(report: Report, sets: Mapping[str, DataSet], config: Config) -> None:
-    """Which share of the AP radiographs lies below files/, from an even sample."""
+    """Estimate the share of AP radiographs that exist below files/, from an even sample."""
     cxr = sets.get("mimic_cxr_jpg")
     if cxr is None or "metadata" not in cxr.probes:
         return
@@ -113,7 +113,7 @@ def check_radiographs(report: Report, sets: Mapping[str, DataSet], config: Confi
     try:
         metadata = raw.read_table(cxr.folder, "metadata", {}).filter(pl.col("ViewPosition") == "AP")
     except RawDataError:
-        return  # told with the pairing
+        return  # reported with the pairing
     sample = metadata.gather_every(max(1, metadata.height // _IMAGES_SAMPLED))
     missing = broken = 0
     for subject, study, dicom in sample.select("subject_id", "study_id", "dicom_id").iter_rows():
@@ -123,14 +123,14 @@ def check_radiographs(report: Report, sets: Mapping[str, DataSet], config: Confi
                 broken += file.read(2) != b"\xff\xd8"
         except OSError:
             missing += 1
-    told = f"{sample.height - missing:,} of {sample.height:,} AP radiographs looked for are there"
+    text = f"{sample.height - missing:,} of {sample.height:,} checked AP radiographs exist"
     if broken:
         report.add(
-            "warning", "radiographs", f"{broken} of {sample.height - missing} looked at are no JPEG",
+            "warning", "radiographs", f"{broken} of {sample.height - missing} checked files are not JPEG",
             expected="JPEG files", do="download them again (doctor --checksums=all names them)",
         )  # fmt: skip
     if missing:
         do = list_them if config.images.allow_missing else f"{list_them}; set images.allow_missing for a partial folder"
-        report.add("info" if config.images.allow_missing else "warning", "radiographs", told, do=do)
+        report.add("info" if config.images.allow_missing else "warning", "radiographs", text, do=do)
     else:
-        report.add("info", "radiographs", told)
+        report.add("info", "radiographs", text)

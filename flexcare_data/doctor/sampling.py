@@ -1,6 +1,6 @@
-"""A look at one raw table without reading all of it: where it is, its columns, its rows, whether it is damaged.
+"""Inspect one raw table without reading all of it: its path, columns and rows, and whether it is damaged.
 
-In: a root and the name of a table. Out: a `Probe`, or what is wrong as a RawDataError.
+In: a root and the name of a table. Out: a `Probe`, or a RawDataError.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ _MOST_UNWRAPPED = 3 << 30
 
 @dataclass(frozen=True)
 class Probe:
-    """What was seen of a table.
+    """What was found about a table.
 
     Attributes:
         path: the file.
         columns: its columns, as in the header.
         rows: rows, counted where ``is_counted`` (then the whole file was inflated and is sound), else estimated.
         inflated: bytes of text, counted or estimated as the rows.
-        suspicion: why the file may be damaged though its beginning is fine; empty if nothing speaks for it.
+        suspicion: why the file may be damaged though its beginning is valid; empty without a sign of it.
     """
 
     name: str
@@ -44,7 +44,7 @@ class Probe:
 
 
 def probe(root: Path, name: str, *, count_up_to: int) -> Probe:
-    """Look at raw table ``name``.
+    """Inspect raw table ``name``.
 
     Rows of a file of at most ``count_up_to`` bytes on disk are counted. Of a larger one the first 96 MB of text are
     read, and rows are estimated: bytes on disk, times the ratio of text to bytes on disk, over the mean length of a row

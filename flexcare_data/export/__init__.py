@@ -1,1 +1,1 @@
-"""What leaves the benchmark for other tools and for people."""
+"""Exports of the benchmark for other tools and for people."""

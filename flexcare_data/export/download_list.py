@@ -1,6 +1,6 @@
-"""The radiographs that the cohorts need, as a list for `wget -i`: few of the 377,110, so few of the 557 GB.
+"""List the radiographs that the cohorts need, for `wget -i`: a small part of the 377,110 files and 557 GB.
 
-In: cohorts, and the folder of MIMIC-CXR-JPG where some of them may lie already. Out: paths and counts.
+In: cohorts, and the folder of MIMIC-CXR-JPG which may hold some of them already. Out: paths and counts.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from flexcare_data.raw.radiographs import radiograph_path
 from flexcare_data.store.folders import atomic_write
 
 BASE = "https://physionet.org/files/mimic-cxr-jpg/2.0.0/"
-"""Where the release lies; `files/` is below. 2.1.0 holds the same radiographs."""
+"""URL of the release; `files/` is below. 2.1.0 holds the same radiographs."""
 
 MEAN_BYTES = CXR_BYTES / CXR_ROWS["metadata"]
-"""Of a radiograph: the whole release by its number of images."""
+"""Of a radiograph: the size of the release over its number of radiographs."""
 
 
 @dataclass(frozen=True)
 class ImageList:
-    """Paths below the root, sorted, and how many of them are there already (None if nobody looked)."""
+    """Paths below the root, sorted, and how many of them exist already (None if not checked)."""
 
     paths: list[str]
     n_there: int | None
@@ -53,8 +53,8 @@ def list_images(cohorts: Iterable[pl.DataFrame], *, root: Path | None = None, ab
     """The radiographs of ``cohorts`` (COHORT tables), each once.
 
     Args:
-        root: folder of MIMIC-CXR-JPG; None: not looked at.
-        absent_only: leave out what lies below ``root`` already.
+        root: folder of MIMIC-CXR-JPG; None: not checked.
+        absent_only: leave out files that exist below ``root``.
 
     Raises:
         ValueError: ``absent_only`` without ``root``.

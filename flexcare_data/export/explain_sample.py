@@ -1,4 +1,4 @@
-"""One sample told in full: its stay and times, its matrix, the image and note chosen and why they are in the window.
+"""Explain one sample: its stay and times, its matrix, its image and note, and why they were chosen.
 
 In: an output folder, a task, a sample_id. Out: text for a person with data access, and the matrix as a table.
 """
@@ -20,13 +20,13 @@ from flexcare_data.variables import COLUMNS
 
 
 class UnknownSampleError(UserError):
-    """There is no such task or sample in the output folder."""
+    """The output folder has no such task or sample."""
 
 
 def load_matrix(output: Path | str, task: str, sample_id: str) -> np.ndarray:
     """The unnormalised input matrix of one sample: float64 (n_hours, 76), columns `flexcare_data.COLUMNS`.
 
-    A sample without series has no rows. The last 512 rows are what a model sees.
+    A sample without series has no rows. A model sees the last 512 rows.
 
     Raises:
         UnknownSampleError: no such task or sample.
@@ -49,8 +49,8 @@ def _sample(output: Path, task: str, sample_id: str) -> dict:
     return rows[0]
 
 
-def explain(output: Path, task: str, sample_id: str) -> tuple[str, pl.DataFrame]:
-    """The story of a sample, and its matrix with the hour and the 76 column names."""
+def explain_sample(output: Path, task: str, sample_id: str) -> tuple[str, pl.DataFrame]:
+    """Explain a sample as text; also return its matrix with the hour and the 76 column names."""
     sample = _sample(output, task, sample_id)
     matrix = load_matrix(output, task, sample_id)
     windows = pl.scan_parquet(output / "data" / "windows" / f"{task}.parquet")
@@ -83,7 +83,7 @@ def _series_lines(output: Path, sample: dict) -> list[str]:
 
 
 def _image_lines(window: dict, sample: dict) -> list[str]:
-    rule = f"last AP image in [{window['window_start']}, {window['window_end']}]"
+    rule = f"last AP radiograph in [{window['window_start']}, {window['window_end']}]"
     if sample["dicom_id"] is None:
         return [f"  image: none ({rule})"]
     return [f"  image: {sample['dicom_id']} of study {sample['study_id']}, taken {window['image_time']} ({rule})"]

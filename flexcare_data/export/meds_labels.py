@@ -18,7 +18,8 @@ import pyarrow.parquet as pq
 
 from flexcare_data.schema import SchemaError
 from flexcare_data.store.folders import atomic_write, remove, temporary_path
-from flexcare_data.tasks import TASKS, Task
+from flexcare_data.tasks import TASKS
+from flexcare_data.tasks.base import Task
 
 _TIME = pa.timestamp("us")
 _COLUMNS = {

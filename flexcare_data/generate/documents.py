@@ -1,7 +1,7 @@
-"""The parts of docs/ that say what the code says: options, tables, variables.
+"""Generate the parts of docs/ that list options, tables and variables.
 
 In: `Options`, `TABLES`, `RAW`, `VARIABLE`. Out: Markdown, which `python -m flexcare_data docs` writes between the marks
-of the pages; a test compares it with what lies there.
+of the pages; a test compares it with the pages.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ DOCS = CONFIG_DIR.parent.parent / "docs"
 
 
 def options() -> str:
-    """Every option of the protocol: its values, what the two protocols choose, what it does."""
+    """Every option of the protocol: its values, those of the two protocols, its effect."""
     rows = [("option", "`flexcare`", "`corrected`", "further values", "what it decides")]
     for name, field in Options.model_fields.items():
         published, corrected = (getattr(PROTOCOLS[protocol], name) for protocol in ("flexcare", "corrected"))
@@ -88,7 +88,7 @@ PARTS: dict[str, dict[str, Callable[[], str]]] = {
 
 
 def renewed(page: str) -> str:
-    """The text of a page of docs/ with its generated parts made anew."""
+    """The text of a page of docs/ with its parts generated again."""
     text = (DOCS / page).read_text()
     for part, made in PARTS[page].items():
         mark = f"<!-- {part}: made by `python -m flexcare_data docs` -->"

@@ -1,7 +1,7 @@
-"""The proof that no sample sees what it must not: checked for every sample, a violation fails the build.
+"""Stage `audit`: check every sample for leakage; a violation fails the build.
 
-In: the cohorts and the tables below them. Out: the certificate, a count per check. Inputs that are known only later by
-the published design (`schema.KNOWN_ONLY_LATER`) are counted, not hidden.
+In: the cohorts and the tables that they were built from. Out: the certificate, a count per check. Inputs that
+are known only later by the published design (`schema.KNOWN_ONLY_LATER`) are counted, not hidden.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def certify(
     Checks: the series ends at or before the prediction time or, where the whole stay is the input, the end of the stay;
     the image was taken in its window and by the prediction time; the note obeys option `notes`; the fold is that of
     the patient and no patient is in two; the scaler is published or fitted on train only. Times are looked up
-    anew in ``stays``, ``radiographs`` and ``sections``, not taken from the cohort's own account.
+    again in ``stays``, ``radiographs`` and ``sections``, not taken from the cohort.
 
     Raises:
         LeakageError: naming task, check and the number of samples, never which.

@@ -1,7 +1,7 @@
 """Stage `cohort-<task>`: the samples and labels of one task.
 
-In: the stages below, the raw tables that the task declares. Out: <task>.parquet (COHORT), windows.parquet (WINDOWS),
-and for a task whose input may end inside an hour tails/. What a sample is, `flexcare_data.tasks.<task>` decides.
+In: the upstream stages, the raw tables that the task declares. Out: <task>.parquet (COHORT), windows.parquet (WINDOWS),
+and for a task whose input may end inside an hour tails/. `flexcare_data.tasks.<task>` decides what a sample is.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def read_sources(work: StageWork, dropped: Dropped) -> Sources:
     task = TASKS[work.settings["task"]]
     admissions = work.read("admissions", {})  # counted by `stays`
     marks = section_marks(work.upstream["sections"])
-    # A note belongs to an admission of its own patient; releases of different age know different admissions.
+    # A note must belong to an admission of the same patient; releases differ in their admissions.
     sections = marks.join(admissions, on=["subject_id", "hadm_id"], how="semi")
     count(dropped, "sections", "", "admission_unknown", marks.height - sections.height)
     return Sources(

@@ -5,14 +5,14 @@ In: number of patients, seed, edition. Out: mimiciv/, mimic_cxr_jpg/ and mimic_i
 
 from __future__ import annotations
 
-from flexcare_data import synthetic
 from flexcare_data.stages.work import StageWork
+from flexcare_data.synthetic.write import write_data_set
 
 
 def run(work: StageWork) -> None:
     """Fabricate the three data sets."""
     with work.folder() as folder:
-        synthetic.write(
+        write_data_set(
             folder,
             patients=int(work.settings["patients"]),
             seed=int(work.settings["seed"]),

@@ -1,8 +1,8 @@
-"""What a stage works with: its inputs, its options, its folder. Every ``run(work)`` of `stages/` takes one `StageWork`.
+"""Inputs, options and output folder of a stage: `StageWork`, the argument of every ``run(work)`` of `stages/`.
 
-A stage sees what its row in `flexcare_data.plan` declares, and nothing else: another option or raw table is an error,
-as its key would not change with it. The code and the raw tables are compared with the spec when the stage starts and
-again before its folder is sealed, so that nothing is stored under a key that says otherwise.
+A stage can read only what its row in `flexcare_data.plan` declares. Another option or raw table is an error, because
+the key of the stage would not change with it. The code and the raw tables are compared with the spec when the
+stage starts and again before its folder is sealed, so that nothing is stored under a wrong key.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class UndeclaredError(UserError, RuntimeError):
 
 
 class ChangedError(UserError):
-    """Code or raw tables are no longer those that the build was planned with."""
+    """Code or raw tables have changed since the build was planned."""
 
 
 class DeclaredOptions:

@@ -1,11 +1,11 @@
-"""The store that a lab shares: folders named by what is in them, written whole or not at all.
+"""Folders of the store: named by the key of their content, written atomically.
 
 In: a stage's files and its spec (everything that decides its content). Out: ``<store>/<stage>-<key>/`` holding the
-files and ``manifest.json``, written last. (Pools, which grow, are in `pool`.)
+files and ``manifest.json``, written last. (Pools, which grow, are in `pools`.)
 
 A folder under construction is called ``.<name>.tmp.<machine>.<pid>.<random>`` and is renamed once it is complete, so
-that nobody reads half of it. Two people who compute the same thing at once do double work and no damage. Readers
-write nothing: a store mounted read-only serves as well.
+that no reader sees an incomplete folder. Two builds that compute one stage at the same time do the work twice and keep
+one result. Reading writes nothing, so a store can be mounted read-only.
 
 Modes: files 0640 and folders 2750 (`group_readable`), or 0600 and 0700; never anything for others. Folders above keep
 their modes where they exist. For a store that several people add to, make its folder group-writable once
@@ -45,14 +45,14 @@ _LARGEST_MANIFEST = 256 * 2**20
 
 
 class StoreError(UserError, RuntimeError):
-    """A folder of the store is damaged, or not what its name says, or cannot be written."""
+    """A folder of the store is damaged, does not match its name, or cannot be written."""
 
 
 # --- folders and single files -----------------------------------------------------------------------------------
 
 
 def ensure_folder(path: Path, *, group_readable: bool = True) -> Path:
-    """Make ``path`` and what is missing above it, closed to others. Existing folders keep their modes.
+    """Make ``path`` and its missing parents, not readable by others. Existing folders keep their modes.
 
     A new folder is group-writable only where the folder above it is.
     """
@@ -74,7 +74,7 @@ def ensure_folder(path: Path, *, group_readable: bool = True) -> Path:
 
 
 def atomic_write(path: Path, content: bytes | str | Callable[[Path], Any], *, group_readable: bool = True) -> None:
-    """Write one file whole or not at all; ``content`` is what it holds, or a function writing to a given path."""
+    """Write one file atomically; ``content`` is its content, or a function that writes to a given path."""
     ensure_folder(path.parent, group_readable=group_readable)
     temporary = temporary_path(path)
     try:
@@ -91,11 +91,11 @@ def atomic_write(path: Path, content: bytes | str | Callable[[Path], Any], *, gr
             raise
         raise StoreError(cannot_write(path.parent, error)) from None
     finally:
-        remove(temporary)  # on a read-only disk even to remove nothing is refused
+        remove(temporary)  # a read-only disk refuses to remove even an absent file
 
 
 def temporary_path(path: Path) -> Path:
-    """A name beside ``path`` that no reader takes for it and no other writer uses; the suffix is kept."""
+    """A unique temporary name in the folder of ``path``; the suffix is kept."""
     return path.parent / f".{path.name}.tmp.{_machine()}.{os.getpid()}.{secrets.token_hex(4)}{path.suffix}"
 
 
@@ -119,7 +119,14 @@ def is_abandoned(name: str) -> bool:
 
 
 def sweep(folder: Path, *, of: str = "") -> list[Path]:
-    """Remove what killed processes of this machine left in ``folder`` (of the file ``of``); some may have to stay."""
+    """Remove temporary files that killed processes of this machine left in ``folder``, where permitted.
+
+    Args:
+        of: only those of the file of this name.
+
+    Returns:
+        The removed paths.
+    """
     swept = []
     with os.scandir(folder) as entries:
         names = [entry.name for entry in entries if entry.name.startswith(f".{of}")]
@@ -156,11 +163,11 @@ def write_stage(
     """Write a stage: yields a private folder to fill, which becomes ``target`` on a clean exit.
 
     Relative links to a sibling (``shards -> ../cxr-0123456789ab``) may be among the files; everything else must be a
-    plain file or folder. A complete ``target`` of the same spec is kept and ours discarded; one without a valid
-    manifest (empty, left over, damaged) is replaced. After an exception nothing of ours is left.
+    plain file or folder. A complete ``target`` of the same spec is kept and the new one discarded; one without a valid
+    manifest (empty, left over, damaged) is replaced. After an exception nothing of the new one is left.
 
     Args:
-        verify: called when all is written, before the folder is sealed; what it raises keeps the folder from being.
+        verify: called when all is written, before the folder is sealed; if it raises, there will be no folder.
 
     Raises:
         StoreError: if ``target`` is complete with another spec, or the folder above it cannot be written.
@@ -225,7 +232,7 @@ def check_format(path: Path) -> Path:
 
 
 def is_complete(folder: Path) -> bool:
-    """True if ``folder`` has a valid manifest and every listed file in its listed size (contents: `upkeep.verify`)."""
+    """True if ``folder`` has a valid manifest and every listed file in its listed size (contents: `store.verify`)."""
     folder = Path(folder)
     try:
         manifest = read_manifest(folder)
@@ -289,7 +296,7 @@ def _move_in(building: Path, target: Path, spec: dict[str, Any]) -> None:
         aside = temporary_path(target)
         try:
             target.rename(aside)
-            if is_complete(aside):  # another writer was faster, between our two looks
+            if is_complete(aside):  # another writer completed it between the two checks
                 aside.rename(target)
         except OSError:
             if aside.exists() and is_complete(aside):
@@ -337,14 +344,14 @@ def _check_link(manifest: Path, name: str, link: Any) -> None:
 
 
 def publish_mode(path: Path, group_readable: bool) -> None:
-    """Close a file to others and see it on the disk before it gets its name."""
+    """Close a file to others; fsync before the rename, so that a crash cannot leave an empty file."""
     path.chmod(0o640 if group_readable else 0o600)
     with path.open("rb") as file:
         os.fsync(file.fileno())
 
 
 def cannot_write(folder: Path, error: OSError) -> str:
-    """What to say and advise where ``folder`` cannot be written."""
+    """The message for a ``folder`` that cannot be written."""
     return (
         f"{folder}: cannot be written ({error.strerror or error}); expected a folder that you may write "
         "(its owner can `chmod 2770` it for the group, or set store.path to a folder of your own)"
@@ -353,7 +360,7 @@ def cannot_write(folder: Path, error: OSError) -> str:
 
 @cache
 def _machine() -> str:
-    """Where a process id means something: this host and, in a container, its process namespace."""
+    """Digest of the host and its process namespace, in which a process id is unique."""
     try:
         namespace = str(Path("/proc/self/ns/pid").readlink())
     except OSError:

@@ -1,4 +1,4 @@
-"""What is in the store: its folders with their kind, size, age and needs. In: the folder. Out: `Entry`s, as a table."""
+"""List the folders of the store with kind, size, age and needs. In: the store. Out: `Entry`s, as a table."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Entry:
 
 
 def ls(store: Path) -> list[Entry]:
-    """Folders of the store, sorted by name. Folders with other names than ours are not shown and never touched."""
+    """Folders of the store, sorted by name. Folders with other names are ignored."""
     store = existing(store)
     names = sorted(path.name for path in store.iterdir() if path.is_dir() and not path.is_symlink())
     ours = [name for name in names if is_temporary(name) or NAME.fullmatch(name)]
@@ -116,7 +116,7 @@ def find(entries: Iterable[Entry], name: str) -> Entry:
     by_key = [e for e in entries if len(name) >= 4 and e.name.rsplit("-", 1)[-1].startswith(name)]
     found = exact or by_key
     if len(found) != 1:
-        what = "is not in the store" if not found else f"stands for {len(found)} folders"
+        what = "is not in the store" if not found else f"matches {len(found)} folders"
         raise StoreError(f"{name}: {what}; expected a folder or key that `store ls` shows")
     return found[0]
 

@@ -1,7 +1,7 @@
-"""Pools of the store: folders that grow by immutable parts, shared by everything that needs what is in them.
+"""Pools of the store: folders that grow by immutable parts and are shared by several stages.
 
-In: keys (a dicom_id, the hash of a text) with arrays. Out: `Pool`, which finds the arrays of a key. What a pool holds
-is decided by its spec alone, so that a new cohort or edition adds only what is missing.
+In: keys (a dicom_id, the hash of a text) with arrays. Out: `Pool`, which finds the arrays of a key. The spec of a pool
+alone decides the arrays of a key, so a new cohort or edition adds only the missing ones.
 """
 
 from __future__ import annotations
@@ -37,13 +37,13 @@ _PART = re.compile(r"part-[0-9a-f]{12}")
 class Pool:
     """Append-only folder of immutable parts, each some arrays and an index of the keys in them.
 
-    ``part-<id>.parquet`` has the key column, then what finds the key in ``part-<id>.npy`` (or
+    ``part-<id>.parquet`` has the key column, then columns that locate the key in ``part-<id>.npy`` (or
     ``part-<id>.<name>.npy``). It is written last: arrays without it are never read. The id is a digest of keys and
     arrays, so that equal parts of two writers are one file, and a damaged part is known by its name.
     """
 
     def __init__(self, folder: Path, *, key: str, spec: dict[str, Any] | None = None, group_readable: bool = True):
-        """Open the pool at ``folder``; with ``spec`` make it where it does not exist.
+        """Open the pool at ``folder``; with ``spec`` make it if it does not exist.
 
         Raises:
             StoreError: if there is no pool, or one with another spec.
@@ -125,7 +125,11 @@ class Pool:
         return part
 
     def prepare(self) -> None:
-        """Call before adding parts: sweeps what killed builds left. Raises StoreError where parts cannot be written."""
+        """Remove temporary files of killed builds; call before adding parts.
+
+        Raises:
+            StoreError: where parts cannot be written.
+        """
         if not os.access(self.folder, os.W_OK):
             raise StoreError(cannot_write(self.folder, PermissionError(errno.EACCES, os.strerror(errno.EACCES))))
         sweep(self.folder)

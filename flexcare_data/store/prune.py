@@ -1,4 +1,4 @@
-"""What may go: what killed processes left, and what nothing kept needs. In: the store. Out: `Removal`s, done or not."""
+"""Remove files of killed processes and folders that no kept folder needs. In: the store. Out: `Removal`s."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from flexcare_data.store.folders import is_abandoned, is_temporary, remove, temp
 from flexcare_data.store.listing import DAY, NAME, Entry, existing, find, ls
 
 _UNFINISHED_DAYS = 7
-"""A temporary folder of another machine is taken for abandoned after this time."""
+"""A temporary folder of another machine counts as abandoned after this time."""
 _SETTLED_DAYS = 1
 """A folder without manifest, younger than this, may belong to a job that runs now."""
 
 
 @dataclass(frozen=True)
 class Removal:
-    """Something that `prune` removes (or would): its path below the store, why, its size, whether it is gone."""
+    """A path below the store that `prune` removes or would remove: the reason, its size, whether it was removed."""
 
     path: str
     reason: str
@@ -29,7 +29,7 @@ class Removal:
 def prune(
     store: Path, *, keep: Iterable[str] = (), keep_days: float | None = None, dry_run: bool = True
 ) -> list[Removal]:
-    """Remove what is not needed; with ``dry_run`` only say what that is.
+    """Remove what is not needed; with ``dry_run`` only list it.
 
     Always: what killed processes left behind. With ``keep`` or ``keep_days``: also every stage and pool that is
     neither kept nor needed (upstream, or by a link) by something kept.
@@ -99,7 +99,7 @@ def _abandoned(name: str, age_days: float) -> str:
 def _carry_out(store: Path, removal: Removal) -> Removal:
     path = store / removal.path
     if path.is_dir() and not is_temporary(path.name):
-        # Renamed first: nobody may take a half-removed folder for a whole one.
+        # Renamed first, so that no reader uses a folder that is partly removed.
         try:
             path = path.rename(temporary_path(path))
         except OSError:

@@ -1,4 +1,4 @@
-"""Shards (NPY files) and their index tables, opened with checks: nothing is unpickled, no position is outside.
+"""Open shards (NPY files) and their index tables with checks: nothing is unpickled, every position is valid.
 
 In: files below `data/` of an output folder. Out: rows of an index for given ids, memory-mapped arrays, and
 `ShardedRows`, which numbers the rows of several shards from 0 on.
@@ -19,7 +19,7 @@ Kinds = dict[str, tuple[int, ...]]
 
 
 class ShardError(StoreError):
-    """A shard or its index is not what the other files say. The message has paths and counts, never values."""
+    """A shard or its index contradicts the other files. The message holds paths and counts, never values."""
 
 
 def read_output_table(path: Path) -> pl.DataFrame:
@@ -75,7 +75,9 @@ def open_array(path: Path, kinds: Kinds) -> np.ndarray:
         expected = " or ".join(f"{row} of {np.dtype(kind)}" for kind, row in kinds.items())
         raise ShardError(f"{path}: expected rows {expected}, got an array {shape} of {dtype}; rebuild it")
     if math.prod(shape) * dtype.itemsize != n_bytes:
-        raise ShardError(f"{path}: expected an array {shape} of {dtype}, as it says, got {n_bytes:,} bytes; rebuild it")
+        raise ShardError(
+            f"{path}: expected an array {shape} of {dtype}, as in its header, got {n_bytes:,} bytes; rebuild it"
+        )
     if not n_bytes:  # nothing to map
         return np.zeros(shape, dtype)
     return np.asarray(np.load(path, mmap_mode="c", allow_pickle=False))

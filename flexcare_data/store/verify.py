@@ -1,4 +1,4 @@
-"""Whether the store is sound: every byte read again. In: its folder. Out: one line per problem."""
+"""Verify the store by reading every byte. In: its folder. Out: one line per problem."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def verify(store: Path, names: Iterable[str] = ()) -> list[str]:
             found.append(f"its spec has the key {spec_key(entry.spec)}, its name says {key}")
         open_to_others = [path for path in (folder, *files_of(folder)) if _world_readable(path)]
         if open_to_others:
-            found.append(f"{len(open_to_others)} files or folders can be read by everybody; run chmod -R o= on it")
+            found.append(f"{len(open_to_others)} files or folders are readable by others; run chmod -R o= on it")
         problems += [f"{entry.name}: {problem}" for problem in found]
     return problems
 

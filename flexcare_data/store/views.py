@@ -1,7 +1,7 @@
-"""Inputs of a command by their published names: a folder of links that shows exactly what the command may read.
+"""A folder of links that shows a command exactly its inputs, by their published names.
 
 In: the file that the workflow writes for each command (`Recipe`). Out: a temporary folder laid out like an output
-folder (`cohorts/`, `data/`, `runs/`, ...). What is not among the command's inputs is not there, so it decides nothing.
+folder (`cohorts/`, `data/`, `runs/`, ...). The command does not see other files, so they cannot change its result.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from flexcare_data.store.folders import atomic_write
 
 
 class RecipeError(UserError):
-    """A command was given another recipe than one of its own, or the code is no longer that of the recipe."""
+    """The recipe is of another command, or the code has changed since it was written."""
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """What one command makes, and of what.
+    """The product that one command makes, and its inputs.
 
     Attributes:
         name: of the product.

@@ -1,11 +1,4 @@
-"""Fabricated raw data with planted answers, in the layout of the real releases.
+"""Fabricated raw data in the layout of the real releases, with labels that a model can learn.
 
-`write` makes a data set in all three modalities. It holds no real data; every root carries the file `SYNTHETIC`.
+The data has all three modalities and no real values. Every root has a file `SYNTHETIC`.
 """
-
-from __future__ import annotations
-
-from flexcare_data.synthetic.layout import EDITIONS, MARK
-from flexcare_data.synthetic.write import write
-
-__all__ = ["EDITIONS", "MARK", "write"]

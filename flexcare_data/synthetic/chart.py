@@ -161,7 +161,7 @@ def _vitals(rng, rows: _Rows, state: _State, ventilated: np.ndarray) -> None:
 
 
 def _weight(chronicity: np.ndarray, stay: np.ndarray) -> np.ndarray:
-    """Kilograms: 58 or 112 by the hidden factor, and a little of the stay's own."""
+    """Kilograms: 58 or 112 by the hidden factor, and some noise per stay."""
     return 58 + 54 * chronicity + (stay % 7)
 
 
@@ -295,7 +295,7 @@ def outputevents(people: Population, start: int, stop: int, *, seed: int) -> pl.
 
 
 def number_text(number: np.ndarray, decimals: np.ndarray) -> pl.Series:
-    """Numbers as they are typed: no more decimals than given, no trailing `.0`."""
+    """Numbers as text: no more decimals than given, no trailing `.0`."""
     rounded = np.where(
         decimals == 0, np.round(number), np.where(decimals == 1, np.round(number, 1), np.round(number, 2))
     )

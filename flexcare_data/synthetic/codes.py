@@ -36,7 +36,7 @@ _UNLISTED = {9: "V8989", 10: "Z8989"}
 
 
 def d_icd_diagnoses() -> pl.DataFrame:
-    """The dictionary: the codes of the phenotypes, each family itself with two children, and some others."""
+    """The dictionary: each code family of the phenotypes with two codes below it, and some other codes."""
     listed = _expanded().select(
         "icd_code", "icd_version", long_title=pl.col("phenotype") + ", fabricated code " + pl.col("icd_code")
     )

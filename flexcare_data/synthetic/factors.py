@@ -1,7 +1,7 @@
-"""The planted answers: hidden factors of an admission and how every label follows from them.
+"""Hidden factors of an admission, and how every label follows from them.
 
 In: a random generator. Out: factors per admission and the logits of its labels. Three modalities show two factors each,
-and no factor shows in two of them, so a model that is denied a modality cannot know that part of an answer:
+and no factor shows in two of them, so a model without a modality cannot predict that part of a label:
 
     severity   chronicity   shown by
     ts_s       ts_c         the charted series (breathing, oxygen, pulse; weight, temperature, voice)
@@ -9,7 +9,7 @@ and no factor shows in two of them, so a model that is denied a modality cannot 
     note_s     note_c       the past medical history (words)
                note_d       the hospital course (words), for the DRG code alone
 
-A factor is near -1 or near +1: two camps that a small model can tell apart from a few hundred samples.
+A factor is near -1 or near +1: a small model learns to separate the two from a few hundred samples.
 """
 
 from __future__ import annotations
@@ -57,12 +57,12 @@ def death(factors: dict[str, np.ndarray]) -> np.ndarray:
 
 
 def readmission(factors: dict[str, np.ndarray]) -> np.ndarray:
-    """Probability to be back, or dead, within 30 days of leaving; about one in four."""
+    """Probability of readmission or death within 30 days of discharge; about one in four."""
     return probability(3.0 * factors["ts_c"] + 3.6 * factors["img_c"] + 3.2 * factors["note_c"] - 4.2)
 
 
 def stay_hours(factors: dict[str, np.ndarray], rng: np.random.Generator) -> np.ndarray:
-    """Length of the ICU stay of one who lives: median 76 h, mostly between 29 and 200 h."""
+    """Length of the ICU stay of a survivor: median 76 h, mostly between 29 and 200 h."""
     # Opacity shortens the stay, as it also brings death: one direction for both, or they would cancel out.
     total = factors["ts_c"] - factors["img_s"] + factors["note_c"]
     noise = 0.12 * rng.standard_normal(len(total))

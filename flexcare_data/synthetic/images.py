@@ -1,8 +1,8 @@
 """Chest radiographs: the studies, their side tables and the JPEG files.
 
 In: a `Population`. Out: `Radiographs` (metadata, chexpert, split; hidden: what each image shows) and the drawn files.
-An image tells the factor `img_s` by its overall brightness and `img_c` by a bright or dark middle: both survive flips,
-turns and crops.
+The overall brightness of an image shows the factor `img_s`, a bright or dark middle shows `img_c`: both survive flips,
+rotations and crops.
 """
 
 from __future__ import annotations
@@ -156,7 +156,7 @@ def _views(rng, studies: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     second = np.flatnonzero(more != "-")
     row = np.concatenate([np.arange(n), second])
     m = len(row)
-    # Half of the second images carry the very time of the first.
+    # Half of the second images have exactly the time of the first.
     later = np.concatenate([np.zeros(n, np.int64), np.where(rng.random(len(second)) < 0.5, 0, 120)])
     order = np.argsort(row, kind="stable")
     return {
@@ -212,7 +212,7 @@ def draw(img_s: float, img_c: float, shape: int, rng: np.random.Generator) -> np
     """One image, uint8 (rows, columns)."""
     thorax, lungs, middle = (part[rng.integers(0, _VARIANTS)] for part in _shapes(shape))
     rows, columns = thorax.shape
-    # Opacity lifts the whole image; the middle is paid for by the rest, so that the mean tells opacity alone.
+    # Opacity lifts the whole image; the middle is paid for by the rest, so that the mean shows opacity alone.
     level = 105 + 34 * img_s - 7 * img_c + 6 * rng.standard_normal()
     grain = rng.standard_normal((rows // 8 + 1, columns // 8 + 1)).astype(np.float32)
     texture = 4 * np.repeat(np.repeat(grain, 8, 0), 8, 1)[:rows, :columns]

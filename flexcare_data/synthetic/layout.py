@@ -1,4 +1,4 @@
-"""Where each fabricated table lies and which columns it has, edition by edition.
+"""Path and columns of each fabricated table, by edition.
 
 In: nothing. Out: `EDITIONS`, `tables(edition)`. Columns and their order are those of the published files. Editions
 differ in layout only: the same seed gives the same patients in each of them, also where a real edition holds fewer
@@ -18,7 +18,7 @@ WITH_PROVIDERS = ("2.2", "3.0", "3.1")
 """Editions with the provider and caregiver tables and with their columns elsewhere."""
 
 MARK = "SYNTHETIC"
-"""Name of the file that says, in every root, that nothing in it is real."""
+"""Name of the file in every root that marks its data as fabricated."""
 
 MARK_TEXT = (
     "SYNTHETIC DATA\n\n"

@@ -1,7 +1,7 @@
 """Discharge summaries.
 
-In: a `Population`. Out: discharge. Words of the past medical history tell the factors `note_s` and `note_c`, words of
-the hospital course tell `note_d`; nothing else in a note depends on the patient. One admission in twelve has no note.
+In: a `Population`. Out: discharge. Words of the past medical history show the factors `note_s` and `note_c`, words of
+the hospital course show `note_d`; nothing else in a note depends on the patient. One admission in twelve has no note.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _FILLER_COURSE = (
     "The patient was admitted to the intensive care unit", "Electrolytes were repleted", "Family meeting was held",
     "Physical therapy was consulted", 'The patient said "I feel better"', "Code status was discussed",
 )  # fmt: skip
-# A bar stands for the blank that ends many lines of the real notes.
+# A bar marks the blank that ends many lines of the real notes.
 _FRAME = """\
 |
 Name:  ___                     Unit No:   ___

@@ -25,7 +25,7 @@ _CHUNK = 800
 """Stays or admissions whose events are held in memory at a time."""
 
 
-def write(out: Path, *, patients: int, seed: int, edition: str, broken_images: int = 0) -> None:
+def write_data_set(out: Path, *, patients: int, seed: int, edition: str, broken_images: int = 0) -> None:
     """Fabricate a data set below ``out``.
 
     Args:
@@ -131,7 +131,7 @@ def _small_tables(people: Population, radiographs: images.Radiographs, seed: int
 
 
 def _transfers(people: Population) -> pl.DataFrame:
-    """The way through the wards: emergency room, ICU stays, the ward between and after them, discharge."""
+    """Transfers of an admission: emergency room, ICU stays, the ward between and after them, discharge."""
     admissions = people.admissions
     base = 39_999_999
     room = admissions.filter(pl.col("edregtime").is_not_null()).select(

@@ -19,7 +19,7 @@ from flexcare_data.tasks.base import METRICS, Section, Task
 
 
 class TaskError(UserError):
-    """A module of this folder declares a task that cannot be one."""
+    """The task that a module of this folder declares is wrong."""
 
 
 class _Tasks(Mapping[str, Task]):
@@ -48,7 +48,7 @@ def _imported(name: str) -> Task:
     except UserError:
         raise
     except Exception as error:
-        # What runs at the import of a task holds no data, so the words of the exception may be shown.
+        # What runs at the import of a task holds no data, so the text of the exception may be shown.
         raise TaskError(
             f"flexcare_data/tasks/{name}.py{_line(error, name)}: {type(error).__name__}: {error}"
         ) from error
@@ -95,4 +95,4 @@ def _check(module: str, task: Task) -> None:
 
 TASKS: Mapping[str, Task] = _Tasks()
 
-__all__ = ["METRICS", "TASKS", "Task", "TaskError"]
+__all__ = ["TASKS", "TaskError"]

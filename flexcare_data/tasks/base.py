@@ -1,6 +1,7 @@
-"""What a task is (the question, its outputs, its metrics) and what the cohorts of several tasks share.
+"""Declaration of a task (question, outputs, metrics), and functions that the cohorts of several tasks use.
 
-In: `Sources`, the tables below the cohorts. Out: helpers that choose the image and note of a sample, and `Cohort`.
+In: `Sources`, the tables that cohorts are built from. Out: functions that choose the image and note of a sample,
+and `Cohort`.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ METRICS: dict[Kind, tuple[str, str]] = {
 
 @dataclass(frozen=True)
 class Task:
-    """One question: all that the project knows of it.
+    """Declaration of one task.
 
     Attributes:
         name: as in targets and file names.
@@ -49,7 +50,7 @@ class Task:
         order: place among the tasks, in tables and figures; tasks of one order are sorted by id. `discovery.tasks`
             reads it and ``id`` from the text of the file, so both are literals.
         in_comparison: is a block of the comparisons of methods (tables 3, 4 and 6, statistics, figures) once a model is
-            trained on it. drg is not: it has a table of its own (transfer, table 5).
+            trained on it. drg is not: it has its own table (transfer, table 5).
         raw: raw tables (names in `schema.RAW`) that ``build`` reads besides admissions and radiograph metadata.
         options: options of the protocol that ``build`` reads besides those that choose a note.
         ends_within_hour: the input may end inside an hour, so its last rows are made of the events
@@ -91,8 +92,8 @@ class Sources:
         series: HOURLY_INDEX, the stays with a series.
         phenotypes: stay_id and 25 labels, for stays with a known diagnosis.
         admissions: raw admissions in file order.
-        radiographs: AP images (dicom_id, subject_id, study_id, study_datetime, file_order).
-        sections: SECTIONS; of the section columns only whether they are null is looked at.
+        radiographs: AP radiographs (dicom_id, subject_id, study_id, study_datetime, file_order).
+        sections: SECTIONS; of the section columns only nulls are used.
         options: of the protocol.
         raw: the tables that the task names, in file order.
     """
@@ -131,7 +132,7 @@ def hours_after(time: str, hours: str) -> pl.Expr:
 
 
 def with_last_image(samples: pl.DataFrame, radiographs: pl.DataFrame) -> pl.DataFrame:
-    """Add dicom_id, study_id and image_time of the subject's last AP image in [window_start, window_end], both in.
+    """Add dicom_id, study_id and image_time of the last AP radiograph in [window_start, window_end], both inclusive.
 
     Last by study time, of equal times the later row of the metadata file. Null where there is none. Rows keep their
     order and number.
@@ -139,7 +140,7 @@ def with_last_image(samples: pl.DataFrame, radiographs: pl.DataFrame) -> pl.Data
     images = radiographs.drop_nulls("study_datetime").sort("study_datetime", "file_order")
     images = images.select("subject_id", "study_datetime", "dicom_id", "study_id")
     ordered = samples.with_row_index("_row").sort("window_end", nulls_last=True)
-    # A search backward from the end of the window meets the last of equal times first.
+    # A search backward from the end of the window finds the last of equal times first.
     joined = ordered.join_asof(
         images, left_on="window_end", right_on="study_datetime", by="subject_id", strategy="backward",
         check_sortedness=False,
@@ -197,7 +198,7 @@ def note_of_admission(sections: pl.DataFrame, name: str, options: Options) -> pl
 
 
 def available_from() -> pl.Expr:
-    """When a note could be read: storetime, or charttime where that is missing."""
+    """Time from which a note could be read: storetime, or charttime where that is missing."""
     return pl.coalesce("storetime", "charttime")
 
 

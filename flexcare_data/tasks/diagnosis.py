@@ -24,7 +24,7 @@ BLANK = -2
 
 
 def build(sources: Sources) -> Cohort:
-    """One sample per study with an AP image and CheXpert labels, in the ICU or not; its own image is the input.
+    """One sample per study with an AP radiograph and CheXpert labels, in the ICU or not; this image is the input.
 
     The series is that of the kept stay that contains the study time, up to that time; the note that of the
     admission that contains it. Labels: 1, 0, -1 uncertain, -2 blank.

@@ -23,8 +23,8 @@ CODE_SYSTEM = "HCFA"
 def build(sources: Sources) -> Cohort:
     """One sample per admission with a hospital course and an HCFA code, in the ICU or not.
 
-    Input: the series of its kept stay, the last AP image of the admission, the hospital course. The label is the rank
-    (from 0) of the numeric code among the distinct codes of all lines of all such admissions.
+    Input: the series of its kept stay, the last AP radiograph of the admission, the hospital course. The label is the
+    rank (from 0) of the numeric code among the distinct codes of all lines of all such admissions.
     """
     dropped: Dropped = {}
     codes = sources.raw["drgcodes"].filter(pl.col("drg_type") == CODE_SYSTEM)
@@ -49,7 +49,7 @@ def build(sources: Sources) -> Cohort:
         sample_id=pl.col("hadm_id").cast(pl.String),
         window_start="admittime",
         window_end="dischtime",
-        # Without dischtime no image is in the window, and an earlier note counts only up to the admission.
+        # Without dischtime no radiograph is in the window, and an earlier note counts only up to the admission.
         prediction_time=pl.coalesce("dischtime", "admittime"),
     )
     samples = with_note(with_last_image(samples, sources.radiographs), sources, TASK.section)

@@ -12,7 +12,7 @@ from flexcare_data.tasks.base import Cohort, Flow, Sources, Task, hours_after, m
 
 
 def cohort_of_first_hours(stays: pl.DataFrame, task: Task, sources: Sources, hours: int, flow: Flow) -> Cohort:
-    """Stays of at least ``hours`` with an event in them; series and images of [intime, intime + ``hours``], both in."""
+    """Stays of at least ``hours`` with an event in them; inputs of [intime, intime + ``hours``], both inclusive."""
     long = stays.filter(pl.col("los_hours") >= hours - TOLERANCE)
     samples = long.filter(pl.col("first_hours") < hours + TOLERANCE).with_columns(
         sample_id=pl.col("stay_id").cast(pl.String),

@@ -11,7 +11,7 @@ from flexcare_data.tasks.base import Cohort, Flow, Sources, Task, hours_after, m
 
 
 def cohort_of_whole_stays(stays: pl.DataFrame, task: Task, sources: Sources, flow: Flow) -> Cohort:
-    """One sample per stay; series up to its length, images in [intime, outtime]."""
+    """One sample per stay; series up to its length, radiographs in [intime, outtime]."""
     samples = stays.with_columns(
         sample_id=pl.col("stay_id").cast(pl.String),
         period_length="los_hours",

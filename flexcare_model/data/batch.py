@@ -16,7 +16,8 @@ from torch import Tensor
 
 from flexcare_data import discovery, variables
 from flexcare_data.modalities import MODALITIES
-from flexcare_data.tasks import TASKS, Task
+from flexcare_data.tasks import TASKS
+from flexcare_data.tasks.base import Task
 
 COLUMNS = len(variables.COLUMNS)
 """Width of the time series (76 as published)."""

@@ -27,7 +27,8 @@ from torch.utils.data import Dataset
 
 from flexcare_data.modalities import IMAGE_SIDE, MODALITIES, NOTE_WIDTH
 from flexcare_data.store.shards import read_output_table
-from flexcare_data.tasks import TASKS, Task
+from flexcare_data.tasks import TASKS
+from flexcare_data.tasks.base import Task
 from flexcare_model.data.batch import COLUMNS, MAX_LENGTH, PATCHES, Batch
 from flexcare_model.data.index import (
     Inputs,

@@ -19,7 +19,7 @@ from flexcare_data.errors import UserError
 from flexcare_data.modalities import MODALITIES
 from flexcare_data.series import HourlyRows, last_rows
 from flexcare_data.store.shards import read_output_table
-from flexcare_data.tasks import Task
+from flexcare_data.tasks.base import Task
 from flexcare_model.data.shards import ImageMaps, NoteMaps, SeriesMaps
 from flexcare_model.notes.vectors import NoteVectors
 

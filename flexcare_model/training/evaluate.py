@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from flexcare_data.store.folders import atomic_write
-from flexcare_data.tasks import Task
+from flexcare_data.tasks.base import Task
 from flexcare_model.data.dataset import TaskDataset, load_task
 from flexcare_model.data.loader import BatchLoader, in_order
 from flexcare_model.data.raw_batch import Embedder

@@ -28,7 +28,8 @@ import torch
 from tqdm import tqdm
 
 from flexcare_data.errors import UserError
-from flexcare_data.tasks import METRICS, TASKS
+from flexcare_data.tasks import TASKS
+from flexcare_data.tasks.base import METRICS
 from flexcare_model.data.dataset import TaskDataset
 from flexcare_model.data.loader import BatchLoader, shuffled
 from flexcare_model.models import Model

@@ -1,4 +1,4 @@
-# Configuration, plan, and the functions of the rules. How keys work: docs/architecture.md.
+# Configuration, plan, and functions of the rules. docs/architecture.md explains keys.
 #
 # Snakemake asks one question only: does the file exist? Every output is named by the key of all that decides its content
 # (flexcare_data/plan.py, flexcare_model/plan.py), so a file that exists is right. Inputs are ancient(): dates do not matter.
@@ -43,7 +43,7 @@ DRY_RUN = workflow.output_settings.dryrun
 IS_MAIN = workflow.is_main_process
 MODELS = ModelPlan(PLAN)
 
-# Nothing derived from patients is readable by everybody: this holds for what Snakemake makes and for all its jobs.
+# Files derived from patients are not readable by others: those of Snakemake and of all its jobs.
 os.umask(0o027)
 
 # Commands read `python -m ...` and run in the interpreter that runs Snakemake.
@@ -63,7 +63,7 @@ wildcard_constraints:
 # --- planning ---------------------------------------------------------------------------------------------------
 
 
-def told(function):
+def report_errors(function):
     """Turn an error that the user can fix into one message of Snakemake."""
 
     def wrapped(*arguments):
@@ -84,10 +84,10 @@ def other_models():
 
 @cache
 def begin():
-    """Called before the first product is planned: renew the marks, which Snakemake reads once.
+    """Renew the marks, which Snakemake reads once; called before the first product is planned.
 
-    Only a missing file is made, whatever the profile or the command line says: other triggers of Snakemake (parameters,
-    sets of inputs) know nothing of keys, and would have it run a job alone and drop what depends on it.
+    Only missing files are made, whatever the profile or the command line sets: other triggers of Snakemake (parameters,
+    sets of inputs) do not use keys, so they would run a job again and remove what depends on it.
     """
     workflow.dag_settings.rerun_triggers = frozenset([RerunTrigger.MTIME])
     if IS_MAIN:
@@ -97,9 +97,9 @@ def begin():
 
 
 def renew_marks(plan):
-    """Make the marks of the stages say what the store holds: it may have been filled, moved or pruned by others."""
+    """Make the marks of the stages agree with the store, which others may have filled, moved or pruned."""
     stages = ["stays", "splits", "events", "hourly", "sections", *plan.cohorts, "audit", "cxr", "notes"]
-    todo = [told(plan.product)(name) for name in stages]
+    todo = [report_errors(plan.product)(name) for name in stages]
     seen = set()
     while todo:
         product = todo.pop()
@@ -116,17 +116,17 @@ def renew_marks(plan):
             elif is_marked and not is_there:
                 product.done.unlink()
         except OSError:
-            pass  # a folder that cannot be written: the first job says so
+            pass  # a folder that cannot be written: the first job reports it
 
 
-@told
+@report_errors
 def stage(name):
     """The product of a stage under this configuration."""
     begin()
     return PLAN.product(name)
 
 
-@told
+@report_errors
 def by_key(name, key):
     """The product of stage ``name`` with ``key``, of this configuration or of the other protocol."""
     begin()
@@ -143,19 +143,19 @@ def by_key(name, key):
 
 
 def mark(name):
-    """Pattern of the mark of stage ``name``: an empty file that says that the store holds it."""
+    """Pattern of the mark of stage ``name``: an empty file that exists while the store holds it."""
     return f"{BY_KEY}/stages/{name}-{{key}}"
 
 
 def done(product):
-    """The file that says that ``product`` is there, as an input."""
+    """The file that exists once ``product`` is complete, as an input."""
     return ancient(str(product.done))
 
 
 def inputs_of(product):
     """What ``product`` reads, as named inputs of its rule.
 
-    A product that is there needs nothing made again: of its inputs, those that are there are named.
+    Of a product that exists, only the inputs that exist are named: nothing is made again for it.
     """
     is_there = product.done.exists()
     reads = {name: read for name, read in product.inputs.items() if not is_there or read.done.exists()}
@@ -167,8 +167,8 @@ def stage_inputs(name):
 
     def inputs(wildcards):
         product = by_key(name.format(**wildcards), wildcards.key)
-        looked_at = PLAN.stage(product.name).raw and not CONFIG.is_synthetic and not product.done.exists()
-        return inputs_of(product) | ({"checked": checked()} if looked_at else {})
+        reads_raw = PLAN.stage(product.name).raw and not CONFIG.is_synthetic and not product.done.exists()
+        return inputs_of(product) | ({"checked": checked()} if reads_raw else {})
 
     return inputs
 
@@ -219,7 +219,7 @@ def product_inputs(product):
 
     def inputs(wildcards):
         begin()
-        return inputs_of(told(product)(wildcards))
+        return inputs_of(report_errors(product)(wildcards))
 
     return inputs
 
@@ -228,7 +228,7 @@ def product_recipe(product):
     """The recipe of a product; pages also show how long the jobs took."""
 
     def path(wildcards):
-        made = told(product)(wildcards)
+        made = report_errors(product)(wildcards)
         return recipe(made, benchmarks=os.path.abspath(f"{OUT}/benchmarks"))
 
     return path
@@ -239,13 +239,13 @@ def published(products):
 
     def names(wildcards):
         begin()
-        return [f"{OUT}/{product.target}" for product in told(products)()]
+        return [f"{OUT}/{product.target}" for product in report_errors(products)()]
 
     return names
 
 
 def part_mark(name):
-    """Pattern of the file that says that one part of the work of stage ``name`` is done."""
+    """Pattern of the file that exists once one part of the work of stage ``name`` is done."""
     return f"{BY_KEY}/parts/{name}-{{key}}/{{part}}of{{parts}}"
 
 
@@ -260,7 +260,7 @@ def part_marks(name, jobs):
 
 
 def no_such_target(wildcards):
-    """Say that a target does not exist, and which one was probably meant."""
+    """Report that a target does not exist, and which one was probably meant."""
     known = sorted(rule.name for rule in workflow.rules if not rule.has_wildcards() and rule.name != "no_such_target")
     near = difflib.get_close_matches(wildcards.target, known, n=3, cutoff=0.6)
     meant = f"did you mean {' or '.join(near)}?" if near else "`snakemake --list-target-rules` prints the menu"
@@ -280,10 +280,10 @@ def gpus(device):
     return 0 if device == "cpu" else 1
 
 
-def hold_output():
-    """Keep other builds out of the output folder until this process has ended, and note what it is made from.
+def lock_output():
+    """Lock the output folder until this process ends, and write its origin.
 
-    Snakemake's own lock is of the working directory. A disk that knows no locks is accepted as it is.
+    Snakemake itself locks only the working directory. On a disk without locks the build runs unlocked.
     """
     try:
         os.makedirs(OUT, exist_ok=True)
@@ -295,13 +295,13 @@ def hold_output():
             "Wait for its end, or set output to a folder of your own (a store can be shared at the same time)."
         )
     except OSError:
-        return  # a folder that cannot be written: the first job says so
+        return  # a folder that cannot be written: the first job reports it
     Origin.of(CONFIG, workflow.overwrite_configfiles).write(CONFIG.output)
 
 
 @cache
 def checked_key():
-    """Key of the first look at the raw data: renewed when a table or the code of the doctor changes."""
+    """Key of the check of the raw data: changes with a table and with the code of the doctor."""
     from flexcare_data.plan import code_spec
     from flexcare_data.schema import RAW
 
@@ -313,12 +313,12 @@ def checked_key():
             for table in PLAN.stage(name).raw
         }
     )
-    digests = {table: told(PLAN.raw_digest)(table) for table in tables}
+    digests = {table: report_errors(PLAN.raw_digest)(table) for table in tables}
     return spec_key({"raw": digests, "code": code_spec("flexcare_data.doctor.examine")})
 
 
 def checked():
-    """Mark of the first look at the raw data."""
+    """Mark of the check of the raw data."""
     return ancient(f"{BY_KEY}/checked/{checked_key()}")
 
 

@@ -1,9 +1,9 @@
 # Functions of the rule that makes the published names, and of targets that do not exist.
 
 
-@told
+@report_errors
 def product_of(path):
-    """The product that a published name shows, by the name that stands for the whole product."""
+    """The product that a published name shows; each product is found by its first published name."""
     begin()
     parts = path.split("/")
     if parts[0] == "runs":
@@ -46,10 +46,10 @@ PUBLISHED = [
 
 
 def shown(wildcards):
-    """The product to show. A link that shows another one, or nothing, is made again, whatever its date."""
+    """The product to show. A link to another product, or to nothing, is made again, whatever its date."""
     product = product_of(wildcards.published)
     if not is_published(product, CONFIG.output):
-        told(check_free)(product, CONFIG.output)
+        report_errors(check_free)(product, CONFIG.output)
         name = f"{OUT}/{wildcards.published}"
         if os.path.lexists(name):
             workflow.dag.forcefiles.add(name)

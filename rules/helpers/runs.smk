@@ -1,7 +1,7 @@
 # Functions of the rules that train, analyse, and make tables, figures and pages.
 
 
-@told
+@report_errors
 def run_of(wildcards):
     """The run of a job, under this configuration or under the other protocol."""
     begin()
@@ -37,7 +37,7 @@ def reported_runs(wildcards):
     return published(lambda: MODELS.reported_runs)(wildcards)
 
 
-@told
+@report_errors
 def analysis_of(kind):
     """The analysis of a job."""
 

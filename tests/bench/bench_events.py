@@ -3,8 +3,8 @@
     python tests/bench/bench_events.py [--rows 20000000] [--rounds 3] [--threads 2] [--double] [--raw DIR] [--work DIR]
 
 Fabricates chartevents and labevents (or takes those of --raw), then in turns: `gzip -dc` of both files to nowhere; the
-subcommands `events` and `hourly`, each a process of its own as in the workflow: linking, cleaning, duplicate rules,
-grid, fill, masks and counts. One run before counts for nothing (it compiles the loops and fills the page cache).
+subcommands `events` and `hourly`, each in a separate process as in the workflow: linking, cleaning, duplicate rules,
+grid, fill, masks and counts. One run before is not counted (it compiles the loops and fills the page cache).
 
 Prints wall and CPU time, their ratio to `gzip -dc` (median, smallest and largest of the rounds), rows per second, and
 the peak of anonymous memory of the process tree, polled every 20 ms. Exit status 1 if the median wall ratio is above
@@ -116,7 +116,7 @@ def store(raw: Path, work: Path, threads: int) -> Run:
 
 
 def compare(raw: Path, work: Path, *, rounds: int, threads: int) -> tuple[Run, bool]:
-    """Measure, print, and say whether the bounds hold."""
+    """Measure, print, and return whether the bounds hold."""
     files = [str(raw / "icu" / "chartevents.csv.gz"), str(raw / "hosp" / "labevents.csv.gz")]
     for name in ("stays", "splits"):
         measure(subcommand(name, work / name, "--mimiciv", str(raw)))

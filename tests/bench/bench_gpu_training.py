@@ -148,7 +148,7 @@ def _cohort(output: Path, name: str, n: int, missing, hours, images: int, notes:
 
 
 def run(output: Path, folder: Path, epochs: int, **execution) -> dict[str, float | str]:
-    """Train ``epochs`` epochs in this process and say how fast the last one was."""
+    """Train ``epochs`` epochs in this process and return the speed of the last one."""
     from flexcare_model.training.run_config import resolve_run
     from flexcare_model.training.train import train
 

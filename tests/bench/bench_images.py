@@ -1,7 +1,7 @@
 """How fast a radiograph becomes a tensor on one core, against a full decode and resize by the same library.
 
 Run: python tests/bench/bench_images.py [--images 8] [--rounds 3]. Generated JPEGs of 2544 x 3056 (and those of open-cxr
-where it lies), in memory; both ways interleaved, CPU time of one thread. Goals: ratio at least 1.7, mean absolute
+if present), in memory; both ways interleaved, CPU time of one thread. Goals: ratio at least 1.7, mean absolute
 difference at most 0.2 and largest at most 4 levels.
 """
 

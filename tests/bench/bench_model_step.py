@@ -132,7 +132,7 @@ def peak_memory(encoder: str) -> int:
 
 
 def memory() -> None:
-    """Print the peak memory of both forms, each in a process of its own, and their ratio."""
+    """Print the peak memory of both forms, each in a separate process, and their ratio."""
     peaks = {}
     for encoder in ("blocks", "dense"):
         command = [sys.executable, __file__, "--peak", encoder]

@@ -1,31 +1,31 @@
-"""One tiny build that all drills share: fabricated raw files, a store with every stage, an output folder, a run."""
+"""One tiny build for all fault tests: fabricated raw files, a store with every stage, an output folder, a run."""
 
 from __future__ import annotations
 
 import pytest
 from support import canaries
+from support.killable import run
 from support.prepared import PATCHES, Base
-from support.struck import run
 
-from flexcare_data import synthetic
 from flexcare_data.config import load_config
 from flexcare_data.plan import Plan
+from flexcare_data.synthetic.write import write_data_set
 
 
 @pytest.fixture(scope="session")
 def base(tmp_path_factory) -> Base:
-    """The undisturbed build; its store and output are read, never written, by the drills."""
+    """The build without faults; the tests only read its store and output."""
     from support.builds import build
 
     base = Base(tmp_path_factory.mktemp("base"))
-    synthetic.write(base.raw, patients=40, seed=3, edition="2.2")
+    write_data_set(base.raw, patients=40, seed=3, edition="2.2")
     canaries.plant(base.raw)
     build(base.raw, base.store)
     base.encoder.symlink_to(base.store / "encoder")
     for stage in ("cxr", "encoder", "notes"):
         done = run(base.command(stage, base.store / stage), watched=base.store, patches=PATCHES)
-        assert done.status == 0, done.said
-        base.said.append(done.said)
+        assert done.status == 0, done.printed
+        base.printed.append(done.printed)
     plan = Plan(load_config({}))
     for name in ("stays", "splits", "events", "hourly", "sections", *plan.cohorts, "audit", "cxr", "notes"):
         for file, link in plan.stage(name).outputs.items():
@@ -33,6 +33,6 @@ def base(tmp_path_factory) -> Base:
             place.parent.mkdir(parents=True, exist_ok=True)
             place.symlink_to(base.store / name / file)
     done = run(base.command("train", base.output / "runs/flexcare/six_tasks/seed40"), watched=base.output)
-    assert done.status == 0, done.said
-    base.said.append(done.said)
+    assert done.status == 0, done.printed
+    base.printed.append(done.printed)
     return base

@@ -1,4 +1,4 @@
-"""Whole builds: Snakemake killed, two at once, a store of somebody else. The commands are those of a user."""
+"""Whole builds by the commands of a user: Snakemake killed, two builds at once, a store of another user."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ import pytest
 import yaml
 from support import conditions
 from support.builds import build
+from support.killable import digests, hidden
 from support.paths import ROOT
-from support.struck import digests, hidden
 
-from flexcare_data import synthetic
+from flexcare_data.synthetic.write import write_data_set
 
 CONFIG = {"synthetic": {"patients": 40, "seed": 3}, "preset": "demo"}
 STAGES = ("stays", "splits", "events", "hourly", "sections", "cohort-drg")
@@ -28,7 +28,7 @@ STAGES = ("stays", "splits", "events", "hourly", "sections", "cohort-drg")
 def start(
     folder: Path, *arguments: str, config: dict | None = None, before: Callable[[], None] | None = None
 ) -> subprocess.Popen:
-    """Start Snakemake in ``folder``, in a process group of its own; ``before`` is called in the new process."""
+    """Start Snakemake in ``folder``, in a new process group; ``before`` is called in the new process."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.yaml").write_text(yaml.safe_dump(CONFIG | (config or {})))
     command = [sys.executable, "-m", "snakemake", "-s", str(ROOT / "Snakefile"), "--configfile", "config.yaml"]
@@ -39,10 +39,10 @@ def start(
 
 
 def end(process: subprocess.Popen, expect: int = 0) -> str:
-    """Wait for ``process``; what it printed."""
-    said = process.communicate(timeout=400)[0]
-    assert process.returncode == expect, said[-4000:]
-    return said
+    """Wait for ``process`` and return what it printed."""
+    printed = process.communicate(timeout=400)[0]
+    assert process.returncode == expect, printed[-4000:]
+    return printed
 
 
 def until(condition: Callable[[], bool], process: subprocess.Popen) -> None:
@@ -76,7 +76,7 @@ def contents(store: Path) -> dict[str, dict[str, str]]:
 def undisturbed(tmp_path_factory) -> Path:
     """The store of the same raw files, made by the commands alone."""
     folder = tmp_path_factory.mktemp("undisturbed")
-    synthetic.write(folder / "raw", **CONFIG["synthetic"], edition="2.2")
+    write_data_set(folder / "raw", **CONFIG["synthetic"], edition="2.2")
     build(folder / "raw", folder / "store", tasks=("drg",))
     return folder / "store"
 
@@ -88,10 +88,10 @@ def killed(tmp_path_factory) -> Path:
     output = folder / "results"
     first = start(folder, "drg")
     until(lambda: any((output / "store").glob(".events-*")), first)
-    os.kill(first.pid, signal.SIGKILL)  # Snakemake alone: the jobs go on
+    os.kill(first.pid, signal.SIGKILL)  # Snakemake alone: the jobs continue
     first.communicate()
-    told = end(start(folder, "drg"), expect=1)
-    assert "cannot be locked" in told and "--unlock" in told
+    printed = end(start(folder, "drg"), expect=1)
+    assert "cannot be locked" in printed and "--unlock" in printed
     end(start(folder, "--unlock"))
     again = start(folder, "drg")
     until(lambda: is_held(output), again)
@@ -99,7 +99,7 @@ def killed(tmp_path_factory) -> Path:
     return output
 
 
-def test_a_build_killed_with_snakemake_ends_as_if_nothing_had_happened(undisturbed, killed):
+def test_a_build_whose_snakemake_was_killed_gives_the_same_bytes(undisturbed, killed):
     assert contents(killed / "store") == contents(undisturbed)
     assert hidden(killed / "store") == []
     assert (killed / "cohorts/drg.parquet").read_bytes() == (undisturbed / "cohort-drg/drg.parquet").read_bytes()
@@ -107,19 +107,19 @@ def test_a_build_killed_with_snakemake_ends_as_if_nothing_had_happened(undisturb
 
 
 def test_two_builds_in_one_output_folder(killed):
-    """Snakemake's lock is of the working directory; from another one the second build is refused all the same."""
+    """Snakemake locks the working directory; a second build from another one is refused too."""
     with (killed / ".lock").open() as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         config = {"output": str(killed), "options": {"bhc_fallback": "on"}}
-        told = end(start(killed.parent / "elsewhere", "drg", config=config), expect=1)
-    assert f"{killed}: another build works in this output folder" in told
-    assert "Finished job" not in told
+        printed = end(start(killed.parent / "elsewhere", "drg", config=config), expect=1)
+    assert f"{killed}: another build works in this output folder" in printed
+    assert "Finished job" not in printed
 
 
 @pytest.mark.parametrize(
     "how", ["the group of another user", pytest.param("a read-only disk", marks=pytest.mark.drill)]
 )
-def test_a_finished_store_of_somebody_else_is_used_and_nothing_computed(killed, tmp_path, how):
+def test_a_finished_store_of_another_user_is_used_and_nothing_computed(killed, tmp_path, how):
     store = killed / "store"
     if how == "a read-only disk":
         before = partial(conditions.read_only_disk, store)
@@ -131,8 +131,8 @@ def test_a_finished_store_of_somebody_else_is_used_and_nothing_computed(killed, 
         before = partial(conditions.without_privileges, (65532,))
     else:
         pytest.skip("needs root to give files to another user")
-    said = end(start(tmp_path, "drg", config={"store": {"path": str(store)}}, before=before))
-    jobs = {line.split()[1].rstrip(":") for line in said.splitlines() if line.startswith(("rule ", "localrule "))}
+    printed = end(start(tmp_path, "drg", config={"store": {"path": str(store)}}, before=before))
+    jobs = {line.split()[1].rstrip(":") for line in printed.splitlines() if line.startswith(("rule ", "localrule "))}
     assert jobs == {"publish", "drg"}
     theirs, ours = killed / "cohorts/drg.parquet", tmp_path / "results/cohorts/drg.parquet"
     assert ours.read_bytes() == theirs.read_bytes()
@@ -156,16 +156,16 @@ def test_links_follow_the_configuration_after_a_kill_and_a_clock_set_back(killed
 
 
 @pytest.mark.drill
-@pytest.mark.parametrize("blow", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 @pytest.mark.parametrize("whom", ["snakemake", "everything"])
 @pytest.mark.parametrize("stage", ["synthetic", "stays", "hourly", "cohort-drg"])
-def test_a_build_struck_in_each_stage(undisturbed, tmp_path, stage, whom, blow):
+def test_a_build_killed_in_each_stage(undisturbed, tmp_path, stage, whom, sent):
     logs = tmp_path / "results/logs"
-    struck = start(tmp_path, "drg")
-    until(lambda: any(logs.glob(f"{stage}-*.log")), struck)
-    (os.kill if whom == "snakemake" else os.killpg)(struck.pid, blow)
-    struck.communicate(timeout=400)
-    if blow == signal.SIGKILL:
+    process = start(tmp_path, "drg")
+    until(lambda: any(logs.glob(f"{stage}-*.log")), process)
+    (os.kill if whom == "snakemake" else os.killpg)(process.pid, sent)
+    process.communicate(timeout=400)
+    if sent == signal.SIGKILL:
         end(start(tmp_path, "--unlock"))
     end(start(tmp_path, "drg"))
     assert contents(tmp_path / "results/store") == contents(undisturbed)

@@ -1,4 +1,4 @@
-"""No patient's value outside the data folders; no network; no pickle; nothing hostile is taken at its word."""
+"""No patient's value outside the data folders; no network; no pickle; hostile files are refused."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from support import canaries, conditions
+from support.killable import digests, run
 from support.prepared import PATCHES
-from support.struck import digests, run
 from test_builds import CONFIG, ROOT, end, start
 
 DATA = ("data/", "cohorts/", "store/", "meds_labels/", "analysis/", "image_list.txt")
@@ -33,7 +33,7 @@ def is_data(name: str) -> bool:
 
 
 def texts(path: Path) -> str:
-    """What a file says: its text with what is encoded in it, the values of a table, else its bytes as they are."""
+    """Content of a file: its text with what is encoded in it, the values of a table, else its bytes."""
     if path.suffix == ".parquet":
         return pl.read_parquet(path).select(pl.all().cast(pl.String, strict=False)).write_csv()
     content = path.read_bytes().decode("utf-8", "replace")
@@ -45,7 +45,7 @@ def texts(path: Path) -> str:
 @pytest.fixture(scope="module")
 def reported(base, tmp_path_factory) -> tuple[Path, list[str]]:
     """A copy of the output with every table, figure and page, and what the commands printed."""
-    output, said = tmp_path_factory.mktemp("reported") / "output", [*base.said]
+    output, printed = tmp_path_factory.mktemp("reported") / "output", [*base.printed]
     shutil.copytree(base.output, output, symlinks=True)
     for command in (
         *(["tables", f"table{number}", "--out", "tables"] for number in range(2, 7)),
@@ -56,13 +56,13 @@ def reported(base, tmp_path_factory) -> tuple[Path, list[str]]:
         ["report", "--seeds", "40", "--out", "report"],
     ):
         done = run(["flexcare_model", *command[:-1], output / command[-1], "--output", output], watched=output)
-        assert done.status == 0, done.said
-        said.append(done.said)
-    return output, said
+        assert done.status == 0, done.printed
+        printed.append(done.printed)
+    return output, printed
 
 
 def test_canaries_are_in_the_data_and_nowhere_else(base, reported):
-    output, said = reported
+    output, printed = reported
     known = canaries.identifiers(base.raw)
     assert len(known) > 500
     sections = pl.read_parquet(output / "data/notes/sections.parquet")
@@ -74,7 +74,7 @@ def test_canaries_are_in_the_data_and_nowhere_else(base, reported):
     found = {name: canaries.betrayed(texts(output / name), known) for name in outside}
     assert {name: betrayed for name, betrayed in found.items() if betrayed} == {}
     assert canaries.betrayed("\n".join(outside), known) == set()
-    assert canaries.betrayed("\n".join(said), known) == set()
+    assert canaries.betrayed("\n".join(printed), known) == set()
 
 
 @pytest.mark.parametrize("openly", [False, True], ids=["odd rows", "an open quote"])
@@ -86,8 +86,8 @@ def test_no_error_or_count_quotes_a_raw_row(base, tmp_path, openly):
     known, failed = canaries.identifiers(base.raw), 0
     for stage in ("stays", "splits", "events", "sections", "cohort-diagnosis", "cohort-drg"):
         done = run(base.command(stage, tmp_path / "store" / stage, raw), watched=tmp_path)
-        assert canaries.betrayed(done.said, known) == set(), stage
-        assert "unexpected" not in done.said, done.said
+        assert canaries.betrayed(done.printed, known) == set(), stage
+        assert "unexpected" not in done.printed, done.printed
         failed += done.status
         for name in ("flow.json", "dropped.json"):
             if (tmp_path / "store" / stage / name).exists():
@@ -106,8 +106,8 @@ def test_an_unexpected_error_withholds_its_words(base, tmp_path, capfd, monkeypa
     arguments = ["splits", "--mimiciv", str(tmp_path), "--out", str(tmp_path / "out")]
     monkeypatch.delenv("FLEXCARE_FULL_ERRORS", raising=False)
     assert main(arguments) == 1
-    said = capfd.readouterr().err
-    assert canaries.NAME not in said and "InvalidOperationError" in said and "test_privacy.py" in said
+    printed = capfd.readouterr().err
+    assert canaries.NAME not in printed and "InvalidOperationError" in printed and "test_privacy.py" in printed
     monkeypatch.setenv("FLEXCARE_FULL_ERRORS", "1")
     with pytest.raises(pl.exceptions.PolarsError, match=canaries.NAME):
         main(arguments)
@@ -117,9 +117,9 @@ def test_an_unexpected_error_withholds_its_words(base, tmp_path, capfd, monkeypa
 
 
 def test_data_is_built_with_the_network_cut(tmp_path):
-    """Not even the loopback is there; the workflow and its commands ask for nothing."""
+    """Without a network, loopback included: the workflow and its commands need none."""
     if not conditions.possible(conditions.without_network):
-        pytest.skip("a network of one's own is not permitted here")
+        pytest.skip("a network namespace is not permitted here")
     config = CONFIG | {"synthetic": {"patients": 12, "seed": 3}}
     end(start(tmp_path, "readmission", config=config, before=conditions.without_network))
     assert (tmp_path / "results/cohorts/readmission.parquet").exists()
@@ -132,7 +132,7 @@ def test_models_are_trained_with_every_connection_refused(base, tmp_path):
         (base.command("train", tmp_path / "run"), tmp_path / "run"),
     ):
         done = run(command, watched=out, patches=PATCHES if out.name == "store" else {}, before=(no_connections,))
-        assert done.status == 0, done.said
+        assert done.status == 0, done.printed
 
 
 def no_connections() -> None:
@@ -180,7 +180,7 @@ def test_no_written_file_is_a_pickle(base, reported):
 
 
 class Trap:
-    """Unpickled, it leaves a mark."""
+    """Makes a file when it is unpickled."""
 
     def __init__(self, mark: Path):
         self.mark = mark
@@ -275,9 +275,9 @@ def test_a_damaged_table_of_the_store_is_one_message(base, tmp_path, stage):
         (stays / "stays.parquet").write_bytes(content)
         hostile = [str(stays) if part == str(base.store / "stays") else part for part in command]
         done = run(hostile, watched=tmp_path / "store")
-        assert done.status == 1 and "Traceback" not in done.said, done.said
-        assert "damaged" in done.said and "store verify" in done.said.replace("`python -m flexcare_data ", ""), (
-            done.said
+        assert done.status == 1 and "Traceback" not in done.printed, done.printed
+        assert "damaged" in done.printed and "store verify" in done.printed.replace("`python -m flexcare_data ", ""), (
+            done.printed
         )
     assert not (tmp_path / "mark").exists()
 
@@ -319,7 +319,7 @@ def test_a_hostile_state_is_refused(base, tmp_path):
         metadata = {"run": json.dumps(run_text), "state": state}
         save_file({"model/x": torch.zeros(1), "nowhere": torch.zeros(1)}, folder / "state.safetensors", metadata)
         done = run(base.command("train", folder), watched=folder)
-        assert done.status == 1 and "expected the state of a run" in done.said, done.said
+        assert done.status == 1 and "expected the state of a run" in done.printed, done.printed
 
 
 def test_a_config_cannot_run_code(tmp_path):
@@ -333,7 +333,7 @@ def test_a_config_cannot_run_code(tmp_path):
 
 
 def test_telemetry_is_off(base, tmp_path):
-    """The libraries of models and weights are told so before they are loaded."""
+    """The libraries of models and weights are set offline before they are loaded."""
     names = ["HF_HUB_DISABLE_TELEMETRY", "DO_NOT_TRACK"]
     code = f"""
 import os, sys

@@ -1,4 +1,4 @@
-"""A full disk, a lost permission, a file that goes away, a clock that jumps, two at once: one message, no damage."""
+"""Full disk, lost permission, removed file, wrong clock, two builds at once: one message, no damage."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 from support import conditions
+from support.killable import CONTEXT, call, digests, hidden, run, run_command, run_on_a_small_disk
 from support.prepared import PATCHES, Base
-from support.struck import CONTEXT, call, digests, hidden, run, run_command, run_on_a_small_disk
 from test_kills import expected
 
 more = pytest.mark.drill
@@ -23,11 +23,11 @@ needs_mounts = pytest.mark.skipif(
 )
 
 
-def one_message(said: str) -> str:
-    """What a refused command said: one error, no traceback."""
-    assert "Traceback" not in said, said
-    lines = [line for line in said.splitlines() if line.startswith("error: ")]
-    assert len(lines) == 1, said
+def one_message(printed: str) -> str:
+    """The one error that a refused command printed, without a traceback."""
+    assert "Traceback" not in printed, printed
+    lines = [line for line in printed.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1, printed
     return lines[0]
 
 
@@ -40,9 +40,10 @@ def test_files_that_may_not_grow(base, tmp_path, stage):
     limit = partial(conditions.short_files, 600)
     command = base.command(stage, store / stage)
     done = run(command, watched=store, patches=PATCHES, before=(limit,))
-    assert done.status == 1, done.said
+    assert done.status == 1, done.printed
     assert (
-        "File too large; the file sys" in one_message(done.said) or "written to its end: is the disk full" in done.said
+        "File too large; the file sys" in one_message(done.printed)
+        or "written to its end: is the disk full" in done.printed
     )
     assert hidden(store) == [] and not (store / stage).exists()
     assert run(command, watched=store, patches=PATCHES).status == 0
@@ -55,18 +56,18 @@ def test_a_full_disk(base, tmp_path, stage, size):
     """The disk of the store is full in the middle of a stage. (A page mapped beyond it would kill the process.)"""
     arguments = (base.command(stage, tmp_path / stage), PATCHES, str(tmp_path), size)
     done = call(run_on_a_small_disk, *arguments, watched=tmp_path)
-    assert done.status == 10, done.said
-    assert "No space left on device; free some space, or set store.path" in one_message(done.said)
-    assert "left: [] False" in done.said
-    assert f"digests: {sorted(expected(base, stage).items())}" in done.said
+    assert done.status == 10, done.printed
+    assert "No space left on device; free some space, or set store.path" in one_message(done.printed)
+    assert "left: [] False" in done.printed
+    assert f"digests: {sorted(expected(base, stage).items())}" in done.printed
 
 
 def test_a_training_on_a_full_disk_goes_on(base, tmp_path):
     folder = tmp_path / "run"
     size = (base.output / "runs/flexcare/six_tasks/seed40/model.safetensors").stat().st_size
     done = run(base.command("train", folder), watched=folder, before=(partial(conditions.short_files, 2 * size),))
-    assert done.status == 1, done.said
-    assert "File too large" in one_message(done.said)
+    assert done.status == 1, done.printed
+    assert "File too large" in one_message(done.printed)
     assert hidden(folder) == []
     assert run(base.command("train", folder), watched=folder).status == 0
     assert digests(folder) == digests(base.output / "runs/flexcare/six_tasks/seed40")
@@ -80,8 +81,8 @@ def test_a_store_that_may_not_be_written(base, tmp_path, stage):
     store = tmp_path / "store"
     store.mkdir(mode=0o550)
     done = run(base.command(stage, store / stage), watched=store, before=(conditions.without_privileges,))
-    assert done.status == 1, done.said
-    message = one_message(done.said)
+    assert done.status == 1, done.printed
+    message = one_message(done.printed)
     assert f"{store}: cannot be written" in message and "chmod 2770" in message and "store.path" in message
     assert list(store.iterdir()) == []
 
@@ -93,8 +94,8 @@ def test_a_disk_that_is_read_only_even_for_root(base, tmp_path, stage):
     store.mkdir()
     condition = partial(conditions.read_only_disk, store)
     done = run(base.command(stage, store / stage), watched=store, before=(condition,))
-    assert done.status == 1, done.said
-    assert "cannot be written (Read-only file system)" in one_message(done.said)
+    assert done.status == 1, done.printed
+    assert "cannot be written (Read-only file system)" in one_message(done.printed)
 
 
 def test_a_permission_that_is_lost_in_the_middle(base, tmp_path):
@@ -105,8 +106,8 @@ def test_a_permission_that_is_lost_in_the_middle(base, tmp_path):
     patches = {"flexcare_data.stages.events.build.build_events": partial(_closing, str(store))}
     done = run(command, watched=store, patches=patches, before=(conditions.without_privileges,))
     store.chmod(0o750)
-    assert done.status == 1, done.said
-    assert "permission denied" in one_message(done.said).lower()
+    assert done.status == 1, done.printed
+    assert "permission denied" in one_message(done.printed).lower()
     assert not (store / "events").exists()
     assert run(command, watched=store).status == 0
     assert digests(store) == expected(base, "events")
@@ -140,11 +141,11 @@ def test_a_store_of_a_second_user_is_read_and_nothing_is_computed(base, tmp_path
         who = partial(conditions.without_privileges, groups)
         folder = tmp_path / f"run{status}"
         done = run(second.command("train", folder), watched=folder, before=(who,))
-        assert done.status == status, done.said
+        assert done.status == status, done.printed
         if status == 0:
             assert digests(folder) == digests(base.output / "runs/flexcare/six_tasks/seed40")
         else:
-            assert "permission denied" in one_message(done.said).lower()
+            assert "permission denied" in one_message(done.printed).lower()
 
 
 # --- raw files --------------------------------------------------------------------------------------------------
@@ -156,7 +157,7 @@ def test_a_store_of_a_second_user_is_read_and_nothing_is_computed(base, tmp_path
 )
 @pytest.mark.parametrize("how", ["removed", "replaced by half of itself", pytest.param("closed", marks=more)])
 def test_a_raw_file_that_goes_away(base, tmp_path, stage, name, how):
-    """Between the look at it and its reading: the command fails, says which file, and goes on when it is back."""
+    """Between check and reading: the command fails and names the file, and works once the file is back."""
     raw, store = tmp_path / "raw", tmp_path / "store"
     shutil.copytree(base.raw, raw)
     path, whole = raw / name, (base.raw / name).read_bytes()
@@ -168,8 +169,8 @@ def test_a_raw_file_that_goes_away(base, tmp_path, stage, name, how):
         path.write_bytes(whole[: len(whole) // 2])
     command = base.command(stage, store / stage, raw)
     done = run(command, watched=store, before=(conditions.without_privileges,))
-    assert done.status == 1, done.said
-    assert path.name.split(".")[0] in one_message(done.said)
+    assert done.status == 1, done.printed
+    assert path.name.split(".")[0] in one_message(done.printed)
     assert hidden(store) == [] and not (store / stage).exists()
     path.unlink(missing_ok=True)
     path.write_bytes(whole)
@@ -178,7 +179,7 @@ def test_a_raw_file_that_goes_away(base, tmp_path, stage, name, how):
 
 
 def test_radiographs_that_go_away_are_counted_and_taken_later(base, tmp_path):
-    """Removed while others are decoded: told as missing; decoded once they are back."""
+    """Removed while others are decoded: reported as missing; decoded once they are back."""
     raw, store = tmp_path / "raw", tmp_path / "store"
     shutil.copytree(base.raw, raw)
     files = sorted((raw / "mimic_cxr_jpg").rglob("*.jpg"))
@@ -186,7 +187,7 @@ def test_radiographs_that_go_away_are_counted_and_taken_later(base, tmp_path):
         path.rename(path.with_suffix(".away"))
     command = base.command("cxr", store / "cxr", raw)
     done = run([*command, "--broken-share", "0.01"], watched=store, patches=PATCHES)
-    assert done.status == 1 and "cannot be used, expected at most 1.00%" in one_message(done.said)
+    assert done.status == 1 and "cannot be used, expected at most 1.00%" in one_message(done.printed)
     for path in files:
         path.with_suffix(".away").rename(path)
     assert run(command, watched=store, patches=PATCHES).status == 0
@@ -201,7 +202,7 @@ def test_dates_in_the_past_or_future_change_nothing(base, tmp_path, when):
     """Half the parts of a pool are dated 1970 or 2038, and so is what a killed build left."""
     store = tmp_path / "store"
     command = base.command("cxr", store / "cxr")
-    assert run(command, watched=store, patches=PATCHES, strike_at=40).status == -signal.SIGKILL
+    assert run(command, watched=store, patches=PATCHES, kill_at=40).status == -signal.SIGKILL
     for path in store.rglob("*"):
         os.utime(path, (when, when))
     assert run(command, watched=store, patches=PATCHES).status == 0
@@ -210,7 +211,7 @@ def test_dates_in_the_past_or_future_change_nothing(base, tmp_path, when):
         os.utime(path, (when, when), follow_symlinks=False)
     for action in (["ls"], ["verify"], ["prune", "--days", "1", "--keep", "cxr"]):
         done = run(["flexcare_data", "store", *action, "--store", store], watched=store)
-        assert done.status in (0, 1) and "Traceback" not in done.said, done.said
+        assert done.status in (0, 1) and "Traceback" not in done.printed, done.printed
     assert digests(store) == expected(base, "cxr")
 
 
@@ -219,7 +220,7 @@ def test_dates_in_the_past_or_future_change_nothing(base, tmp_path, when):
 
 @pytest.mark.parametrize("stage", ["cxr", "train", *(pytest.param(s, marks=more) for s in ("events", "notes"))])
 def test_two_at_once_on_one_store(base, tmp_path, stage):
-    """Double work and no damage, whoever is first at each step; the same for two trainings of one run."""
+    """Double work and no damage, whichever is first at each step; the same for two trainings of one run."""
     store = tmp_path / "store"
     command = base.command(stage, store / stage)
     patches = {} if stage == "train" else PATCHES

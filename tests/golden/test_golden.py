@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
-from support.build_and_compare import Roots, build
+from support.build_and_compare import build
+from support.builds import Roots
 from support.paths import TESTS
 
 from flexcare_data import schema
@@ -21,7 +22,7 @@ from flexcare_data.tasks import TASKS
 from flexcare_data.tasks.base import with_last_image
 from flexcare_data.variables import CATEGORIES, VARIABLES
 
-STORIES = Roots(TESTS / "raw" / "mimiciv", TESTS / "raw" / "mimic_cxr_jpg", TESTS / "raw" / "mimic_iv_note")
+STORIES = Roots.below(TESTS / "raw")
 CASES = sorted(path.parent for path in (TESTS / "golden").glob("*/*/in"))
 
 Tables = dict[str, pl.DataFrame]

@@ -93,7 +93,7 @@ def number(text: str) -> float | None:
 
 
 def clean(variable: str, itemid: str, text: str, options: dict[str, str]) -> float | None:
-    """The number that a charted text stands for, None where it stands for none. GCS gives the grade."""
+    """The number that a charted text means, None where it means none. GCS gives the grade."""
     if variable in NAMES_OF_GRADES:
         return float(grade(variable, text)) if text in SPELLINGS[variable] else None
     if variable == REFILL:

@@ -12,7 +12,7 @@ PMH, BHC = "past_medical_history", "brief_hospital_course"
 
 
 def between(text: str, start: str, end: str) -> str | None:
-    """What lies between the first ``start`` and the next ``end``, stripped; None where either is missing."""
+    """The text between the first ``start`` and the next ``end``, stripped; None where either is missing."""
     begins = text.lower().find(start)
     if begins < 0:
         return None

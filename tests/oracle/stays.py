@@ -32,7 +32,7 @@ def read_admissions(root: Path) -> list[dict]:
 
 
 def within(moment, start, end) -> bool:
-    """Both ends in; false where any of the three is unknown."""
+    """Both ends inclusive; false where any of the three is unknown."""
     return moment is not None and start is not None and end is not None and start <= moment <= end
 
 

@@ -1,4 +1,4 @@
-"""The built stages equal the slow recount of `tests/recount` on fabricated patients and on the open demo.
+"""The built stages equal the slow recount of `tests/oracle` on fabricated patients and on the open demo.
 
 Compared are stays and flow, splits, every event, every section, every column of every cohort and every number of
 every hourly matrix (`build_and_compare`).
@@ -13,10 +13,11 @@ from pathlib import Path
 
 import pytest
 from oracle.cohorts import TASKS
-from support.build_and_compare import Roots, build, differences, recount
+from support.build_and_compare import build, differences, recount
+from support.builds import Roots
 
 from flexcare_data.options import PROTOCOLS
-from flexcare_data.synthetic import write
+from flexcare_data.synthetic.write import write_data_set
 
 PUBLISHED = PROTOCOLS["flexcare"].model_dump()
 CORRECTED = PROTOCOLS["corrected"].model_dump()
@@ -38,8 +39,8 @@ ALONE += [("notes", "prior"), ("notes", "none"), ("sampling", "all")]
 def fabricated(tmp_path_factory: pytest.TempPathFactory) -> Roots:
     """Ten patients in all three modalities, with the odd spellings and values that the generator plants."""
     out = tmp_path_factory.mktemp("fabricated")
-    write(out, patients=10, seed=7, edition="2.2")
-    return Roots(out / "mimiciv", out / "mimic_cxr_jpg", out / "mimic_iv_note")
+    write_data_set(out, patients=10, seed=7, edition="2.2")
+    return Roots.below(out)
 
 
 def agree(roots: Roots, out: Path, options: dict[str, str], tasks: tuple[str, ...] = TASKS) -> None:
@@ -60,8 +61,8 @@ def test_each_option_alone_equals_the_recount(name: str, value: str, fabricated:
 @pytest.mark.parametrize("edition", ["1.0", "3.1"])
 def test_other_editions_equal_the_recount(edition: str, tmp_path: Path):
     """1.0 has core/ and `ethnicity`, 3.1 more columns."""
-    write(tmp_path / "raw", patients=4, seed=3, edition=edition)
-    roots = Roots(*(tmp_path / "raw" / name for name in ("mimiciv", "mimic_cxr_jpg", "mimic_iv_note")))
+    write_data_set(tmp_path / "raw", patients=4, seed=3, edition=edition)
+    roots = Roots.below(tmp_path / "raw")
     agree(roots, tmp_path / "built", PUBLISHED)
 
 
@@ -88,7 +89,7 @@ def rewrite(path: Path, rng: random.Random, changes: dict[str, list[str]]) -> No
 def test_holes_and_shuffled_rows(protocol: str, tmp_path: Path):
     """Missing times, lengths and ages, impossible study times and rows in any order stop nothing."""
     raw = tmp_path / "raw"
-    write(raw, patients=8, seed=5, edition="2.2")
+    write_data_set(raw, patients=8, seed=5, edition="2.2")
     rng = random.Random(1)
     rewrite(
         raw / "mimiciv/icu/icustays.csv.gz", rng, {"outtime": [""], "los": ["", "0", "2.0"], "first_careunit": [""]}
@@ -99,7 +100,7 @@ def test_holes_and_shuffled_rows(protocol: str, tmp_path: Path):
     clocks = {"StudyTime": ["0", "59.9", "235959.999", "990000", ""], "StudyDate": [""]}
     rewrite(raw / "mimic_cxr_jpg/mimic-cxr-2.0.0-metadata.csv.gz", rng, clocks)
     rewrite(raw / "mimic_iv_note/note/discharge.csv.gz", rng, {"charttime": [""], "storetime": [""]})
-    roots = Roots(raw / "mimiciv", raw / "mimic_cxr_jpg", raw / "mimic_iv_note")
+    roots = Roots.below(raw)
     agree(roots, tmp_path / "built", PROTOCOLS[protocol].model_dump())
 
 

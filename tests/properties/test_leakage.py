@@ -1,6 +1,6 @@
 """Nothing that becomes known after the prediction time changes a sample; nothing outside train changes what is fitted.
 
-Rows are added to the ten patients of tests/raw, the stages are built anew and the samples compared: cohort row, labels
+Rows are added to the ten patients of tests/raw, the stages are built again and the samples compared: cohort row, labels
 and every number of the series. A section of the discharge summary of the same admission is known only later by the
 published design: it has its own test.
 """
@@ -17,7 +17,8 @@ from pathlib import Path
 import polars as pl
 import pytest
 from oracle.cohorts import TASKS
-from support.build_and_compare import Roots, build
+from support.build_and_compare import build
+from support.builds import Roots
 from support.paths import RAW
 
 from flexcare_data.options import PROTOCOLS
@@ -35,7 +36,7 @@ Samples = dict[str, tuple]
 
 def copy_of(folder: Path) -> Roots:
     shutil.copytree(RAW, folder)
-    return Roots(folder / "mimiciv", folder / "mimic_cxr_jpg", folder / "mimic_iv_note")
+    return Roots.below(folder)
 
 
 def append(path: Path, rows: list[dict]) -> None:

@@ -116,7 +116,7 @@ def test_only_the_stages_are_jobs(run, node):
 
 
 def test_the_bytes_are_those_of_one_machine(run, tmp_path):
-    """And of one job per stage: the cluster decoded and embedded in two. Two pages tell settings and times."""
+    """And of one job per stage: the cluster decoded and embedded in two. Two pages show settings and times."""
     alone = {**CONFIG, "images": {"jobs": 1}, "notes": {**CONFIG["notes"], "jobs": 1}}
     status, text = snakemake(tmp_path, "--cores", "2", "all", config=alone)
     assert status == 0, text[-6000:]

@@ -7,7 +7,6 @@ import gzip
 import io
 import json
 import math
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
@@ -18,45 +17,21 @@ from oracle import raw
 from oracle.cohorts import TASKS, Benchmark
 
 from flexcare_data import load_matrix
-from flexcare_data.__main__ import main
 from flexcare_data.draws import keyed_share
 from flexcare_data.package_files import package_folder
 from flexcare_data.series import HourlyRows, expand
 from flexcare_data.stages import splits
 from flexcare_data.tasks import TASKS as PACKAGE_TASKS
 from flexcare_data.variables import COLUMNS
+from support.builds import Roots
+from support.builds import build as run_stages
 
 INPUTS = ("subject_id", "hadm_id", "stay_id", "study_id", "split", "period_length", "n_hours", "dicom_id", "note_id")
 
 
-@dataclass(frozen=True)
-class Roots:
-    """Folders of one data set; None where a modality is missing."""
-
-    mimiciv: Path
-    mimic_cxr_jpg: Path | None = None
-    mimic_iv_note: Path | None = None
-
-
 def build(roots: Roots, out: Path, options: dict[str, str], *, tasks: tuple[str, ...] = TASKS) -> None:
-    """Run the subcommands of the data half; ``out`` gets one folder per stage, and `published`."""
-    chosen = [part for name, value in options.items() for part in ("--option", f"{name}={value}")]
-    mimiciv = ["--mimiciv", str(roots.mimiciv)]
-    folders = {name: ["--" + name, str(out / name)] for name in ("stays", "splits", "events", "hourly", "sections")}
-    cxr = ["--mimic-cxr-jpg", str(roots.mimic_cxr_jpg)] if roots.mimic_cxr_jpg else []
-    note = ["--mimic-iv-note", str(roots.mimic_iv_note)] if roots.mimic_iv_note else []
-
-    def run(*command: str) -> None:
-        assert main([*command, "--threads", "1", *chosen]) == 0
-
-    run("stays", *mimiciv, "--out", str(out / "stays"))
-    run("splits", *mimiciv, "--out", str(out / "splits"))
-    run("events", *mimiciv, *folders["stays"], "--out", str(out / "events"))
-    run("hourly", *folders["stays"], *folders["splits"], *folders["events"], "--out", str(out / "hourly"))
-    run("sections", *note, "--out", str(out / "sections"))
-    every = [part for arguments in folders.values() for part in arguments]
-    for task in tasks:
-        run("cohort", "--task", task, *mimiciv, *cxr, *every, "--out", str(out / f"cohort-{task}"))
+    """Run every stage up to the cohorts; ``out`` gets one folder per stage, and `published`."""
+    run_stages(roots, out, tasks=tasks, options=options, with_audit=False)
     hourly = out / "published" / "data" / "hourly"
     hourly.mkdir(parents=True)
     for file in (out / "hourly").iterdir():

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,21 @@ import polars as pl
 
 from flexcare_data.__main__ import main
 from flexcare_data.tasks import TASKS
+
+
+@dataclass(frozen=True)
+class Roots:
+    """Folders of the raw data sets; None where a modality is missing."""
+
+    mimiciv: Path
+    mimic_cxr_jpg: Path | None = None
+    mimic_iv_note: Path | None = None
+
+    @classmethod
+    def below(cls, folder: Path) -> Roots:
+        """Those that exist in ``folder``."""
+        cxr, note = (folder / name for name in ("mimic_cxr_jpg", "mimic_iv_note"))
+        return cls(folder / "mimiciv", cxr if cxr.exists() else None, note if note.exists() else None)
 
 
 @dataclass(frozen=True)
@@ -32,14 +48,26 @@ class Build:
         return json.loads((self.out / stage / f"{name}.json").read_text())
 
 
-def build(raw: Path, out: Path, *, tasks: tuple[str, ...] = tuple(TASKS), options: tuple[str, ...] = ()) -> Build:
-    """Run every stage over the three roots below ``raw`` (those that are there).
+def build(
+    raw: Path | Roots,
+    out: Path,
+    *,
+    tasks: tuple[str, ...] = tuple(TASKS),
+    options: Mapping[str, str] | None = None,
+    with_audit: bool = True,
+) -> Build:
+    """Run every stage; ``out`` gets one folder per stage.
+
+    Args:
+        raw: the raw data sets, or the folder that contains them.
+        options: options of the protocol that differ from `flexcare`.
 
     Raises:
         AssertionError: a stage ended with a known error (its message is on standard error).
     """
     built = Build(out)
-    roots = {name: raw / name for name in ("mimiciv", "mimic_cxr_jpg", "mimic_iv_note") if (raw / name).exists()}
+    given = raw if isinstance(raw, Roots) else Roots.below(raw)
+    roots = {name: folder for name, folder in asdict(given).items() if folder is not None}
 
     def run(
         command: str, *, read: tuple[str, ...] = (), upstream: tuple[str, ...] = (), stage: str = "", more=()
@@ -50,8 +78,8 @@ def build(raw: Path, out: Path, *, tasks: tuple[str, ...] = tuple(TASKS), option
                 arguments += [f"--{name.replace('_', '-')}", str(roots[name])]
         for name in upstream:
             arguments += [f"--{name}", str(out / name)]
-        for option in options:
-            arguments += ["--option", option]
+        for name, value in (options or {}).items():
+            arguments += ["--option", f"{name}={value}"]
         status = main([*arguments, "--out", str(out / (stage or command))])
         assert status == 0, f"{command}: exit status {status}"
 
@@ -63,6 +91,8 @@ def build(raw: Path, out: Path, *, tasks: tuple[str, ...] = tuple(TASKS), option
     inputs = ("stays", "splits", "hourly", "sections", "events")
     for task in tasks:
         run("cohort", read=("mimiciv", "mimic_cxr_jpg"), upstream=inputs, stage=f"cohort-{task}", more=("--task", task))
+    if not with_audit:
+        return built
     cohorts = [*(word for task in tasks for word in ("--cohorts", str(out / f"cohort-{task}")))]
     run("audit", read=("mimiciv", "mimic_cxr_jpg"), upstream=inputs, more=cohorts)
     return built

@@ -1,4 +1,4 @@
-"""Strings that no patient's record holds, planted wherever a raw table has words; and how to find them again."""
+"""Plant strings that no patient's record holds wherever a raw table has text, and find them in outputs."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def write(raw: Path, table: str, frame: pl.DataFrame) -> None:
 
 
 def plant(raw: Path) -> None:
-    """Put canaries into the tables below ``raw``, where the build goes on all the same."""
+    """Put canaries into the tables below ``raw``, where the build still succeeds."""
     for table, columns in TABLES.items():
         frame = read(raw, table)
         write(raw, table, frame.with_columns(pl.lit(f"{NAME} {column}").alias(column) for column in columns))

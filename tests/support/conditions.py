@@ -1,7 +1,7 @@
-"""What a process under test is put into: no privileges, a small disk, a disk without writing, no network.
+"""Conditions of a process under test: no privileges, a small disk, a read-only disk, no network.
 
 Linux only, by system calls that Python does not offer. As root, a process without capabilities obeys file modes like
-anybody else, which is how these tests see what a second user sees. Where the kernel refuses, `OSError` is raised.
+any other user, so these tests can check what a second user sees. Where the kernel refuses, `OSError` is raised.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def without_privileges(groups: tuple[int, ...] = ()) -> None:
 
 
 def without_network() -> None:
-    """A network of its own without any connection, the loopback included."""
+    """Enter a network namespace without any connection, loopback included."""
     _unshare(_NEW_NETWORK)
 
 
@@ -55,7 +55,7 @@ def resize_disk(folder: Path, size: int) -> None:
 
 
 def read_only_disk(folder: Path) -> None:
-    """Let ``folder`` be read-only for this process and what it starts, whoever it is."""
+    """Make ``folder`` read-only for this process and what it starts, also for root."""
     _private_mounts()
     _mount(str(folder), folder, "", _BIND)
     _mount("none", folder, "", _BIND | _REMOUNT | _READ_ONLY)
@@ -68,7 +68,7 @@ def short_files(size: int) -> None:
 
 @cache
 def possible(condition: Callable[..., None], *arguments: object) -> bool:
-    """Whether this machine allows ``condition``, tried in a process of its own."""
+    """Whether this machine allows ``condition``, tried in a separate process."""
     child = os.fork()
     if child == 0:
         status = 1

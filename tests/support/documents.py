@@ -51,8 +51,8 @@ def blocks(page: Path) -> list[Block]:
     found = []
     for info, text in re.findall(r"^```(\w.*?)\n(.*?)^```$", page.read_text(), flags=re.MULTILINE | re.DOTALL):
         language, *words = info.split()
-        said = dict(word.split("=", 1) for word in words)
-        found.append(Block(language, said.get("file", ""), said.get("append", ""), text))
+        attributes = dict(word.split("=", 1) for word in words)
+        found.append(Block(language, attributes.get("file", ""), attributes.get("append", ""), text))
     return found
 
 
@@ -72,7 +72,7 @@ class Place:
 
     @classmethod
     def make(cls, folder: Path) -> Place:
-        """The repository as it is after a clone and `make setup`, with the smallest models in demo and default."""
+        """The repository after a clone and `make setup`, with the smallest models in demo and default."""
         tree = folder / "tree"
         shutil.copytree(ROOT, tree, ignore=_LEFT_BEHIND, symlinks=True)
         (tree / ".venv").symlink_to(sys.prefix)

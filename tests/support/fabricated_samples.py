@@ -67,7 +67,7 @@ def _rows(rng, n: int) -> np.ndarray:
 
 
 def _write_tails(output: Path, rng, n_hours) -> None:
-    """Every fourth radiograph lies inside the last of 11 hours: that row is a tail."""
+    """Every fourth radiograph was taken within the last of 11 hours: that row is a tail."""
     folder = output / "data" / "hourly" / "diagnosis_tails"
     folder.mkdir()
     owners = np.arange(0, len(n_hours), 4)

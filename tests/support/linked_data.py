@@ -1,7 +1,7 @@
 """A three-modality data set from open parts: the MIMIC-IV demo, with open radiographs and notes at invented times.
 
-Which radiograph or note stands with which patient is made up; only the form is that of MIMIC-CXR-JPG and MIMIC-IV-Note.
-Every third radiograph of an ICU stay is taken before the stay, so that windows are exercised.
+The assignment of radiographs and notes to patients is made up; only the form is that of MIMIC-CXR-JPG and
+MIMIC-IV-Note. Every third radiograph of an ICU stay is taken before the stay, so that windows are exercised.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def _write_radiographs(source: Path, icustays: list[dict], root: Path) -> None:
     with (source / "metadata.csv").open(newline="") as file:
         images = [row for row in csv.DictReader(file) if row["file"].endswith(".jpg")]
     metadata, chexpert = [], []
-    # Every radiograph serves several stays under names of its own, as 43 files are few for 140 stays.
+    # Every radiograph serves several stays under different names, as 43 files are few for 140 stays.
     for i, stay in enumerate(icustays):
         image = images[i % len(images)]
         dicom_id = "-".join(hashlib.sha256(f"{i}".encode()).hexdigest()[start : start + 8] for start in range(0, 40, 8))

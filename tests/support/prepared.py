@@ -1,4 +1,4 @@
-"""The tiny build that all drills share, and the command of each of its stages."""
+"""The tiny build that all fault tests share, and the command of each of its stages."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ PATCHES = {"flexcare_data.stages.images.build.PART_SIZE": 16, "flexcare_model.no
 
 @dataclass(frozen=True)
 class Base:
-    """Where the undisturbed build lies."""
+    """Folders of the build without faults."""
 
     folder: Path
-    said: list[str] = field(default_factory=list)
+    printed: list[str] = field(default_factory=list)
     """What its commands printed."""
 
     @property

@@ -126,7 +126,7 @@ def wrong_sizes(output: Path) -> list[str]:
         size, missing = ours[row["task"]]
         shown = [row[f"missing_{name}_percent"] for name in ("time_series", "image", "note")]
         pairs = [(row["samples"], size), *zip(shown, missing, strict=True)]
-        if any(told is not None and abs(told - true) > 1e-9 for told, true in pairs):
+        if any(printed is not None and abs(printed - true) > 1e-9 for printed, true in pairs):
             wrong.append(f"table2: {row['task']} {row['samples']} {shown}, recomputed {size} {missing}")
     return wrong
 

@@ -4,7 +4,7 @@ In: the packages `munge` and `slurm-wlm` (22.05 or newer) of Debian or Ubuntu, w
 `mariadb-server`. Out: a node that takes jobs, found by what runs in the environment given; nothing outside its folder
 is written. By hand:
 
-    python tests/slurm/node.py        # prints how to reach the node, and ends it on Ctrl-C
+    python tests/support/slurm_node.py        # prints how to reach the node, and ends it on Ctrl-C
 """
 
 from __future__ import annotations
@@ -44,13 +44,13 @@ def missing(programs: tuple[str, ...]) -> list[str]:
 def slurm_node(
     *, gpus: int = 2, cpus: int = 16, memory_mb: int = 64000, accounting: bool = False
 ) -> Iterator[dict[str, str]]:
-    """Start a node that offers what is said, whatever the machine has; yields the environment in which jobs reach it.
+    """Start a node with the given resources, whatever the machine has; yields the environment in which jobs reach it.
 
     A job that takes more memory than it asked for is killed. Without ``accounting`` there is no database: sacct fails.
     """
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="slurm-")))
-        folder.chmod(0o755)  # munge wants a socket that everybody can reach
+        folder.chmod(0o755)  # munge needs a socket that every account can reach
         conf = str(folder / "slurm.conf")
         environment = os.environ | {"SLURM_CONF": conf, "PATH": f"{_srun(folder, conf)}{os.pathsep}{PATH}"}
         ports = dict(zip(("slurmctld", "slurmd", "slurmdbd", "mariadbd"), _free_ports(4), strict=True))
@@ -58,7 +58,7 @@ def slurm_node(
         socket_file = folder / "munge.socket"
         options = [f"--key-file={folder / 'munge.key'}", f"--seed-file={folder / 'munge.seed'}"]
         options += [f"--pid-file={folder / 'munge.pid'}", f"--log-file={folder / 'munged.log'}"]
-        # --force: the folder lies in a temporary folder that others may write to.
+        # --force: the parent is a temporary folder that others may write to.
         munged = ["munged", "--foreground", "--force", f"--socket={socket_file}", *options]
         stack.enter_context(_daemon(munged, environment, folder))
         _wait_for(socket_file.exists, folder)
@@ -182,7 +182,7 @@ def _free_ports(n: int) -> list[int]:
 @contextmanager
 def _daemon(command: list[str], environment: dict[str, str], folder: Path) -> Iterator[None]:
     with (folder / f"{command[0]}.out").open("wb") as output:
-        # A session of its own: Ctrl-C is for who started the node, which ends the daemons in their order.
+        # A new session: Ctrl-C goes to the process that started the node, which ends the daemons in their order.
         process = subprocess.Popen(
             command, env=environment, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
         )

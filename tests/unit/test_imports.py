@@ -1,4 +1,4 @@
-"""What the import contracts in pyproject.toml cannot say: nothing is unpickled, and rules hold no logic."""
+"""What the import contracts in pyproject.toml cannot check: nothing is unpickled, and rules hold no logic."""
 
 from __future__ import annotations
 

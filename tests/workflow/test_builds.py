@@ -1,6 +1,6 @@
-"""When it says done, the target is there, made from these settings, this code and these raw files.
+"""After a build the target exists, made from these settings, this code and these raw files.
 
-Every Snakemake call is a process of its own. One small build of fabricated data serves most tests.
+Every Snakemake call is a separate process. One small build of fabricated data serves most tests.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ STAGES = ["stays", "splits", "events", "hourly", "sections", "cohort", "audit", 
 COMMAND_LINE = {
     "flexcare_data.__main__", "flexcare_data.cli", "flexcare_data.plan", "flexcare_data.config",
     "flexcare_data.options", "flexcare_data.discovery", "flexcare_model.__main__", "flexcare_model.cli",
-    "flexcare_model.experiments", "flexcare_data.store.views", "flexcare_data.shares", "flexcare_data.job_part",
+    "flexcare_model.experiments", "flexcare_data.store.views", "flexcare_data.job_part",
     "flexcare_data.raw.radiographs", "flexcare_data.code_digest",
 }  # fmt: skip
 """Modules that every command imports to read its arguments and its row of the plan; no stage calls them."""
@@ -177,7 +177,7 @@ def test_what_only_decides_how_fast_makes_nothing_again(base, place):
 
 
 def test_on_real_tables(base, tmp_path):
-    """The same with raw folders of one's own (here the fabricated ones, used in place)."""
+    """The same with raw folders of the user (here the fabricated ones, used in place)."""
     raw = next((base / "store").glob("synthetic-*"))
     roots = {name: str(raw / name) for name in ("mimiciv", "mimic_cxr_jpg", "mimic_iv_note")}
     config = merged(TINY, {"raw": roots, "preset": "demo", "store": {"path": str(tmp_path / "store")}})
@@ -231,7 +231,7 @@ def test_after_all_a_target_plans_what_it_lacks(base, target, expected):
 
 
 def test_further_or_fewer_tasks_train_nothing_again(base):
-    """Removing tasks that a run does not use, or adding one, leaves its key as it is."""
+    """Removing tasks that a run does not use, or adding one, does not change its key."""
     for tasks in (TASKS, [*TASKS, "phenotyping"]):
         planned = jobs(snakemake(base, "-n", "flexcare", "baselines", config=tiny(base, tasks=tasks)))
         assert "train" not in planned
@@ -259,7 +259,7 @@ def test_pruned_moved_and_dangling_stores(base, tmp_path):
 
 
 def test_nothing_in_the_store_is_an_output(base, tmp_path):
-    """Deleting all outputs of one's own build leaves the lab's store as it is."""
+    """Deleting all outputs of a user's build does not change the lab's store."""
     shutil.copytree(base / "store", tmp_path / "store", symlinks=True)
     config = merged(TINY, {"store": {"path": str(tmp_path / "store")}})
     snakemake(tmp_path, "--cores", "2", "samples", config=config)

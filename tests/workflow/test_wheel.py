@@ -1,6 +1,6 @@
 """The package as it is installed: what is in it, and that it works far from the repository.
 
-The wheel is built from a copy of the sources and installed into an environment of its own, which sees the pinned
+The wheel is built from a copy of the sources and installed into a new environment, which sees the pinned
 packages of this one. Every Python process of that environment notes which files of the repository it opens: none.
 """
 

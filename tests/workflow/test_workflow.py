@@ -1,7 +1,7 @@
 """The whole workflow as a user starts it: from raw tables to the report, on the CPU, with numbers.
 
-One build of fabricated data serves most tests. Every Snakemake call is a process of its own, in a working directory
-of its own, with the Snakefile named by ``-s``.
+One build of fabricated data serves most tests. Every Snakemake call is a separate process in a separate
+working directory, with the Snakefile named by ``-s``.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 
 import polars as pl
 import pytest
-import yaml
+from support.builds_of_workflow import jobs, snakemake
 from support.linked_data import link_open_data
 from support.paths import ROOT
 from support.recomputed import compared_cells, wrong_metrics, wrong_sizes
@@ -39,27 +39,6 @@ SMALL = {
 pytestmark = pytest.mark.slow
 
 
-def snakemake(folder: Path, *arguments: str, config: dict, expect: int = 0) -> str:
-    """Run the workflow in ``folder`` with ``config``; returns what it printed."""
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "config.yaml").write_text(yaml.safe_dump(config))
-    command = [
-        sys.executable,
-        "-m",
-        "snakemake",
-        "-s",
-        str(ROOT / "Snakefile"),
-        "--configfile",
-        "config.yaml",
-        "--nocolor",
-    ]
-    done = subprocess.run(
-        [*command, *arguments], cwd=folder, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False
-    )
-    assert done.returncode == expect, done.stdout[-6000:]
-    return done.stdout
-
-
 def digests(folder: Path) -> dict[str, str]:
     """sha256 of every file below the output folder that must not depend on how it was computed."""
     tops = ("data", "cohorts", "store")
@@ -70,18 +49,6 @@ def digests(folder: Path) -> dict[str, str]:
 def planned_run(config: dict, seed: int) -> Product:
     """FlexCare's run on all tasks under ``config``; paths are relative to the working directory of the build."""
     return ModelPlan(Plan(load_config(config))).run("flexcare", "six_tasks", seed)
-
-
-def jobs(text: str) -> dict[str, int]:
-    """Jobs by rule from the table that Snakemake prints."""
-    counts = {}
-    table = text.split("Job stats:")[1].splitlines()[3:]
-    for line in table:
-        words = line.split()
-        if len(words) != 2 or words[0] == "total":
-            break
-        counts[words[0]] = int(words[1])
-    return counts
 
 
 @pytest.fixture(scope="module")

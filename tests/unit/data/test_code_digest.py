@@ -59,7 +59,7 @@ def grown(tmp_path, monkeypatch) -> Path:
 
 def forget() -> None:
     """As a new process would begin."""
-    for remembered in (source.code_digest, source.closure, source.opened_files, source._path, source._source):
+    for remembered in (source.code_digest, source.closure, source.opened_files, source._path, source._module_code):
         remembered.cache_clear()
 
 
@@ -152,7 +152,7 @@ def test_no_stage_depends_on_commands_plans_or_how_errors_are_shown(tmp_path):
         ("flexcare_data.stages.splits", {"splits"}),
         ("flexcare_data.stages.phenotypes", {"stays"}),
         ("flexcare_data.stages.images.decoding", {"cxr"}),
-        ("flexcare_data.tasks.drg", {"cohort-drg"}),
+        ("flexcare_data.tasks.drg", {"cohort-drg", "audit", "notes"}),
         ("flexcare_data.stages.work", None),
     ],
 )
@@ -160,15 +160,15 @@ def test_a_changed_module_moves_its_stages(monkeypatch, tmp_path, changed, moved
     """What is read and filtered between the tables decides the content as much as the stage itself."""
     codes = {name: plan(tmp_path).stage(name).code for name in stages(plan(tmp_path))}
     before = {name: code_digest(*modules) for name, modules in codes.items()}
-    real = source._source
+    real = source._module_code
 
     def other(module: str):
         found = real(module)
-        return source._Source("other", found.imports, found.files, found.folders) if module == changed else found
+        return source._ModuleCode("other", found.imports, found.files, found.folders) if module == changed else found
 
     other.cache_clear = real.cache_clear
     forget()
-    monkeypatch.setattr(source, "_source", other)
+    monkeypatch.setattr(source, "_module_code", other)
     after = {name: code_digest(*modules) for name, modules in codes.items()}
     monkeypatch.undo()
     forget()

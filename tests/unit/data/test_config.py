@@ -74,7 +74,7 @@ def test_text_values_of_the_command_line_are_read():
     assert config.synthetic.edition == "3.1"
 
 
-def test_all_mistakes_are_told_at_once_with_a_suggestion():
+def test_all_mistakes_are_reported_at_once_with_a_suggestion():
     mistakes = {
         "outptu": "x",
         "protocol": "flexcre",
@@ -95,7 +95,7 @@ def test_all_mistakes_are_told_at_once_with_a_suggestion():
     assert "options.readmision: unknown key; did you mean readmission?" in text
 
 
-def test_single_options_lie_on_top_of_the_protocol():
+def test_single_options_override_the_protocol():
     config = load_config({"protocol": "corrected", "options": {"split": "shuffle42", "ranges": False}})
     expected = PROTOCOLS["corrected"].model_dump() | {"split": "shuffle42", "ranges": "off"}
     assert config.resolved_options.model_dump() == expected
@@ -106,6 +106,6 @@ def test_corrected_differs_from_published_in_known_options():
     assert {name for name in flexcare if flexcare[name] == corrected[name]} == {"notes"}
 
 
-def test_store_lies_in_the_output_unless_said():
+def test_store_is_in_the_output_unless_configured():
     assert load_config({"output": "out"}).store_path == Path("out/store")
     assert load_config({"output": "out", "store": {"path": "/lab/store"}}).store_path == Path("/lab/store")

@@ -12,10 +12,10 @@ import polars as pl
 import pytest
 from support.builds import Build, build
 
-from flexcare_data import synthetic
 from flexcare_data.__main__ import main
 from flexcare_data.raw.csv_records import sieve
 from flexcare_data.schema import RAW
+from flexcare_data.synthetic.write import write_data_set
 
 SMALL = [name for name in RAW if name not in ("chartevents", "labevents", "discharge")]
 
@@ -24,7 +24,7 @@ SMALL = [name for name in RAW if name not in ("chartevents", "labevents", "disch
 def fabricated(tmp_path_factory) -> Path:
     """The three roots, twelve patients, without the radiographs themselves."""
     out = tmp_path_factory.mktemp("fabricated")
-    synthetic.write(out, patients=12, seed=5, edition="2.2")
+    write_data_set(out, patients=12, seed=5, edition="2.2")
     shutil.rmtree(out / "mimic_cxr_jpg" / "files", ignore_errors=True)
     return out
 
@@ -222,13 +222,13 @@ def test_empty_tables_survive_the_whole_build(damaged, tmp_path, capsys, empty):
 
 def test_both_protocols_survive_without_events(damaged, tmp_path):
     """Options that fit or derive something from the events find none."""
-    options = (
-        "scaler=train",
-        "gcs_total=derived",
-        "duplicates=mean",
-        "height=inches_converted",
-        "lab_without_hadm=by_time",
-    )
+    options = {
+        "scaler": "train",
+        "gcs_total": "derived",
+        "duplicates": "mean",
+        "height": "inches_converted",
+        "lab_without_hadm": "by_time",
+    }
     built = build(damaged(chartevents=header, labevents=header), tmp_path / "out", options=options)
     assert built.cohort("phenotyping").height == 0
 

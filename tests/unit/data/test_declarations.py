@@ -1,6 +1,4 @@
-"""Variables and tasks are declared in one place each: what stands there is the published benchmark, and what a wrong
-declaration is told.
-"""
+"""Variables and tasks are declared in one place each: the published benchmark, and errors of wrong declarations."""
 
 from __future__ import annotations
 
@@ -25,7 +23,7 @@ items = [{ itemid = 50813, table = "labevents", unit = "mmol/L", fluid = "blood"
 """
 
 
-def test_a_variable_is_read_as_it_stands():
+def test_a_variable_is_read_as_declared():
     lactate = parse_variables(GOOD)["lactate"]
     (item,) = lactate.items
     assert (lactate.name, lactate.default, lactate.limits, lactate.mimic3) == (
@@ -45,12 +43,12 @@ def test_a_variable_is_read_as_it_stands():
         ("itemid = 50813", 'itemid = "50813"', "expected itemid to be a whole number, got '50813'"),
         ('unit = "mmol/L"\ndefault', "unit = 5\ndefault", "expected unit to be a text, got 5"),
         ("[2.1, 1.7]", '[2.1, "1.7"]', "expected mimic3 to be a list of numbers"),
-        (" }]", ' }, { itemid = 50813, table = "labevents" }]', "itemid 50813 stands twice, expected each once"),
+        (" }]", ' }, { itemid = 50813, table = "labevents" }]', "itemid 50813 is listed twice, expected once"),
         ("default = 1.2", 'default = "low"\ncategories = ["normal"]', "expected a default among its categories"),
         ("default = 1.2", "default = ", "Invalid value"),
     ],
 )
-def test_a_wrong_variable_is_told(old, new, message):
+def test_a_wrong_variable_is_reported(old, new, message):
     assert old in GOOD
     with pytest.raises(VariableError, match=message):
         parse_variables(GOOD.replace(old, new))
@@ -75,7 +73,7 @@ def test_items_name_tables_and_options_that_exist():
         ({"options": ("sample",)}, "expected options of .*sampling.*; got sample"),
     ],
 )
-def test_a_wrong_task_is_told(change, message):
+def test_a_wrong_task_is_reported(change, message):
     with pytest.raises(TaskError, match=message):
         tasks._check("drg", replace(TASKS["drg"], **change))
 

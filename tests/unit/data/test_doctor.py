@@ -11,7 +11,6 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from flexcare_data import synthetic
 from flexcare_data.__main__ import main
 from flexcare_data.config import Config, load_config
 from flexcare_data.doctor import examine as doctor
@@ -21,12 +20,13 @@ from flexcare_data.doctor.findings import Report
 from flexcare_data.export.download_list import BASE, list_images
 from flexcare_data.raw import editions
 from flexcare_data.raw.editions import Edition
+from flexcare_data.synthetic.write import write_data_set
 
 
 @pytest.fixture(scope="module")
 def fabricated(tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("fabricated")
-    synthetic.write(out, patients=15, seed=2, edition="2.2")
+    write_data_set(out, patients=15, seed=2, edition="2.2")
     return out
 
 
@@ -182,16 +182,16 @@ def test_data_sets_without_a_patient_in_common_are_an_error(raw):
     assert "0 of 1 patients" in dict(findings(report, "error"))["pairing of metadata"]
 
 
-def test_a_partial_download_is_told_by_its_rows():
+def test_a_partial_download_is_recognised_by_its_rows():
     """Rows of the small tables say 2.0; chartevents is estimated at half of what 2.0 has."""
     rows = editions.MIMICIV_ROWS["2.0"]
     report = Report()
     half = rows | {"chartevents": rows["chartevents"] // 2}
     found = data_set("mimiciv", Edition(("2.0",), True, ()), half)
     doctor.datasets._tell_tables(report, found)
-    ((what, told),) = findings(report, "warning")
+    ((what, found),) = findings(report, "warning")
     assert what == "chartevents"
-    assert "estimated" in told
+    assert "estimated" in found
 
 
 def test_disk_needed_at_full_size():

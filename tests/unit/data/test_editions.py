@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 from support.builds import Build, build
 
-from flexcare_data import synthetic
 from flexcare_data.raw.editions import (
     MIMICIV_ROWS,
     Edition,
@@ -19,13 +18,15 @@ from flexcare_data.raw.editions import (
     recognise_mimiciv,
     recognise_note,
 )
+from flexcare_data.synthetic.layout import EDITIONS
+from flexcare_data.synthetic.write import write_data_set
 from flexcare_data.tasks import TASKS
 
 PATIENTS, SEED = 14, 11
 
 
 def fabricate(out: Path, edition: str) -> Path:
-    synthetic.write(out, patients=PATIENTS, seed=SEED, edition=edition)
+    write_data_set(out, patients=PATIENTS, seed=SEED, edition=edition)
     shutil.rmtree(out / "mimic_cxr_jpg" / "files", ignore_errors=True)
     return out
 
@@ -48,7 +49,7 @@ def assert_same(built: Build, other: Build) -> None:
         assert (built.out / file).read_bytes() == (other.out / file).read_bytes(), file
 
 
-@pytest.mark.parametrize("edition", [edition for edition in synthetic.EDITIONS if edition != "2.0"])
+@pytest.mark.parametrize("edition", [edition for edition in EDITIONS if edition != "2.0"])
 def test_equal_content_in_each_edition_gives_equal_cohorts(paper, tmp_path, edition):
     raw = fabricate(tmp_path / "raw", edition)
     assert (raw / "mimiciv" / "core").is_dir() == (edition == "1.0")
@@ -81,7 +82,7 @@ WITH_PROVIDER = (*ADMISSIONS, "admit_provider_id")
 
 
 @pytest.mark.parametrize("edition", sorted(MIMICIV_ROWS))
-def test_the_rows_of_the_small_tables_tell_the_edition(edition):
+def test_the_edition_is_recognised_by_the_rows_of_the_small_tables(edition):
     small = {name: MIMICIV_ROWS[edition][name] for name in ("patients", "admissions", "icustays")}
     found = recognise_mimiciv(Found(rows=small, columns={"admissions": ADMISSIONS}))
     assert found.is_exact

@@ -31,7 +31,7 @@ from flexcare_data.stages.images.build import build, decode_part
 from flexcare_data.stages.images.decoding import ImageError, decode
 from flexcare_data.stages.images.radiographs import ap_radiographs, study_time
 from flexcare_data.store import verify
-from flexcare_data.synthetic import write as write_raw
+from flexcare_data.synthetic.write import write_data_set
 
 SPEC = {"stage": "cxr"}
 
@@ -414,7 +414,7 @@ def test_an_id_cannot_lead_out_of_the_folder(tmp_path):
 
 def test_a_changed_file_asks_for_a_new_stage(tmp_path):
     """By its size, whatever the dates say: a copy of the release elsewhere is the same one."""
-    write_raw(tmp_path / "raw", patients=12, seed=5, edition="2.2")
+    write_data_set(tmp_path / "raw", patients=12, seed=5, edition="2.2")
     shutil.copytree(tmp_path / "raw", tmp_path / "copy", copy_function=shutil.copyfile)
 
     def key(raw: str, stage: str) -> str:
@@ -439,7 +439,7 @@ def test_sizes_are_remembered_and_some_of_them_compared(tmp_path, monkeypatch):
     """At each start the sizes of some radiographs are asked for; any difference has all of them asked for again."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(raw_radiographs, "_CHECKED", 20)
-    write_raw(tmp_path / "raw", patients=40, seed=5, edition="2.2")
+    write_data_set(tmp_path / "raw", patients=40, seed=5, edition="2.2")
     root, asked = tmp_path / "raw" / "mimic_cxr_jpg", []
     real = raw_radiographs._size
     monkeypatch.setattr(raw_radiographs, "_size", lambda *row: asked.append(row[1]) or real(*row))

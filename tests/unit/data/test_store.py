@@ -230,7 +230,7 @@ def test_a_hostile_manifest_is_refused(tmp_path, change):
 
 
 def test_files_of_another_output_format_are_refused(tmp_path):
-    """Whoever reads an output folder is told, not given columns that mean something else."""
+    """A reader of an output folder gets an error, not columns that mean something else."""
     with write_stage(tmp_path / "cohort-drg-0123456789ab", spec={"format": OUTPUT_FORMAT + 1}) as folder:
         pl.DataFrame({"sample_id": ["1"]}).write_parquet(folder / "drg.parquet")
     published = tmp_path / "results" / "cohorts" / "drg.parquet"
@@ -245,7 +245,7 @@ def test_files_of_another_output_format_are_refused(tmp_path):
         load_matrix(tmp_path / "results", "drg", "1")
     plain = tmp_path / "copied.parquet"
     plain.write_bytes(published.read_bytes())
-    assert store.check_format(plain) == plain  # without its manifest a file is taken as it is
+    assert store.check_format(plain) == plain  # without its manifest a file is accepted
 
 
 def test_a_spec_must_have_one_form(tmp_path):

@@ -17,8 +17,9 @@ from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import cross_val_predict
 
 from flexcare_data.schema import CHEXPERT
-from flexcare_data.synthetic import EDITIONS, MARK, write
 from flexcare_data.synthetic.items import UNKNOWN_GRADE
+from flexcare_data.synthetic.layout import EDITIONS, MARK
+from flexcare_data.synthetic.write import write_data_set
 from flexcare_data.variables import CATEGORIES, ITEMS
 
 HEADERS_22 = {
@@ -76,7 +77,7 @@ PATIENTS = 260
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("synthetic")
-    write(folder, patients=PATIENTS, seed=7, edition="2.2")
+    write_data_set(folder, patients=PATIENTS, seed=7, edition="2.2")
     return folder
 
 
@@ -85,7 +86,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """A handful of patients in every edition."""
     folders = {edition: tmp_path_factory.mktemp("edition") for edition in EDITIONS}
     for edition, folder in folders.items():
-        write(folder, patients=6, seed=3, edition=edition)
+        write_data_set(folder, patients=6, seed=3, edition=edition)
     return folders
 
 
@@ -153,8 +154,8 @@ def digests(root: Path) -> dict[str, str]:
 
 
 def test_equal_seed_equal_bytes_other_seed_other_bytes(small, tmp_path):
-    write(tmp_path / "again", patients=6, seed=3, edition="2.2")
-    write(tmp_path / "other", patients=6, seed=4, edition="2.2")
+    write_data_set(tmp_path / "again", patients=6, seed=3, edition="2.2")
+    write_data_set(tmp_path / "other", patients=6, seed=4, edition="2.2")
     expected, other = digests(small["2.2"]), digests(tmp_path / "other")
     assert digests(tmp_path / "again") == expected
     assert other["mimiciv/icu/chartevents.csv.gz"] != expected["mimiciv/icu/chartevents.csv.gz"]
@@ -169,9 +170,9 @@ def test_checksums_name_every_file(small):
 
 def test_wrong_arguments_are_refused(tmp_path):
     with pytest.raises(ValueError, match=r"edition: expected one of 1\.0.*got '2\.3'"):
-        write(tmp_path, patients=2, seed=1, edition="2.3")
+        write_data_set(tmp_path, patients=2, seed=1, edition="2.3")
     with pytest.raises(ValueError, match="patients"):
-        write(tmp_path, patients=0, seed=1, edition="2.2")
+        write_data_set(tmp_path, patients=0, seed=1, edition="2.2")
 
 
 def test_ids_and_keys(root):
@@ -290,7 +291,7 @@ def test_notes_codes_and_radiographs_have_the_mess_of_real_ones(root):
 
 
 def test_broken_images_on_request(tmp_path):
-    write(tmp_path, patients=4, seed=5, edition="2.2", broken_images=2)
+    write_data_set(tmp_path, patients=4, seed=5, edition="2.2", broken_images=2)
     images, broken = table(tmp_path, "mimic_cxr_jpg/mimic-cxr-2.0.0-metadata"), 0
     for row in images.iter_rows(named=True):
         try:

@@ -1,4 +1,4 @@
-"""ls, verify, prune and explain on a small store: what is damaged is found, what is needed stays."""
+"""ls, verify, prune and describe on a small store: what is damaged is found, what is needed stays."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import polars as pl
 import pytest
 
 from flexcare_data.hashing import spec_key
-from flexcare_data.store import listing, origins, prune, verify
+from flexcare_data.store import describe, listing, prune, verify
 from flexcare_data.store.folders import StoreError, temporary_path, write_stage
 from flexcare_data.store.pools import Pool
 
@@ -64,24 +64,24 @@ def test_a_sound_store_has_no_problems(store):
 
 
 @pytest.mark.parametrize(
-    ("harm", "said"),
+    ("harm", "expected"),
     [
         (lambda s: (s / NAMES["stays"] / "stays.csv").write_text("stay_id\n2\n"), "content has changed"),
         (lambda s: (s / NAMES["stays"] / "stays.csv").write_text(""), "expected 10 bytes, got 0"),
         (lambda s: (s / NAMES["stays"] / "stays.csv").unlink(), "missing"),
         (lambda s: (s / NAMES["stays"] / "extra").touch(mode=0o600), "not in the manifest"),
         (lambda s: (s / NAMES["stays"] / "manifest.json").write_text("{}"), "format"),
-        (lambda s: (s / NAMES["stays"] / "stays.csv").chmod(0o644), "read by everybody"),
+        (lambda s: (s / NAMES["stays"] / "stays.csv").chmod(0o644), "readable by others"),
         (lambda s: (s / NAMES["stays"]).rename(s / "stays-000000000000"), "its name says 000000000000"),
         (lambda s: (s / NAMES["pool"]).rename(s / "elsewhere"), f"folder ../{NAMES['pool']} is missing"),
         (lambda s: next((s / NAMES["pool"]).glob("*.npy")).unlink(), "index.parquet names are missing"),
         (lambda s: np.save(next((s / NAMES["pool"]).glob("*.npy")), np.ones((1, 4), np.uint8)), "arrays or index"),
     ],
 )
-def test_damage_is_found(store, harm, said):
+def test_damage_is_found(store, harm, expected):
     harm(store)
     problems = verify.verify(store)
-    assert any(said in problem for problem in problems), problems
+    assert any(expected in problem for problem in problems), problems
 
 
 def test_a_file_swapped_for_a_link_is_found(store):
@@ -140,10 +140,10 @@ def test_prune_refuses_names_it_does_not_know(store):
         prune.prune(store / "nowhere")
 
 
-def test_explain(store):
-    text = origins.explain(store, spec_key(CXR)[:6])
+def test_describe(store):
+    text = describe.describe(store, spec_key(CXR)[:6])
     assert f"reads: {NAMES['stays']}\n" in text and f"link shards -> ../{NAMES['pool']}" in text
-    assert f"needed by: {NAMES['cxr']}" in origins.explain(store, NAMES["stays"])
-    assert origins.explain(store, NAMES["stays"], NAMES["old"]).splitlines()[1:] == [
+    assert f"needed by: {NAMES['cxr']}" in describe.describe(store, NAMES["stays"])
+    assert describe.describe(store, NAMES["stays"], NAMES["old"]).splitlines()[1:] == [
         "  options.age: anchor -> at_admission"
     ]

@@ -408,18 +408,18 @@ def test_weights_that_are_missing_are_not_made_up(pickled, tiny, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("harm", "said"),
+    ("harm", "expected"),
     [
         (lambda f: (f / "config.json").unlink(), "expected config.json"),
         (lambda f: (f / "config.json").write_text("{"), "cannot be loaded"),
         (lambda f: (f / "model.safetensors").write_bytes(b"\x10"), "cannot be loaded"),
     ],
 )
-def test_damaged_encoders_are_errors(tiny, tmp_path, harm, said):
+def test_damaged_encoders_are_errors(tiny, tmp_path, harm, expected):
     folder = tmp_path / "encoder"
     shutil.copytree(tiny, folder)
     harm(folder)
-    with pytest.raises(EncoderError, match=said):
+    with pytest.raises(EncoderError, match=expected):
         load_encoder(str(folder))
 
 

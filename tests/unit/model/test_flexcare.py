@@ -124,7 +124,7 @@ def test_block_form_has_the_gradients_of_the_dense_form():
 
 
 @pytest.mark.parametrize("encoder", ["blocks", "dense"])
-def test_nobody_reads_the_task_token(encoder):
+def test_no_content_reads_the_task_token(encoder):
     model = make_model("flexcare", encoder=encoder)
     one, two = make_batch(task="in_hospital_mortality"), make_batch(task="decompensation")
     one, two = details(model, one), details(model, two)

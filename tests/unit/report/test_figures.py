@@ -7,6 +7,7 @@ import polars as pl
 import pytest
 from support.fabricated_results import fabricate_analysis
 
+from flexcare_data.options import PAPER_TASKS
 from flexcare_model.report.figures import inside
 from flexcare_model.report.figures import paper as figures
 from flexcare_model.report.figures.drawings import draw
@@ -30,14 +31,7 @@ def test_the_same_numbers_give_the_same_bytes_without_a_date(results):
 
 def test_labels_per_episode_are_counted_per_admission(output, results):
     asked: dict[str, set[str]] = {}
-    for name in (
-        "in_hospital_mortality",
-        "length_of_stay",
-        "decompensation",
-        "phenotyping",
-        "readmission",
-        "diagnosis",
-    ):
+    for name in PAPER_TASKS[:-1]:
         for hadm_id in pl.read_parquet(output / f"cohorts/{name}.parquet")["hadm_id"]:
             asked.setdefault(hadm_id, set()).add(name)
     heights = [sum(len(tasks) == number for tasks in asked.values()) for number in range(1, 7)]

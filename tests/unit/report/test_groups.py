@@ -20,7 +20,7 @@ def ours(results):
     return run
 
 
-def test_scores_stand_beside_their_own_labels(results, output, ours):
+def test_scores_are_matched_with_their_labels(results, output, ours):
     one = scored(results, ours, "readmission")
     predictions = pl.read_parquet(ours.folder / "predictions/readmission.parquet")
     cohort = pl.read_parquet(output / "cohorts/readmission.parquet")

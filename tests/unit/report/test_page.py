@@ -77,7 +77,7 @@ def test_synthetic_data_is_marked_and_real_data_is_not(results, page, tmp_path):
     assert "SYNTHETIC" not in real
 
 
-def test_no_identifier_of_the_cohorts_stands_on_the_page(output, page):
+def test_no_identifier_of_the_cohorts_is_on_the_page(output, page):
     text = without_pictures(page)
     words = set(re.findall(r"[\w-]+", text))
     for path in sorted((output / "cohorts").iterdir()):
@@ -86,7 +86,7 @@ def test_no_identifier_of_the_cohorts_stands_on_the_page(output, page):
             assert not words & {str(value) for value in cohort[column].drop_nulls()}, (path.name, column)
 
 
-def test_small_counts_stand_nowhere(output, page):
+def test_small_counts_are_shown_nowhere(output, page):
     """`sign` was planted with 3 dropped values, which must be shown as a bound only."""
     row = re.search(r"<td[^>]*>sign</td>\s*<td class=\"num\">([^<]*)</td>", page)
     assert row is not None and row.group(1) == "&lt;10"

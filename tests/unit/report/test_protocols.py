@@ -50,7 +50,7 @@ def test_every_option_that_differs_is_explained(layouts):
     assert (layouts[0].frame["meaning"].str.len_chars() > 20).all()
 
 
-def test_samples_of_both_are_hidden_where_they_tell_a_small_rest(output, tmp_path):
+def test_samples_of_both_are_hidden_where_they_reveal_a_small_rest(output, tmp_path):
     """Three samples less: neither table may show how many are in both, as the sizes stand beside."""
     (tmp_path / "cohorts").mkdir()
     cohort = pl.read_parquet(output / "cohorts/readmission.parquet")
@@ -79,7 +79,7 @@ def test_metrics_of_methods_trained_under_both_protocols(output, tmp_path):
     assert f"{0.25 - row['flexcare']:+.4f}".replace("-", "−") in layout.to_markdown()
 
 
-def test_the_page_stands_alone_and_says_what_is_missing(layouts):
+def test_the_page_is_self_contained_and_names_what_is_missing(layouts):
     page = comparison_page(layouts, About(), synthetic=True)
     assert "SYNTHETIC DATA" in page
     assert "No method was trained under both protocols" in page

@@ -54,14 +54,14 @@ def test_no_two_shown_counts_of_a_funnel_differ_by_a_small_number(steps):
 
 
 @given(st.integers(1, 500), st.data())
-def test_a_share_never_tells_a_small_part_or_a_small_rest(whole, data):
+def test_a_share_never_reveals_a_small_part_or_a_small_rest(whole, data):
     part = data.draw(st.integers(0, whole))
     text = share_text(part, whole, BELOW)
     if 1 <= part < BELOW or 1 <= whole - part < BELOW:
         assert text[0] in "<>n"
 
 
-def test_diagrams_and_tables_together_tell_no_small_number(tmp_path):
+def test_diagrams_and_tables_together_reveal_no_small_number(tmp_path):
     """56 stays in the cohort, 59 in the diagram that begins it: three were left out, and nobody may count them."""
     for folder in ("cohorts", "data"):
         (tmp_path / folder).mkdir()
@@ -95,7 +95,7 @@ def test_counts_below_the_configured_number_are_hidden_in_every_table(output, tm
     assert "3" not in layout.frame.row(0)
 
 
-def test_a_hidden_size_is_not_told_by_its_share(output, tmp_path):
+def test_a_hidden_size_is_not_revealed_by_its_share(output, tmp_path):
     (tmp_path / "cohorts").mkdir()
     cohort = pl.read_parquet(output / "cohorts/readmission.parquet")
     parts = [cohort.filter(pl.col("split") == split).head(n) for split, n in (("train", 120), ("val", 4), ("test", 40))]

@@ -1,4 +1,4 @@
-"""What made a folder of the store, in words, and in what two differ. In: the store and names. Out: text."""
+"""Describe what a folder of the store was made of, or how two folders differ. In: the store and names. Out: text."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from flexcare_data.store.folders import read_manifest
 from flexcare_data.store.listing import Entry, find, ls
 
 
-def explain(store: Path, name: str, other: str | None = None) -> str:
-    """What made a folder, in words; with ``other`` what differs between the two."""
+def describe(store: Path, name: str, other: str | None = None) -> str:
+    """Describe what a folder was made of; with ``other``, the differences between the two."""
     entries = ls(store)
     entry = find(entries, name)
     if other is not None:

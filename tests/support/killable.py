@@ -1,8 +1,8 @@
-"""Commands in processes of their own that can be struck at any moment.
+"""Run commands in separate processes that can be killed at any moment.
 
 A moment is a file operation below a watched folder, counted from 1: a file opened to write, a name, mode or folder
-changed. Python reports them to audit hooks just before they happen, so that a blow falls between any two of them,
-which are all the states that a killed process can leave behind, up to the length of the file it was writing.
+changed. Python reports each to audit hooks just before it happens, so a signal can be sent between any two of them.
+These are all states that a killed process can leave behind, up to the length of the file that it was writing.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Outcome:
     """How a process ended: its status (negative: the signal), what it printed, how many moments it had."""
 
     status: int
-    said: str
+    printed: str
     moments: int
 
 
@@ -49,39 +49,39 @@ def run(
     command: list[str],
     *,
     watched: Path,
-    strike_at: int = 0,
-    blow: int = signal.SIGKILL,
+    kill_at: int = 0,
+    sent: int = signal.SIGKILL,
     patches: dict[str, Any] | None = None,
     before: tuple[Callable[..., None], ...] = (),
 ) -> Outcome:
-    """Run ``command`` (a package and its arguments), struck by the signal ``blow`` at the moment ``strike_at``.
+    """Run ``command`` (a package and its arguments); the signal ``sent`` is sent at the moment ``kill_at``.
 
     ``patches``: values for names such as `flexcare_data.stages.images.build.PART_SIZE`. ``before`` is called first, in
     the process (see `conditions`).
     """
-    return call(run_command, command, patches or {}, watched=watched, strike_at=strike_at, blow=blow, before=before)
+    return call(run_command, command, patches or {}, watched=watched, kill_at=kill_at, sent=sent, before=before)
 
 
 def call(
     function: Callable[..., int],
     *arguments: Any,
     watched: Path,
-    strike_at: int = 0,
-    blow: int = signal.SIGKILL,
+    kill_at: int = 0,
+    sent: int = signal.SIGKILL,
     before: tuple[Callable[..., None], ...] = (),
 ) -> Outcome:
     """The same for a function, whose result is the exit status."""
     moments = CONTEXT.RawValue("i", 0)
-    with tempfile.NamedTemporaryFile() as said:
+    with tempfile.NamedTemporaryFile() as printed:
         process = CONTEXT.Process(
-            target=_inside, args=(function, arguments, str(watched), strike_at, blow, before, moments, said.name)
+            target=_inside, args=(function, arguments, str(watched), kill_at, sent, before, moments, printed.name)
         )
         process.start()
         process.join(300)
         if process.is_alive():
             process.kill()
             process.join()
-        return Outcome(process.exitcode, Path(said.name).read_text(), moments.value)
+        return Outcome(process.exitcode, Path(printed.name).read_text(), moments.value)
 
 
 def run_command(command: list[str], patches: dict[str, Any]) -> int:
@@ -95,7 +95,7 @@ def run_command(command: list[str], patches: dict[str, Any]) -> int:
 def run_on_a_small_disk(command: list[str], patches: dict[str, Any], disk: str, size: int) -> int:
     """Run ``command`` on a disk of ``size`` bytes mounted on ``disk``, then again with more; prints what it leaves.
 
-    Here, as a namespace of mounts is one thread's, and loading more than this module starts others.
+    It is in this module because a mount namespace belongs to one thread, and importing other modules starts threads.
     """
     folder = Path(disk)
     conditions.small_disk(folder, size)
@@ -107,8 +107,8 @@ def run_on_a_small_disk(command: list[str], patches: dict[str, Any], disk: str, 
     return 10 * first + second
 
 
-def _inside(function, arguments, watched, strike_at, blow, before, moments, said) -> None:
-    output = os.open(said, os.O_WRONLY | os.O_APPEND)
+def _inside(function, arguments, watched, kill_at, sent, before, moments, printed) -> None:
+    output = os.open(printed, os.O_WRONLY | os.O_APPEND)
     os.dup2(output, 1)
     os.dup2(output, 2)
     sys.stdout = os.fdopen(1, "w", buffering=1)
@@ -120,8 +120,8 @@ def _inside(function, arguments, watched, strike_at, blow, before, moments, said
         if not _is_change(event, details, watched):
             return
         moments.value += 1
-        if moments.value == strike_at:
-            os.kill(os.getpid(), blow)
+        if moments.value == kill_at:
+            os.kill(os.getpid(), sent)
 
     sys.addaudithook(hook)
     sys.exit(function(*arguments))
@@ -148,5 +148,5 @@ def digests(folder: Path) -> dict[str, str]:
 
 
 def hidden(folder: Path) -> list[str]:
-    """What is left over: temporary names below ``folder``."""
+    """Leftover temporary names below ``folder``."""
     return sorted(path.relative_to(folder).as_posix() for path in folder.rglob(".*"))
