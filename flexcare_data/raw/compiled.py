@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numba
 
@@ -23,12 +24,13 @@ def compiled(function: Callable) -> Callable:
     folder = cache_folder(function.__module__)
     if folder is None:
         return numba.njit(nogil=True)(function)
-    configured = numba.config.CACHE_DIR
-    numba.config.CACHE_DIR = str(folder)  # read once, by the decorator
+    config: Any = numba.config
+    configured = config.CACHE_DIR
+    config.CACHE_DIR = str(folder)  # numba reads it when it decorates the function
     try:
         return numba.njit(cache=True, nogil=True)(function)
     finally:
-        numba.config.CACHE_DIR = configured
+        config.CACHE_DIR = configured
 
 
 def cache_folder(module: str) -> Path | None:

@@ -20,8 +20,9 @@ from flexcare_data.raw.event_scan_kernel import LINKED, NEEDED, REASONS, TEXT, s
 from flexcare_data.raw.event_values import PairTable
 from flexcare_data.raw.files import RawDataError, open_bytes
 
-BLOCK = 4 << 20
-_BLOCKS_AHEAD = 4
+BLOCK = 1 << 20
+"""Inflated bytes at a time. Larger blocks leave the cache of a core while the incomplete record is put in front."""
+_BLOCKS_AHEAD = 8
 _ROWS = 1 << 17
 _LONGEST_RECORD = 64 << 20
 _ITEM_SPACE = 1 << 18

@@ -23,8 +23,6 @@ from flexcare_data.raw.csv_bytes import (
     QUOTE,
     SPACE,
     ZERO,
-    load,
-    word,
 )
 
 REASONS = (
@@ -73,7 +71,9 @@ def _marks(typing, buffer, i):
 
     def generate(context, builder, signature, arguments):
         lanes = ir.VectorType(ir.IntType(8), 64)
-        these = load(context, builder, signature, arguments, lanes)
+        array = context.make_array(signature.args[0])(context, builder, arguments[0])
+        address = builder.bitcast(builder.gep(array.data, [arguments[1]]), lanes.as_pointer())
+        these = builder.load(address, align=1)
         equal = (
             builder.icmp_unsigned("==", these, ir.Constant(lanes, [byte] * 64)) for byte in (COMMA, NEWLINE, QUOTE)
         )
@@ -256,8 +256,6 @@ def scan_block(
     subject_column, hadm_column, stay_column, time_column, item_column, value_column = columns
     n, p = len(buffer), position
     n_out = n_rows = np.int64(0)
-    last_hadm, last_row = _EMPTY, np.int64(-1)
-    time_words, last_seconds = (np.uint64(0), np.uint64(0), np.uint64(0)), _BAD
     starts, ends = np.zeros(n_columns, np.int64), np.zeros(n_columns, np.int64)
     while p < n and n_out < len(out):
         if buffer[p] == NEWLINE:  # an empty line is no row
@@ -285,15 +283,7 @@ def scan_block(
         if starts[value_column] >= ends[value_column]:
             dropped[_NO_VALUE] += 1
             continue
-        start, end = starts[time_column], ends[time_column]
-        if end - start == 19:
-            # The rows of a panel or a round stand together: most times are those of the row before.
-            words = (word(buffer, start), word(buffer, start + 8), word(buffer, start + 11))
-            if words != time_words:
-                time_words, last_seconds = words, _seconds(buffer, start, end)
-            seconds = last_seconds
-        else:
-            seconds = _seconds(buffer, start, end)
+        seconds = _seconds(buffer, starts[time_column], ends[time_column])
         if seconds <= _BAD:
             dropped[_NO_TIME if seconds == _EMPTY else _BAD_TIME] += 1
             continue
@@ -309,12 +299,9 @@ def scan_block(
                     break
                 i += 1
         elif hadm >= 0:
-            if hadm != last_hadm:
-                last_hadm, last_row = hadm, np.int64(-1)
-                i = _find(hadm_ids, hadm)
-                if i < len(hadm_ids) and hadm_ids[i] == hadm:
-                    last_row = i
-            row = last_row
+            i = _find(hadm_ids, hadm)
+            if i < len(hadm_ids) and hadm_ids[i] == hadm:
+                row = i
         if row < 0:
             dropped[_NO_HADM if hadm == _EMPTY else (_BAD_HADM if hadm == _BAD else _NO_STAY)] += 1
             continue
@@ -328,7 +315,7 @@ def scan_block(
             dropped[_BAD_STAY if stay == _BAD else _OTHER_STAY] += 1
             continue
         out[n_out].stay, out[n_out].pair, out[n_out].time = row, item, seconds
-        start = starts[value_column]
-        texts[n_out].start, texts[n_out].end, texts[n_out].doubled = start, ends[value_column], escaped
+        texts[n_out].start, texts[n_out].end = starts[value_column], ends[value_column]
+        texts[n_out].doubled = escaped
         n_out += 1
     state[0], state[1], state[2] = p, n_out, n_rows
