@@ -14,7 +14,7 @@ from pathlib import Path
 from flexcare_data.config import Config
 from flexcare_data.errors import UserError
 from flexcare_data.hashing import spec_key
-from flexcare_data.raw.tables import RawDataError, locate
+from flexcare_data.raw.files import RawDataError, locate
 from flexcare_data.schema import RAW
 from flexcare_data.store.folders import atomic_write
 

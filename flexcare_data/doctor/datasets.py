@@ -14,9 +14,8 @@ from pathlib import Path
 from flexcare_data.doctor.findings import Report
 from flexcare_data.doctor.sampling import Probe, probe
 from flexcare_data.raw import editions
-from flexcare_data.raw import tables as raw
 from flexcare_data.raw.editions import Edition, Found
-from flexcare_data.raw.tables import TITLES, RawDataError
+from flexcare_data.raw.files import HELP, NO_ACCESS, TITLES, RawDataError, is_marked_synthetic
 from flexcare_data.schema import RAW
 from flexcare_data.tasks import TASKS
 
@@ -72,7 +71,7 @@ def look_at(report: Report, root: str, folder: Path, tasks: Sequence[str], *, fa
         "mimic_iv_note": editions.recognise_note,
     }[root]
     edition = recognise(seen)
-    found = DataSet(root, folder, probes, edition, raw.is_marked_synthetic(folder))
+    found = DataSet(root, folder, probes, edition, is_marked_synthetic(folder))
     for name, problem in problems.items():
         users = [task for task in tasks if name in TASKS[task].raw]
         if users:
@@ -111,7 +110,7 @@ def _wrong_folder(report: Report, root: str, folder: Path) -> None:
         found = f"{folder} is a file"
     except PermissionError:
         found = f"no permission to look into {folder}"
-        do = raw.HELP[raw.NO_ACCESS]
+        do = HELP[NO_ACCESS]
     if other:
         found += f": this is {TITLES[other[0]]}"
     first = RAW[_tables_of(root)[0]]

@@ -17,8 +17,7 @@ from flexcare_data.doctor.findings import Report
 from flexcare_data.doctor.sampling import Probe
 from flexcare_data.modalities import IMAGE_SIDE, NOTE_WIDTH
 from flexcare_data.raw import editions
-from flexcare_data.raw import tables as raw
-from flexcare_data.raw.tables import TITLES
+from flexcare_data.raw.files import TITLES, WHERE
 from flexcare_data.schema import RAW
 from flexcare_data.tasks import TASKS
 from flexcare_data.variables import VARIABLES
@@ -95,7 +94,7 @@ def _absent(report: Report, root: str) -> None:
         "mimic_cxr_jpg": "not set: no sample has a radiograph, and task diagnosis is empty",
         "mimic_iv_note": "not set: no sample has a note, and task drg is empty",
     }[root]  # fmt: skip
-    report.add("info", what, text, do=f"{TITLES[root]}: {raw.WHERE[root]} (credentialed access)")
+    report.add("info", what, text, do=f"{TITLES[root]}: {WHERE[root]} (credentialed access)")
 
 
 def _encoder(report: Report, config: Config) -> None:

@@ -14,8 +14,9 @@ from flexcare_data.config import Config
 from flexcare_data.doctor.datasets import DataSet
 from flexcare_data.doctor.findings import Report
 from flexcare_data.raw import editions
-from flexcare_data.raw import tables as raw
-from flexcare_data.raw.tables import TITLES, RawDataError
+from flexcare_data.raw.files import TITLES, WHERE, RawDataError, open_bytes
+from flexcare_data.raw.notes import read_notes
+from flexcare_data.raw.tables import read_table
 
 _NOTES_SAMPLED = 5_000
 _IMAGES_SAMPLED = 256
@@ -42,7 +43,7 @@ def check_pairing(report: Report, sets: Mapping[str, DataSet]) -> None:
     elif editions.is_after(edition, "2.0"):
         report.add(
             "warning", "pairing", f"MIMIC-IV {iv.edition.text} with {titles}: since 2.1 other patients are held out",
-            expected=f"MIMIC-IV 2.0 for the numbers of the paper ({raw.WHERE['mimiciv']}2.0/)",
+            expected=f"MIMIC-IV 2.0 for the numbers of the paper ({WHERE['mimiciv']}2.0/)",
             do="nothing to fix: radiographs and notes of patients who were removed are left out and counted",
         )  # fmt: skip
     if editions.is_after(edition, "2.2"):
@@ -59,13 +60,13 @@ def check_patients(report: Report, sets: Mapping[str, DataSet]) -> None:
     if iv is None or "patients" not in iv.probes:
         return
     try:
-        patients = raw.read_table(iv.folder, "patients", {})["subject_id"].unique()
+        patients = read_table(iv.folder, "patients", {})["subject_id"].unique()
         _years(report, iv, patients.len())
         if "mimic_cxr_jpg" in sets and "metadata" in sets["mimic_cxr_jpg"].probes:
-            metadata = raw.read_table(sets["mimic_cxr_jpg"].folder, "metadata", {})
+            metadata = read_table(sets["mimic_cxr_jpg"].folder, "metadata", {})
             _report_overlap(report, "metadata", patients, metadata["subject_id"].unique(), "all rows")
         if "mimic_iv_note" in sets and "discharge" in sets["mimic_iv_note"].probes:
-            notes = itertools.islice(raw.read_notes(sets["mimic_iv_note"].folder, {}), _NOTES_SAMPLED)
+            notes = itertools.islice(read_notes(sets["mimic_iv_note"].folder, {}), _NOTES_SAMPLED)
             ids = pl.Series([note["subject_id"] for note in notes]).cast(pl.Int64, strict=False).drop_nulls().unique()
             _report_overlap(report, "discharge", patients, ids, f"first {_NOTES_SAMPLED:,} notes")
     except RawDataError as error:
@@ -92,7 +93,7 @@ def _years(report: Report, iv: DataSet, n: int) -> None:
     path = iv.probes["patients"].path
     if "anchor_year_group" not in iv.probes["patients"].columns:
         return
-    with raw.open_bytes(path) as stream:
+    with open_bytes(path) as stream:
         late = stream.read().count(b"2020 - 2022")
     if late:
         report.add("info", "patients", f"{late:,} of {n:,} are of 2020-2022, after the radiographs and most notes")
@@ -111,7 +112,7 @@ def check_radiographs(report: Report, sets: Mapping[str, DataSet], config: Confi
         )  # fmt: skip
         return
     try:
-        metadata = raw.read_table(cxr.folder, "metadata", {}).filter(pl.col("ViewPosition") == "AP")
+        metadata = read_table(cxr.folder, "metadata", {}).filter(pl.col("ViewPosition") == "AP")
     except RawDataError:
         return  # reported with the pairing
     sample = metadata.gather_every(max(1, metadata.height // _IMAGES_SAMPLED))

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from flexcare_data.raw.csv_records import count_records
-from flexcare_data.raw.tables import RawDataError, check_header, header_of, locate, open_bytes
+from flexcare_data.raw.files import RawDataError, locate, open_bytes
+from flexcare_data.raw.tables import check_header, header_of
 from flexcare_data.schema import RAW
 
 _BLOCK = 4 << 20

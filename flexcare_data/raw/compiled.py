@@ -1,42 +1,47 @@
-"""What the compiled functions share: how they are compiled, and how they look at several bytes at once.
+"""The decorator of the compiled functions, with a cache of machine code that is never out of date.
 
-`compiled` keeps the machine code beside the module of the function and lets other threads run meanwhile. Numba takes
-what it kept as long as that one module is the same: a compiled function and those that it calls stand in one file.
+In: a Python function. Out: a function that numba compiles when it is first called.
+
+Numba keeps machine code as long as the file of the function is the same, although the code also contains the functions
+and constants of other modules that it uses. So each module has a cache folder of its own, named by a digest of the
+module and of everything that it imports from this project: after a change in any of them the folder is another one.
 """
 
 from __future__ import annotations
 
-import sys
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
-from llvmlite import ir
+import numba
 
-_BLAS = "scipy.linalg.cython_blas"
-
-# When it sets up, numba imports scipy.linalg to learn whether there is a BLAS: 0.3 s, and our loops multiply no
-# matrices. A None in sys.modules is Python's way of saying that a module cannot be imported.
-_is_hidden = sys.modules.setdefault(_BLAS, None) is None  # type: ignore[arg-type]
-try:
-    import numba
-    import numba.np.arraymath
-finally:
-    if _is_hidden:
-        del sys.modules[_BLAS]
-
-compiled = numba.njit(cache=True, nogil=True)
+from flexcare_data.code_digest import code_digest
+from flexcare_data.hashing import user_cache
 
 
-def load(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any, kind: ir.Type) -> ir.LoadInstr:
-    """For an intrinsic of (array, i): what lies from its element i on, read as one ``kind``."""
-    array = context.make_array(signature.args[0])(context, builder, arguments[0])
-    return builder.load(builder.bitcast(builder.gep(array.data, [arguments[1]]), kind.as_pointer()), align=1)
+def compiled(function: Callable) -> Callable:
+    """Compile ``function`` when it is first called. Other threads run while it runs."""
+    folder = cache_folder(function.__module__)
+    if folder is None:
+        return numba.njit(nogil=True)(function)
+    config: Any = numba.config
+    configured = config.CACHE_DIR
+    config.CACHE_DIR = str(folder)  # numba reads it when it decorates the function
+    try:
+        return numba.njit(cache=True, nogil=True)(function)
+    finally:
+        config.CACHE_DIR = configured
 
 
-@numba.extending.intrinsic
-def word(typing, buffer, i):
-    """The eight bytes buffer[i : i + 8] as one number, the first byte lowest (numba has no big-endian platform)."""
-
-    def generate(context, builder, signature, arguments):
-        return load(context, builder, signature, arguments, ir.IntType(64))
-
-    return numba.types.uint64(buffer, i), generate
+def cache_folder(module: str) -> Path | None:
+    """Where the machine code of ``module`` is kept; None where this user has no cache folder that can be written."""
+    top = user_cache("compiled")
+    if top is None:
+        return None
+    folder = top / f"{code_digest(module)}-numba-{numba.__version__}"
+    try:
+        folder.mkdir(mode=0o700, exist_ok=True)
+        (folder / "last_used").touch()  # fails where numba could not write
+    except OSError:
+        return None
+    return folder

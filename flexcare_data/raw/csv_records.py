@@ -1,8 +1,8 @@
-"""Records of CSV bytes: how many there are, and which of them a reader can take at its word.
+"""Count the records of CSV bytes and remove those that are malformed.
 
-In: bytes of a CSV file. Out: counts, and the bytes without records that are not as wide as the header or whose quotes
-are wrong. CSV readers differ in what they make of such records (fill, cut, join with the next line, give up); here they
-are found before any reader sees them, so that each is counted once.
+In: bytes of a CSV file. Out: counts, and the bytes without the records that have another number of fields than the
+header or wrong quotes. CSV libraries treat such records in different ways (fill, cut, join with the next line, stop).
+Here they are removed before any library reads them, so that each one is counted once.
 
 A record ends at a line break outside quotes. An empty line is no record.
 """
@@ -14,13 +14,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from flexcare_data.raw.compiled import compiled
+from flexcare_data.raw.csv_bytes import CARRIAGE_RETURN, COMMA, NEWLINE, QUOTE
 
 
 @dataclass(frozen=True)
 class Sieved:
-    """Bytes with well-formed records only, how many records there were, and how many of them were left out.
+    """Bytes with well-formed records only, the number of records before, and how many of them were removed.
 
-    ``is_open`` is True where the bytes end inside quotes.
+    ``is_open`` is True if the bytes end inside quotes.
     """
 
     data: bytes
@@ -30,9 +31,9 @@ class Sieved:
 
 
 def sieve(data: bytes, n_fields: int) -> Sieved:
-    """Leave out the records of ``data`` that are not ``n_fields`` wide or have a quote where none can be.
+    """Remove the records of ``data`` that do not have ``n_fields`` fields or have a quote in a wrong place.
 
-    A quote may only open a field, close it (a comma or line end follows) or be doubled inside a quoted field.
+    A quote may open a field, close it (a comma or line end follows) or be doubled inside a quoted field.
 
     Example:
         >>> sieve(b'a,b\\n1,"x, y"\\n2\\n\\n3,"z" z\\n', 2)
@@ -58,7 +59,10 @@ def sieve(data: bytes, n_fields: int) -> Sieved:
 
 
 def count_records(block: bytes, in_quotes: bool) -> tuple[int, bool]:
-    """Line ends outside quotes in ``block``, given whether it begins inside quotes; and whether it ends there."""
+    """The number of line ends outside quotes in ``block``, and whether it ends inside quotes.
+
+    ``in_quotes``: whether it begins inside quotes.
+    """
     if not in_quotes and b'"' not in block:
         return block.count(b"\n") - block.count(b"\n\n"), False
     return _count(np.frombuffer(block, np.uint8), in_quotes)
@@ -68,9 +72,9 @@ def count_records(block: bytes, in_quotes: bool) -> tuple[int, bool]:
 def _count(buffer, in_quotes):
     n = 0
     for byte in buffer:
-        if byte == 34:
+        if byte == QUOTE:
             in_quotes = not in_quotes
-        elif byte == 10 and not in_quotes:
+        elif byte == NEWLINE and not in_quotes:
             n += 1
     return n, in_quotes
 
@@ -81,32 +85,32 @@ def _sieve(buffer, n_fields, out, state):
     p = 0
     while p < n:
         record = p
-        if buffer[p] == 10 or (buffer[p] == 13 and (p + 1 == n or buffer[p + 1] == 10)):
-            p += 1 if buffer[p] == 10 else 2
+        if buffer[p] == NEWLINE or (buffer[p] == CARRIAGE_RETURN and (p + 1 == n or buffer[p + 1] == NEWLINE)):
+            p += 1 if buffer[p] == NEWLINE else 2
             _leave_out(out, state, record, min(p, n))
             continue
         fields, broken = 0, False
         while True:
-            if p < n and buffer[p] == 34:
+            if p < n and buffer[p] == QUOTE:
                 p += 1
                 while True:
-                    while p < n and buffer[p] != 34:
+                    while p < n and buffer[p] != QUOTE:
                         p += 1
-                    if p + 1 < n and buffer[p + 1] == 34:
+                    if p + 1 < n and buffer[p + 1] == QUOTE:
                         p += 2
                         continue
                     break
                 if p >= n:
                     state[3] = 1
                 p += 1
-                if p < n and buffer[p] == 13 and (p + 1 == n or buffer[p + 1] == 10):
+                if p < n and buffer[p] == CARRIAGE_RETURN and (p + 1 == n or buffer[p + 1] == NEWLINE):
                     p += 1
-            while p < n and buffer[p] != 44 and buffer[p] != 10:
+            while p < n and buffer[p] != COMMA and buffer[p] != NEWLINE:
                 # Text after a closing quote, or a quote inside an unquoted field.
-                broken = broken or buffer[p] == 34 or (p > record and buffer[p - 1] == 34)
+                broken = broken or buffer[p] == QUOTE or (p > record and buffer[p - 1] == QUOTE)
                 p += 1
             fields += 1
-            if p >= n or buffer[p] == 10:
+            if p >= n or buffer[p] == NEWLINE:
                 break
             p += 1
         p = min(p + 1, n)

@@ -1,7 +1,7 @@
 """Facts per edition of the three data sets, and which edition a folder holds.
 
-In: rows, columns and file names that were found. Out: the editions that fit and how that was told. Numbers are those of
-the published releases.
+In: rows, columns and file names that were found. Out: the editions that fit, and the evidence. Numbers are those of the
+published releases.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 TABLES = ("patients", "admissions", "icustays", "chartevents", "labevents")
-"""Tables whose rows tell the editions of MIMIC-IV apart; the last two are large."""
+"""Tables whose numbers of rows differ between editions of MIMIC-IV; the last two are large."""
 
 MIMICIV_ROWS: dict[str, dict[str, int]] = {
     edition: dict(zip(TABLES, rows, strict=True))
@@ -43,7 +43,7 @@ URLS = {
     "mimic_cxr_jpg": "https://physionet.org/files/mimic-cxr-jpg",
     "mimic_iv_note": "https://physionet.org/files/mimic-iv-note",
 }
-"""Where the files of a data set lie; an edition and a path follow."""
+"""Where the files of a data set are downloaded; an edition and a path follow."""
 
 DEMO_URL = "https://physionet.org/files/mimic-iv-demo/2.2"
 PAPER = {"mimiciv": "2.0", "mimic_cxr_jpg": "2.0.0", "mimic_iv_note": "2.2"}
@@ -85,7 +85,7 @@ class Found:
 
 @dataclass(frozen=True)
 class Edition:
-    """Editions that fit (several where their layout is one), whether the rows say so, and the evidence in words."""
+    """Editions that fit (several if they share a layout), whether numbers of rows agree, and the evidence in words."""
 
     names: tuple[str, ...]
     is_exact: bool

@@ -1,11 +1,9 @@
-"""One pass over a large event table (chartevents, labevents), keeping only rows of wanted items and kept stays.
+"""Read a large event table (chartevents, labevents) once, keeping the rows of used items and kept stays.
 
-In: a `.csv` or `.csv.gz` as published, the wanted items, the kept stays. Out: batches of (stay, charttime, pair), where
+In: a `.csv` or `.csv.gz` as published, the used items, the kept stays. Out: batches of (stay, charttime, pair), where
 a pair is a distinct (item, text), and a count for every row that is not in a batch.
 
-Why not a general CSV reader: these two tables are most of MIMIC, three rows of four are not wanted, and the wanted
-texts repeat. One compiled loop finds the fields and looks the ids up, and equal (item, text) pairs get one number, so
-that values are cleaned once per distinct pair (cleaning.py) and no text column is ever held. A second thread inflates.
+`docs/event_scan.md` explains the method and why no CSV library is used.
 """
 
 from __future__ import annotations
@@ -20,11 +18,11 @@ import numpy as np
 from flexcare_data.parallel import in_thread
 from flexcare_data.raw.event_scan_kernel import LINKED, NEEDED, REASONS, TEXT, scan_block
 from flexcare_data.raw.event_values import PairTable
-from flexcare_data.raw.tables import RawDataError, open_bytes
+from flexcare_data.raw.files import RawDataError, open_bytes
 
-BLOCK = 4 << 20
-_SEAM = 1 << 12
-_BLOCKS_AHEAD = 4
+BLOCK = 1 << 20
+"""Inflated bytes at a time. Larger blocks leave the cache of a core while the incomplete record is put in front."""
+_BLOCKS_AHEAD = 8
 _ROWS = 1 << 17
 _LONGEST_RECORD = 64 << 20
 _ITEM_SPACE = 1 << 18
@@ -32,10 +30,10 @@ _ITEM_SPACE = 1 << 18
 
 @dataclass(frozen=True)
 class KeptStays:
-    """The kept stays as the loop reads them, sorted by hadm_id (each kept stay has its own admission).
+    """The kept stays as arrays, sorted by hadm_id (no two kept stays share an admission).
 
-    Times are seconds since 1970 without time zone. ``by_subject`` and ``sorted_subject`` list the rows of each
-    subject: used to link labs without hadm_id by time.
+    Times are seconds since 1970 without time zone. ``by_subject`` lists the rows in order of the subject, and
+    ``sorted_subject`` the subjects in this order, to find all stays of a subject.
     """
 
     hadm_id: np.ndarray
@@ -54,7 +52,7 @@ class KeptStays:
 
 @dataclass
 class ScanCounts:
-    """What became of the rows of one table: ``rows`` = ``used`` + all of ``dropped``."""
+    """Rows read, rows used, and rows dropped by reason (`REASONS`): ``rows`` = ``used`` + the sum of ``dropped``."""
 
     rows: int = 0
     used: int = 0
@@ -72,7 +70,9 @@ def scan_events(
     link_by_time: bool = False,
     progress: Callable[[int], None] | None = None,
 ) -> Iterator[np.ndarray]:
-    """Yield the rows that can be used as arrays of `scan_loop.LINKED`, in file order; each is gone with the next one.
+    """Yield the rows that can be used, in file order, as arrays of `event_scan_kernel.LINKED`.
+
+    All arrays share one memory: use each of them before asking for the next.
 
     A row is used if its item is in ``itemids``, its value is not empty, its hadm_id (or, with ``link_by_time``, the
     time of a row without hadm_id) belongs to a kept stay of the same subject, and its stay_id, where there is one,
@@ -89,9 +89,9 @@ def scan_events(
     blocks = in_thread(_blocks(path, progress), _BLOCKS_AHEAD)
     columns, n_columns, rest = _header(path, table, blocks)
 
-    def scan(block: bytes, start: int = 0, *, final: bool = False) -> Generator[np.ndarray, None, int]:
-        """Yield the rows of ``block`` from ``start`` on; return where its whole records end."""
-        buffer = np.frombuffer(block, np.uint8)
+    def scan(block: bytes, *, final: bool = False) -> Generator[np.ndarray, None, int]:
+        """Yield the rows of ``block``; return where its whole records end."""
+        buffer, start = np.frombuffer(block, np.uint8), 0
         while start < len(buffer):
             scan_block(
                 buffer, start, final, columns, n_columns, lookup, links, stays.by_subject, stays.sorted_subject,
@@ -109,13 +109,8 @@ def scan_events(
 
     tail = b""
     for block in chain([rest], blocks):
-        start = 0
-        if tail:
-            # The record across the seam is read apart, so that no block is copied.
-            start = (yield from scan(tail + block[:_SEAM])) - len(tail)
-            if start < 0:
-                block, start = tail[start:] + block, 0
-        used = yield from scan(block, start)
+        block = tail + block
+        used = yield from scan(block)
         tail = block[used:]
         if len(tail) > _LONGEST_RECORD:
             raise RawDataError(
@@ -128,7 +123,7 @@ def scan_events(
 
 
 def _blocks(path: Path, progress: Callable[[int], None] | None) -> Generator[bytes, None, None]:
-    """Inflated blocks of the file; ``progress`` is told bytes on disk."""
+    """Inflated blocks of the file; ``progress`` is called with the bytes on disk read so far."""
     with open_bytes(path) as stream:
         while block := stream.read(BLOCK):
             if progress:
@@ -137,7 +132,7 @@ def _blocks(path: Path, progress: Callable[[int], None] | None) -> Generator[byt
 
 
 def _header(path: Path, table: str, blocks: Iterator[bytes]) -> tuple[tuple[int, ...], int, bytes]:
-    """Places of the needed columns, the number of columns, and what follows the header in the bytes read for it."""
+    """Positions of the needed columns, the number of columns, and the bytes that were read after the header."""
     first = b""
     while b"\n" not in first:
         block = next(blocks, b"")

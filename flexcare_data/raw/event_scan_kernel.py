@@ -1,9 +1,8 @@
-"""The compiled loop of a scan: records, fields, numbers, times and stays, straight from the bytes.
+"""The compiled loop of the event scan: find records and fields in bytes, read numbers and times, look up the stay.
 
-In: a block of CSV bytes and lookup tables. Out: the rows that can be used, and counts by reason. Commas and line ends
-are found 64 bytes at a time, as bits of a word; what has quotes goes byte by byte, and so does the end of a block, as
-nothing beyond it is read. All compiled functions are in this file, as numba keeps their machine code as long as the
-file is the same.
+In: a block of CSV bytes and lookup tables. Out: the rows that can be used, and counts of the others by reason. Commas
+and line ends are found 64 bytes at a time, as the bits of a word. A record with quotes is read byte by byte, and so is
+the end of a block, because nothing after it may be read.
 """
 
 from __future__ import annotations
@@ -13,7 +12,18 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from flexcare_data.raw.compiled import compiled, load, word
+from flexcare_data.raw.compiled import compiled
+from flexcare_data.raw.csv_bytes import (
+    CARRIAGE_RETURN,
+    COLON,
+    COMMA,
+    HYPHEN,
+    LETTER_T,
+    NEWLINE,
+    QUOTE,
+    SPACE,
+    ZERO,
+)
 
 REASONS = (
     "malformed_row",
@@ -29,29 +39,27 @@ REASONS = (
     "charttime_missing",
     "charttime_not_a_time",
 )
-"""Why a row is not used; the position is the number that the loop counts under."""
+"""Why a row is not used; the loop counts by the position in this list."""
 
 _MALFORMED, _NOT_USED, _NO_VALUE, _BAD_ITEM, _NO_HADM, _BAD_HADM = range(6)
 _NO_STAY, _OTHER_SUBJECT, _BAD_STAY, _OTHER_STAY, _NO_TIME, _BAD_TIME = range(6, 12)
 
 NEEDED = ("subject_id", "hadm_id", "stay_id", "charttime", "itemid", "value")
-"""The columns that the loop reads; it is told their places in this order, -1 for one that the table does not have."""
+"""The columns that the loop reads. It gets their positions in this order, -1 for one that the table does not have."""
 
 LINKED = np.dtype([("stay", "<i4"), ("pair", "<i4"), ("time", "<i8")])
-"""A row that can be used: row of its stay in `scan.KeptStays`, its item and then (item, text), charttime in seconds."""
+"""A row that can be used: its stay (row of `event_scan.KeptStays`), its pair, charttime in seconds since 1970.
 
-TEXT = np.dtype([("start", "<i8"), ("end", "<i8"), ("head", "<u8"), ("doubled", "?")])
-"""Where in a block the text of a row lies, the eight bytes from its start on (0 at the end of the block), and whether
-there are doubled quotes in it."""
+``pair`` holds the item (position among the used items) until `event_values.PairTable` replaces it by the pair's number.
+"""
 
-SPARE_FIELDS = 8
-"""Room that the arrays of field bounds need beyond the columns, as eight bounds are written at once."""
+TEXT = np.dtype([("start", "<i8"), ("end", "<i8"), ("doubled", "?")])
+"""Where in a block the text of a row is, and whether there are doubled quotes in it."""
 
 _EMPTY = np.int64(-(1 << 62))
 _BAD = np.int64(-(1 << 62) + 1)
-_EACH = 0x0101010101010101
-_ZEROS, _SIXES, _HIGH_HALVES = (np.uint64(byte * _EACH) for byte in (0x30, 0x06, 0xF0))
-_ONE, _WORD_BITS = np.uint64(1), np.int64(64)
+_PIECE = np.int64(64)
+_ONE = np.uint64(1)
 
 
 # --- bytes ------------------------------------------------------------------------------------------------------
@@ -63,8 +71,12 @@ def _marks(typing, buffer, i):
 
     def generate(context, builder, signature, arguments):
         lanes = ir.VectorType(ir.IntType(8), 64)
-        these = load(context, builder, signature, arguments, lanes)
-        equal = (builder.icmp_unsigned("==", these, ir.Constant(lanes, [byte] * 64)) for byte in b',\n"')
+        array = context.make_array(signature.args[0])(context, builder, arguments[0])
+        address = builder.bitcast(builder.gep(array.data, [arguments[1]]), lanes.as_pointer())
+        these = builder.load(address, align=1)
+        equal = (
+            builder.icmp_unsigned("==", these, ir.Constant(lanes, [byte] * 64)) for byte in (COMMA, NEWLINE, QUOTE)
+        )
         words = [builder.bitcast(mask, ir.IntType(64)) for mask in equal]
         return context.make_tuple(builder, signature.return_type, words)
 
@@ -81,54 +93,35 @@ def _lowest(typing, word):
     return types.int64(types.uint64), generate
 
 
-@intrinsic
-def _ones(typing, word):
-    """Number of bits set in ``word``."""
-
-    def generate(context, builder, signature, arguments):
-        return builder.ctpop(arguments[0])
-
-    return types.int64(types.uint64), generate
-
-
-@compiled
-def _at(buffer, i):
-    """buffer[i] for i >= 0: an unsigned index spares the test for a negative one."""
-    return buffer[np.uintp(i)]
-
-
 # --- fields -----------------------------------------------------------------------------------------------------
 
 
 @compiled
-def _split(buffer, p, n, n_columns, ends):
-    """Write the ends of the fields of the record at ``p`` and return where its line ends.
+def _split(buffer, p, n, n_columns, starts, ends):
+    """Write the bounds of the fields of the record at ``p``, 64 bytes at a time, and return where the next one begins.
 
-    -1 (and the ends mean nothing) where there is a quote, another number of fields than columns, or no line end in
-    the 64-byte pieces that lie before ``n``.
+    Returns -1, and the bounds mean nothing, if there is a quote, another number of fields than columns, or no line end
+    in the pieces of 64 bytes before ``n``: then `_split_by_bytes` reads the record.
     """
-    k = np.int64(0)
-    while p + _WORD_BITS <= n:
-        comma, line, quote = _marks(buffer, p)
-        before = (line - _ONE) & ~line  # the bits below the first line end; all where there is none
-        if quote & before:
+    column, start = np.int64(0), p
+    while p + _PIECE <= n:
+        commas, line_ends, quotes = _marks(buffer, p)
+        in_record = (line_ends - _ONE) & ~line_ends  # the bits below the first line end; all if there is none
+        if quotes & in_record:
             return np.int64(-1)
-        comma &= before
-        here = _ones(comma)
-        if k + here >= n_columns:
-            return np.int64(-1)
-        at = k
-        k += here
-        while at < k:
-            for j in range(SPARE_FIELDS):
-                ends[at + j] = p + _lowest(comma)
-                comma &= comma - _ONE
-            at += SPARE_FIELDS
-        if line:
-            end = p + _lowest(line)
-            ends[k] = end - 1 if _at(buffer, end - 1) == 13 else end
-            return end if k == n_columns - 1 else np.int64(-1)
-        p += _WORD_BITS
+        commas &= in_record
+        while commas:
+            if column == n_columns - 1:
+                return np.int64(-1)
+            starts[column], ends[column] = start, p + _lowest(commas)
+            start = ends[column] + 1
+            column += 1
+            commas &= commas - _ONE  # clears the lowest bit
+        if line_ends:
+            end = p + _lowest(line_ends)
+            starts[column], ends[column] = start, end - 1 if buffer[end - 1] == CARRIAGE_RETURN else end
+            return end + 1 if column == n_columns - 1 else np.int64(-1)
+        p += _PIECE
     return np.int64(-1)
 
 
@@ -137,20 +130,20 @@ def _split_by_bytes(buffer, p, n, final, n_columns, value_column, starts, ends):
     """Bounds of the fields of any record, byte by byte.
 
     Returns:
-        where the next record begins (-1: this one goes on in the next block), whether it is as wide as the header
-        and its quotes are right, and whether the value has doubled quotes.
+        where the next record begins (-1: this one continues in the next block), whether it has as many fields as the
+        header and its quotes are right, and whether the value has doubled quotes.
     """
     column, broken, escaped = 0, False, False
     while True:
         start = p
-        quoted = p < n and _at(buffer, p) == 34
+        quoted = p < n and buffer[p] == QUOTE
         if quoted:
             start = p + 1
             p = start
             while True:
-                while p < n and _at(buffer, p) != 34:
+                while p < n and buffer[p] != QUOTE:
                     p += 1
-                if p + 1 < n and _at(buffer, p + 1) == 34:
+                if p + 1 < n and buffer[p + 1] == QUOTE:
                     escaped = escaped or column == value_column
                     p += 2
                     continue
@@ -159,17 +152,17 @@ def _split_by_bytes(buffer, p, n, final, n_columns, value_column, starts, ends):
                 return np.int64(-1), False, False
             end = p
             p += 1
-            while p < n and _at(buffer, p) != 44 and _at(buffer, p) != 10:
-                broken = broken or _at(buffer, p) != 13  # text after a closing quote
+            while p < n and buffer[p] != COMMA and buffer[p] != NEWLINE:
+                broken = broken or buffer[p] != CARRIAGE_RETURN  # text after a closing quote
                 p += 1
         else:
-            while p < n and _at(buffer, p) != 44 and _at(buffer, p) != 10:
+            while p < n and buffer[p] != COMMA and buffer[p] != NEWLINE:
                 p += 1
             end = p
         if p >= n and not final:
             return np.int64(-1), False, False
-        is_last = p >= n or _at(buffer, p) == 10
-        if is_last and not quoted and end > start and _at(buffer, end - 1) == 13:
+        is_last = p >= n or buffer[p] == NEWLINE
+        if is_last and not quoted and end > start and buffer[end - 1] == CARRIAGE_RETURN:
             end -= 1
         if column < n_columns:
             starts[column], ends[column] = start, end
@@ -190,20 +183,9 @@ def _integer(buffer, start, end):
         return _EMPTY
     if length > 18:
         return _BAD
-    if length <= 8 and start + 8 <= len(buffer):
-        # Digits to the high bytes, zeros before them; then pairs, fours and eights of digits at once.
-        digits = word(buffer, start) << np.uint64(64 - 8 * length)
-        digits |= (_ZEROS >> np.uint64(4 * length)) >> np.uint64(4 * length)
-        if (digits & _HIGH_HALVES) != _ZEROS or ((digits + _SIXES) & _HIGH_HALVES) != _ZEROS:
-            return _BAD
-        digits -= _ZEROS
-        digits = digits * np.uint64(10) + (digits >> np.uint64(8))
-        low = (digits & np.uint64(0x000000FF000000FF)) * np.uint64(0x000F424000000064)
-        high = ((digits >> np.uint64(16)) & np.uint64(0x000000FF000000FF)) * np.uint64(0x0000271000000001)
-        return np.int64((low + high) >> np.uint64(32))
     value = np.int64(0)
     for i in range(start, end):
-        digit = np.int64(_at(buffer, i)) - 48
+        digit = np.int64(buffer[i]) - ZERO
         if digit < 0 or digit > 9:
             return _BAD
         value = value * 10 + digit
@@ -218,7 +200,7 @@ def _seconds(buffer, start, end):
     length = end - start
     if length != 19 and length != 10:
         return _BAD
-    if buffer[start + 4] != 45 or buffer[start + 7] != 45:
+    if buffer[start + 4] != HYPHEN or buffer[start + 7] != HYPHEN:
         return _BAD
     year = _integer(buffer, start, start + 4)
     month, day = _integer(buffer, start + 5, start + 7), _integer(buffer, start + 8, start + 10)
@@ -229,9 +211,9 @@ def _seconds(buffer, start, end):
         return _BAD
     hour = minute = second = np.int64(0)
     if length == 19:
-        if buffer[start + 13] != 58 or buffer[start + 16] != 58:
+        if buffer[start + 13] != COLON or buffer[start + 16] != COLON:
             return _BAD
-        if buffer[start + 10] != 32 and buffer[start + 10] != 84:
+        if buffer[start + 10] != SPACE and buffer[start + 10] != LETTER_T:
             return _BAD
         hour, minute = _integer(buffer, start + 11, start + 13), _integer(buffer, start + 14, start + 16)
         second = _integer(buffer, start + 17, start + 19)
@@ -265,28 +247,26 @@ def scan_block(
     buffer, position, final, columns, n_columns, lookup, links, by_subject, sorted_subject, link_by_time,
     dropped, out, texts, state,
 ):  # fmt: skip
-    """Read whole records from ``position`` on until the block or the room for output ends."""
+    """Read whole records from ``position`` on, until the block ends or ``out`` is full.
+
+    Counts by reason are added to ``dropped``. ``state`` becomes the position of the next record, the rows written to
+    ``out`` and ``texts``, and the records read.
+    """
     hadm_ids, stay_ids, subject_ids, intimes, outtimes = links
     subject_column, hadm_column, stay_column, time_column, item_column, value_column = columns
     n, p = len(buffer), position
     n_out = n_rows = np.int64(0)
-    last_hadm, last_row = _EMPTY, np.int64(-1)
-    time_words, last_seconds = (np.uint64(0), np.uint64(0), np.uint64(0)), _BAD
-    starts = np.zeros(n_columns + 1 + SPARE_FIELDS, np.int64)
-    ends = np.zeros(n_columns + 1 + SPARE_FIELDS, np.int64)
+    starts, ends = np.zeros(n_columns, np.int64), np.zeros(n_columns, np.int64)
     while p < n and n_out < len(out):
-        if _at(buffer, p) == 10:  # an empty line is no row
+        if buffer[p] == NEWLINE:  # an empty line is no row
             p += 1
             continue
-        if _at(buffer, p) == 13 and p + 1 < n and _at(buffer, p + 1) == 10:
+        if buffer[p] == CARRIAGE_RETURN and p + 1 < n and buffer[p + 1] == NEWLINE:
             p += 2
             continue
         record, is_good, escaped = p, True, False
-        p = _split(buffer, p, n, n_columns, ends) + 1
-        is_plain = p > 0
-        if is_plain:
-            starts[item_column] = ends[item_column - 1] + 1 if item_column else record
-        else:
+        p = _split(buffer, p, n, n_columns, starts, ends)
+        if p < 0:
             p, is_good, escaped = _split_by_bytes(buffer, record, n, final, n_columns, value_column, starts, ends)
             if p < 0:
                 p = record
@@ -300,21 +280,10 @@ def scan_block(
         if item < 0:
             dropped[_NOT_USED if number >= 0 else _BAD_ITEM] += 1
             continue
-        if is_plain:
-            for column in columns:
-                starts[column] = ends[column - 1] + 1 if column > 0 else record
         if starts[value_column] >= ends[value_column]:
             dropped[_NO_VALUE] += 1
             continue
-        start, end = starts[time_column], ends[time_column]
-        if end - start == 19:
-            # The rows of a panel or a round stand together: most times are those of the row before.
-            words = (word(buffer, start), word(buffer, start + 8), word(buffer, start + 11))
-            if words != time_words:
-                time_words, last_seconds = words, _seconds(buffer, start, end)
-            seconds = last_seconds
-        else:
-            seconds = _seconds(buffer, start, end)
+        seconds = _seconds(buffer, starts[time_column], ends[time_column])
         if seconds <= _BAD:
             dropped[_NO_TIME if seconds == _EMPTY else _BAD_TIME] += 1
             continue
@@ -330,12 +299,9 @@ def scan_block(
                     break
                 i += 1
         elif hadm >= 0:
-            if hadm != last_hadm:
-                last_hadm, last_row = hadm, np.int64(-1)
-                i = _find(hadm_ids, hadm)
-                if i < len(hadm_ids) and hadm_ids[i] == hadm:
-                    last_row = i
-            row = last_row
+            i = _find(hadm_ids, hadm)
+            if i < len(hadm_ids) and hadm_ids[i] == hadm:
+                row = i
         if row < 0:
             dropped[_NO_HADM if hadm == _EMPTY else (_BAD_HADM if hadm == _BAD else _NO_STAY)] += 1
             continue
@@ -349,8 +315,7 @@ def scan_block(
             dropped[_BAD_STAY if stay == _BAD else _OTHER_STAY] += 1
             continue
         out[n_out].stay, out[n_out].pair, out[n_out].time = row, item, seconds
-        start = starts[value_column]
-        texts[n_out].start, texts[n_out].end, texts[n_out].doubled = start, ends[value_column], escaped
-        texts[n_out].head = word(buffer, start) if start + 8 <= n else np.uint64(0)
+        texts[n_out].start, texts[n_out].end = starts[value_column], ends[value_column]
+        texts[n_out].doubled = escaped
         n_out += 1
     state[0], state[1], state[2] = p, n_out, n_rows

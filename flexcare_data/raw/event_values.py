@@ -1,18 +1,19 @@
-"""The distinct (item, text) pairs of a table and their numbers, so that equal values are cleaned once.
+"""Number the distinct (item, text) pairs of a table, so that equal values are cleaned once.
 
-In: rows with their items, the bytes that they were read from and where in these their texts lie. Out: a number per
-row, in order of appearance; item and text of each number. No text column is ever held.
+In: rows with their items, the bytes that they were read from and the positions of their texts. Out: a number per row,
+in order of first appearance; item and text of each number. The texts of all rows are never in memory together.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-from flexcare_data.raw.compiled import compiled, word
+from flexcare_data.raw.compiled import compiled
+from flexcare_data.raw.csv_bytes import QUOTE
 
 
 class PairTable:
-    """The pairs met so far: item and rows of each, texts one after another, and a hash table of their numbers."""
+    """The pairs so far: item, number of rows and text of each, and a hash table (open addressing) of their numbers."""
 
     def __init__(self) -> None:
         self._size = np.zeros(1, np.int64)
@@ -27,9 +28,9 @@ class PairTable:
         return int(self._size[0])
 
     def number(self, rows: np.ndarray, texts: np.ndarray, buffer: np.ndarray) -> None:
-        """Replace the item in ``pair`` of ``rows`` (`scan_loop.LINKED`) by the number of item and text.
+        """Replace the item in ``pair`` of ``rows`` (`event_scan_kernel.LINKED`) by the number of item and text.
 
-        ``texts`` (`scan_loop.TEXT`) says where in ``buffer`` the text of each row lies.
+        ``texts`` (`event_scan_kernel.TEXT`) has the position in ``buffer`` of the text of each row.
         """
         done = 0
         while True:
@@ -72,21 +73,12 @@ def _grown(array: np.ndarray) -> np.ndarray:
 
 @compiled
 def _number(rows, texts, buffer, first, slots, pair_item, pair_start, pair_hash, pair_text, pair_size, pair_rows):
-    """Number the rows from ``first`` on; return the first whose pair there is no room for, or how many there are."""
+    """Number the rows from ``first`` on; return the first row without room for its pair, or the number of rows."""
     for i in range(first, len(rows)):
-        start, end, item = texts[i].start, texts[i].end, rows[i].pair
+        text = buffer[texts[i].start : texts[i].end]
         if texts[i].doubled:
-            text = _without_doubled_quotes(buffer, start, end)
-            head = _piece(text, 0, len(text))
-            pair = _number_of(
-                item, head, text, 0, len(text), slots, pair_item, pair_start, pair_hash, pair_text, pair_size
-            )
-        else:
-            # Most texts are short: with their head at hand, the bytes are not fetched once more.
-            head = _first(texts[i].head, end - start) if start + 8 <= len(buffer) else _piece(buffer, start, end)
-            pair = _number_of(
-                item, head, buffer, start, end, slots, pair_item, pair_start, pair_hash, pair_text, pair_size
-            )
+            text = _without_doubled_quotes(text)
+        pair = _number_of(rows[i].pair, text, slots, pair_item, pair_start, pair_hash, pair_text, pair_size)
         if pair < 0:
             return i
         pair_rows[pair] += 1
@@ -95,24 +87,18 @@ def _number(rows, texts, buffer, first, slots, pair_item, pair_start, pair_hash,
 
 
 @compiled
-def _number_of(item, head, text, start, end, slots, pair_item, pair_start, pair_hash, pair_text, pair_size):
-    """Number of the pair (item, text[start:end]), a new one if need be; -1 where there is no room for it.
-
-    ``head`` is the first `_piece` of the text.
-    """
-    length = end - start
-    code = _mixed((np.uint64(item) << np.uint64(32)) ^ np.uint64(length), head)
-    for i in range(8, length, 8):
-        code = _mixed(code, _piece(text, start + i, end))
+def _number_of(item, text, slots, pair_item, pair_start, pair_hash, pair_text, pair_size):
+    """Number of the pair (item, text), a new one if need be; -1 if there is no room for it."""
+    length, code = len(text), _hash(item, text)
     mask = len(slots) - 1
     slot = np.int64(code & np.uint64(mask))
     while slots[slot] >= 0:
         pair = np.int64(slots[slot])
         first, last = pair_start[pair], pair_start[pair + 1]
         if pair_hash[pair] == code and pair_item[pair] == item and last - first == length:
-            same = _piece(pair_text, first, last) == head
-            for i in range(8, length, 8):
-                same = same and _piece(pair_text, first + i, last) == _piece(text, start + i, end)
+            same = True
+            for i in range(length):
+                same = same and pair_text[first + i] == text[i]
             if same:
                 return pair
         slot = (slot + 1) & mask
@@ -120,8 +106,7 @@ def _number_of(item, head, text, start, end, slots, pair_item, pair_start, pair_
     first = pair_start[pair]
     if pair == len(pair_item) or first + length > len(pair_text):
         return np.int64(-1)
-    for i in range(length):
-        pair_text[first + i] = text[start + i]
+    pair_text[first : first + length] = text
     pair_start[pair + 1] = first + length
     pair_item[pair], pair_hash[pair] = item, code
     slots[slot] = pair
@@ -130,37 +115,23 @@ def _number_of(item, head, text, start, end, slots, pair_item, pair_start, pair_
 
 
 @compiled
-def _mixed(code, piece):
-    code = (code ^ piece) * np.uint64(0x9E3779B97F4A7C15)
+def _hash(item, text):
+    """FNV-1a of the bytes of ``text``, begun with ``item``; the high half is mixed into the low, which is used."""
+    code = (np.uint64(0xCBF29CE484222325) ^ np.uint64(item)) * np.uint64(0x100000001B3)
+    for byte in text:
+        code = (code ^ np.uint64(byte)) * np.uint64(0x100000001B3)
     return code ^ (code >> np.uint64(32))
 
 
 @compiled
-def _first(eight, length):
-    """The first ``length`` of ``eight`` bytes, the others as zeros."""
-    return eight if length >= 8 else eight & ((np.uint64(1) << np.uint64(8 * length)) - np.uint64(1))
-
-
-@compiled
-def _piece(buffer, start, end):
-    """Up to eight bytes from ``start`` on, those from ``end`` on as zeros."""
-    if start + 8 <= len(buffer):
-        return _first(word(buffer, start), end - start)
-    eight = np.uint64(0)
-    for i in range(min(end - start, 8)):
-        eight |= np.uint64(buffer[start + i]) << np.uint64(8 * i)
-    return eight
-
-
-@compiled
-def _without_doubled_quotes(buffer, start, end):
-    text = np.empty(end - start, np.uint8)
-    length, i = 0, start
-    while i < end:
-        text[length] = buffer[i]
-        i += 2 if text[length] == 34 else 1
+def _without_doubled_quotes(text):
+    plain = np.empty(len(text), np.uint8)
+    length = i = 0
+    while i < len(text):
+        plain[length] = text[i]
+        i += 2 if text[i] == QUOTE else 1
         length += 1
-    return text[:length]
+    return plain[:length]
 
 
 @compiled

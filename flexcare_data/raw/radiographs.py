@@ -1,7 +1,7 @@
-"""Where MIMIC-CXR-JPG keeps the radiographs, and which of them lie there.
+"""Paths and sizes of the radiographs of MIMIC-CXR-JPG.
 
-In: ids, and the root of MIMIC-CXR-JPG. Out: paths, sizes, and a digest of the sizes by which a build notices that files
-came, went or changed.
+In: ids, and the root of MIMIC-CXR-JPG. Out: paths, sizes, and a digest of the sizes, which changes
+when files are added, removed or changed.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ from pathlib import Path
 import polars as pl
 
 from flexcare_data.hashing import remembered_digest, user_cache, value_digest, write_private
-from flexcare_data.raw import tables as raw
+from flexcare_data.raw.files import locate
+from flexcare_data.raw.tables import empty_counts, read_table
 
 MISSING = "missing"
 _CHECKED = 10_000
@@ -63,7 +64,7 @@ def listing_digest(root: Path) -> str:
     folder of up to that number of radiographs is compared completely. Any difference has all sizes asked for again.
     """
     folder = user_cache("radiographs")
-    name = value_digest([str(root.resolve()), remembered_digest(raw.locate(root, "metadata"))])[:24]
+    name = value_digest([str(root.resolve()), remembered_digest(locate(root, "metadata"))])[:24]
     remembered = folder / f"{name}.parquet" if folder else None
     if remembered and remembered.is_file():
         listing = pl.read_parquet(remembered)
@@ -71,7 +72,7 @@ def listing_digest(root: Path) -> str:
         some = pl.concat([_spread(listing.filter(absent)), _spread(listing.filter(~absent))])
         if with_sizes(some.drop("bytes"), root)["bytes"].equals(some["bytes"]):
             return _digest_of(listing)
-    table = raw.read_table(root, "metadata", raw.empty_counts())
+    table = read_table(root, "metadata", empty_counts())
     radiographs = table.filter(pl.col("ViewPosition") == "AP").unique("dicom_id").sort("dicom_id")
     listing = with_sizes(radiographs.select("dicom_id", "subject_id", "study_id"), root).drop("problem")
     if remembered:

@@ -45,7 +45,7 @@ class StayEvents:
 
 @dataclass(frozen=True)
 class _Grids:
-    """What comes of a `StayEvents`: its stays with a series, and their values and observations in pieces."""
+    """The grids of a `StayEvents`: its stays with a series, and their values and observations in pieces."""
 
     stay_id: np.ndarray
     n_hours: np.ndarray
@@ -64,7 +64,7 @@ def read_events(path: Path, options: Options) -> Iterator[StayEvents]:
         part = _coded(table, options)
         if held is not None:
             part = {name: np.concatenate([held[name], part[name]]) for name in part}
-        # The last stay may go on in the next group.
+        # The last stay may continue in the next group.
         last = int(np.searchsorted(part["stay_id"], part["stay_id"][-1], "left"))
         held = {name: column[last:] for name, column in part.items()}
         if last:
@@ -83,10 +83,10 @@ def _coded(table, options: Options) -> dict[str, np.ndarray]:
     """Row group to arrays; texts of categorical variables become positions in `CATEGORIES`."""
     variable, value = (table[name].chunk(0) for name in ("variable", "value"))
     code = np.array([VARIABLES.index(name) for name in variable.dictionary.to_pylist()], np.int8)
-    codes = code[_numbers(variable.indices)]
-    cell = _numbers(table["number"].chunk(0)).copy()
+    codes = code[variable.indices.to_numpy()]
+    cell = table["number"].to_numpy().copy()
     texts = value.dictionary.to_pylist()
-    text = _numbers(value.indices)
+    text = value.indices.to_numpy()
     for name, categories in CATEGORIES.items():
         rows = np.flatnonzero(codes == VARIABLES.index(name))
         if not len(rows) or name == "capillary_refill_rate":
@@ -100,17 +100,11 @@ def _coded(table, options: Options) -> dict[str, np.ndarray]:
             by_text = np.array([position.get(merged.get(word, word), -1) for word in texts], np.float64)
             cell[rows] = by_text[text[rows]]
     return {
-        "stay_id": _numbers(table["stay_id"].chunk(0)),
-        "hours": _numbers(table["hours"].chunk(0)),
+        "stay_id": table["stay_id"].to_numpy(),
+        "hours": table["hours"].to_numpy(),
         "variable": codes,
         "cell": cell,
     }
-
-
-def _numbers(array) -> np.ndarray:
-    """Numbers without nulls as they lie in memory. Arrow's own to_numpy would load pandas first, half a second."""
-    dtype = {"int64": np.int64, "int32": np.int32, "double": np.float64}[str(array.type)]
-    return np.frombuffer(array.buffers()[1], dtype)[array.offset : array.offset + len(array)]
 
 
 def build_hourly(
@@ -132,8 +126,8 @@ def build_hourly(
         ends: stay_id and los_hours of the stays that may have a series (those with a known diagnosis).
         out: folder for values.npy, observed.npy, index.parquet and scaler.json.
         train_stays: stay_ids whose rows fit the scaler (option `scaler: train`).
-        threads: how many parts of EVENTS are worked on side by side; the result is the same.
-        progress: told stays done and in all.
+        threads: parts of EVENTS that are processed in parallel; the result is the same.
+        progress: called with stays done and in all.
 
     Returns:
         Counts: stays asked for, stays with a series, hours.
@@ -183,7 +177,7 @@ def _ends_of(stay_id: np.ndarray, known: np.ndarray, los: np.ndarray) -> np.ndar
 
 
 def first_hours(part: StayEvents, end: np.ndarray) -> np.ndarray:
-    """Time of the first row at or after intime if it lies before ``end``, else NaN; one per stay."""
+    """Hours of the first row at or after intime if it is before ``end``, else NaN; one per stay."""
     n_before = np.add.reduceat(part.hours <= -TOLERANCE, part.start[:-1], dtype=np.int64)
     at = part.start[:-1] + n_before
     first = np.where(at < part.start[1:], part.hours[np.minimum(at, len(part.hours) - 1)], np.nan)
@@ -194,7 +188,7 @@ def grids(part: StayEvents, stays: np.ndarray, end: np.ndarray, options: Options
     """Filled grids of ``stays`` (positions in ``part``) up to ``end`` hours, one after another.
 
     Bin k holds what was charted in (k, k+1] hours (option `edges: left`: [k, k+1)); what was charted at intime is in
-    bin 0. The last row of a bin wins per variable; nothing after ``end`` is seen. Before the first value stands the
+    bin 0. The last row of a bin wins per variable; nothing after ``end`` is used. Cells before the first value hold the
     default, or with `height: inches_converted` the last height or weight charted before intime.
 
     Returns:
@@ -216,7 +210,7 @@ def grids(part: StayEvents, stays: np.ndarray, end: np.ndarray, options: Options
     values = np.empty((int(bins.sum()), _N), np.float64)
     observed = np.zeros(values.shape, np.uint8)
     values[top[bins > 0]] = initial[bins > 0]
-    # Events are sorted by time, and of several assignments to one cell the last one stands.
+    # Events are sorted by time, and numpy keeps the last of several assignments to one cell.
     at = (top[stay[seen]] + hour[seen]) * _N + variable[seen]
     values.reshape(-1)[at] = cell[seen]
     observed.reshape(-1)[at] = 1
@@ -224,7 +218,7 @@ def grids(part: StayEvents, stays: np.ndarray, end: np.ndarray, options: Options
 
 
 def _filled(values: np.ndarray, observed: np.ndarray, top: np.ndarray) -> np.ndarray:
-    """Each cell that was not observed from the row above; those in the rows ``top`` stand as they are."""
+    """Fill each cell that was not observed from the row above; ``top`` (first row of each stay) is kept as it is."""
     source = np.where(observed, np.arange(len(values), dtype=np.int32)[:, None], np.int32(0))
     source[top] = top[:, None]
     np.maximum.accumulate(source, axis=0, out=source)

@@ -1,7 +1,7 @@
 """ICD codes to the 25 phenotypes of each stay.
 
 In: diagnoses_icd, d_icd_diagnoses, STAYS. Out: one row per stay with a known diagnosis: stay_id and 25 labels.
-The codes lie in `resources/`: the published list (Harutyunyan 2019; its ICD-10 side is a back-translation that lacks
+The codes are in `resources/`: the published list (Harutyunyan 2019; its ICD-10 side is a back-translation that lacks
 common codes) and a complete ICD-10 list by the same CCS categories.
 """
 

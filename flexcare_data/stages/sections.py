@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 import polars as pl
 
 from flexcare_data import progress as bars
-from flexcare_data.raw.tables import Dropped, count, empty_counts, read_notes, typed
+from flexcare_data.raw.notes import read_notes
+from flexcare_data.raw.tables import Dropped, count, empty_counts, typed
 from flexcare_data.schema import SECTIONS, check
 from flexcare_data.stages.work import StageWork, write_counts
 from flexcare_data.stages.work import scratch as scratch_folder
@@ -63,7 +64,7 @@ def _clean(text: str, options: Options) -> str | None:
     if options.note_cleaning == "keep":
         kept = text.strip().replace("\n", " ")
         return None if kept.lower() in NULL_WORDS else kept
-    # Newlines vanish without a space, so words join across lines (published); no second strip.
+    # Newlines are removed without a space, so words join across lines (published); no second strip.
     cleaned = text.strip().translate(_PUNCTUATION)
     return None if cleaned in NULL_WORDS else cleaned
 

@@ -1,4 +1,4 @@
-"""Patients to folds: SPLITS, one split for all tasks and modalities, 7:1:2 for train, val and test.
+"""Assign patients to folds: SPLITS, one split for all tasks and modalities, 7:1:2 for train, val and test.
 
 In: admissions in file order. Out: SPLITS.
 """
@@ -25,8 +25,8 @@ FOLDS = pl.Enum(["train", "val", "test"])
 def build_splits(admissions: pl.DataFrame, options: Options) -> pl.DataFrame:
     """A fold for every patient with an admission.
 
-    ``shuffle42`` (published): patients in order of first appearance meet a shuffled list of folds. ``hash``: the fold
-    follows from the subject_id alone, so that a patient keeps it in every edition.
+    ``shuffle42`` (published): patients in order of first appearance are paired with a shuffled list of folds.
+    ``hash``: the fold is computed from the subject_id alone, so that a patient keeps it in every edition.
     """
     subjects = admissions["subject_id"].unique(maintain_order=True).to_list()
     folds = _shuffled(len(subjects)) if options.split == "shuffle42" else [_hashed(subject) for subject in subjects]

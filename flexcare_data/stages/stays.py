@@ -70,7 +70,7 @@ def _with_mortality(stays: pl.DataFrame, options: Options) -> pl.DataFrame:
     if options.death_label == "expire_flag":
         in_hospital = pl.col("hospital_expire_flag") == 1
     else:
-        # dischtime is often stamped at midnight of the day of death: then deathtime lies after it.
+        # dischtime is often midnight of the day of death: then deathtime is after it.
         in_hospital = pl.col("deathtime").is_between("admittime", "dischtime")
     in_unit = _either(
         pl.col("dod").is_between("intime", "outtime"), pl.col("deathtime").is_between("intime", "outtime")
@@ -88,7 +88,7 @@ def _either(a: pl.Expr, b: pl.Expr) -> pl.Expr:
 
 
 def _with_readmission(stays: pl.DataFrame, admissions: pl.DataFrame, options: Options) -> pl.DataFrame:
-    """readmission: 1, 0, or null where the patient left no chance of one."""
+    """readmission: 1 or 0, null after a death in the unit (published) or in hospital (option `hospital`)."""
     hospital, unit, died = (pl.col(name) == 1 for name in ("died_in_hospital", "died_in_unit", "died"))
     if options.readmission == "hospital":
         later = admissions.sort("subject_id", "admittime", "hadm_id").select(

@@ -20,8 +20,8 @@ import polars as pl
 from flexcare_data.code_digest import changed_code
 from flexcare_data.errors import UserError
 from flexcare_data.hashing import remembered_digest
-from flexcare_data.raw import tables
-from flexcare_data.raw.tables import Dropped
+from flexcare_data.raw import files
+from flexcare_data.raw.tables import Dropped, read_table
 from flexcare_data.schema import RAW
 from flexcare_data.store.folders import write_stage
 
@@ -94,15 +94,15 @@ class StageWork:
             )
         root = self.roots.get(RAW[table].root)
         if root is None:
-            raise tables.RawDataError(f"{table}: expected the folder raw.{RAW[table].root}, got none")
-        return tables.locate(root, table)
+            raise files.RawDataError(f"{table}: expected the folder raw.{RAW[table].root}, got none")
+        return files.locate(root, table)
 
     def read(self, table: str, dropped: Dropped) -> pl.DataFrame:
         """A small raw table; an empty one where its data set is not set. Unusable rows are counted in ``dropped``."""
         if table in self.declared_raw and RAW[table].root not in self.roots:
             return pl.DataFrame(schema=RAW[table].columns)
         self.locate(table)
-        return tables.read_table(self.roots[RAW[table].root], table, dropped)
+        return read_table(self.roots[RAW[table].root], table, dropped)
 
     def table(self, stage: str, name: str, columns: list[str] | None = None) -> pl.DataFrame:
         """Table ``name`` of an upstream stage."""

@@ -15,7 +15,8 @@ from support.paths import TESTS
 
 from flexcare_data import schema
 from flexcare_data.options import PROTOCOLS, Options
-from flexcare_data.raw import tables as raw
+from flexcare_data.raw.notes import read_notes
+from flexcare_data.raw.tables import empty_counts
 from flexcare_data.stages import hourly
 from flexcare_data.stages import sections as notes
 from flexcare_data.tasks import TASKS
@@ -55,10 +56,10 @@ def run_hourly(case: Path, options: Options, scratch: Path) -> Tables:
 
 
 def run_sections(case: Path, options: Options, scratch: Path) -> Tables:
-    dropped = raw.empty_counts()
+    dropped = empty_counts()
     (scratch / "note").mkdir()
     (scratch / "note" / "discharge.csv").write_bytes((case / "discharge.csv").read_bytes())
-    rows = raw.read_notes(scratch, dropped)
+    rows = read_notes(scratch, dropped)
     notes.build_sections(rows, options, out=scratch / "sections.parquet", scratch=scratch, dropped=dropped)
     return {"sections": pl.read_parquet(scratch / "sections.parquet")}
 

@@ -8,7 +8,7 @@ buckets of subjects on disk, (2) settle each bucket in memory, (3) write the sta
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -70,9 +70,9 @@ def build_events(
         progress: called with table, bytes read so far and bytes in all.
 
     Raises:
-        RawDataError: see `scan.scan_events`.
+        RawDataError: see `event_scan.scan_events`.
     """
-    kept = _kept_stays(stays)
+    kept = kept_stays(stays)
     buckets = _Buckets(kept, scratch, sum(size_of(path) for path in tables.values()))
     pairs = {name: PairTable() for name in tables}
     counts = {name: ScanCounts() for name in tables}
@@ -98,7 +98,7 @@ def build_events(
     with buckets, ThreadPoolExecutor(max(1, min(threads, len(tables)))) as pool:
         for done in [pool.submit(scan, number, name) for number, name in enumerate(tables)]:
             done.result()
-    # Each table numbers its own pairs; from here on they stand one table after another.
+    # Each table numbers its own pairs; from here on those of one table follow those of the other.
     first_pair = np.cumsum([0, *(len(table) for table in pairs.values())])
     clean = clean_pairs(
         np.concatenate([table.items() for table in pairs.values()]),
@@ -124,7 +124,7 @@ def build_events(
     return result
 
 
-def _kept_stays(stays: pl.DataFrame) -> KeptStays:
+def kept_stays(stays: pl.DataFrame) -> KeptStays:
     ordered = stays.sort("hadm_id")
     hadm_id, stay_id, subject_id = (ordered[name].to_numpy() for name in ("hadm_id", "stay_id", "subject_id"))
     return KeptStays(hadm_id, stay_id, subject_id, _seconds(ordered["intime"]), _seconds(ordered["outtime"]))
@@ -136,7 +136,7 @@ def _seconds(times: pl.Series) -> np.ndarray:
 
 
 class _Buckets:
-    """Linked rows on disk, split by subject, so that a bucket fits in memory whatever the size of the tables."""
+    """Linked rows on disk, split by subject, so that a bucket fits in memory for tables of any size."""
 
     def __init__(self, kept: KeptStays, folder: Path, n_bytes: int) -> None:
         n = min(_MOST_BUCKETS, max(1, -(-n_bytes // _BYTES_PER_BUCKET)))
@@ -154,7 +154,7 @@ class _Buckets:
 
     def append(self, rows: np.ndarray) -> None:
         bucket = self.of_stay[rows["stay"]]
-        # As a rule the tables are sorted by subject.
+        # The published tables are sorted by subject: then there is nothing to sort.
         if (bucket[1:] < bucket[:-1]).any():
             order = np.argsort(bucket, kind="stable")
             rows, bucket = rows[order], bucket[order]
@@ -174,7 +174,7 @@ class _Buckets:
 
 
 def _report(counts: dict[str, ScanCounts], pairs: dict[str, PairTable], clean: CleanPairs, result: EventCounts) -> None:
-    """Fill in rows read and used by table; read = used + dropped, per table."""
+    """Add the rows read and used of each table to ``result``; read = used + dropped."""
     first = 0
     for name, scanned in counts.items():
         for reason, n in zip(REASONS, scanned.dropped, strict=True):
@@ -193,7 +193,7 @@ def _report(counts: dict[str, ScanCounts], pairs: dict[str, PairTable], clean: C
 
 
 def _words_by_rank(clean: CleanPairs) -> tuple[np.ndarray, list[str]]:
-    """Position of the text of each rank among the distinct texts, and these."""
+    """The distinct texts, and for each rank the position of its text among them (returned first)."""
     words: dict[str, int] = {}
     place = np.zeros(int(clean.rank.max(initial=0)) + 1, np.int32)
     for pair in np.flatnonzero(clean.usable):
@@ -212,7 +212,7 @@ def _write(
         ]
     )  # fmt: skip
     settled = np.memmap(runs, SETTLED, "r") if runs.stat().st_size else np.zeros(0, SETTLED)
-    names = _text_array(ORDER)
+    names = pa.array(ORDER, pa.string())
     order = np.argsort(stay_ids, kind="stable")
 
     def group(part: slice) -> pa.Table:
@@ -220,11 +220,11 @@ def _write(
         n = slices[chosen, 1]
         rows = np.concatenate([settled[start : start + size] for start, size in slices[chosen].tolist()])
         columns = [
-            _number_array(np.repeat(stay_ids[chosen], n), pa.int64()),
-            _number_array(rows["hours"], pa.float64()),
-            pa.DictionaryArray.from_arrays(_number_array(rows["variable"], pa.int8()), names),
+            pa.array(np.repeat(stay_ids[chosen], n), pa.int64()),
+            pa.array(rows["hours"], pa.float64()),
+            pa.DictionaryArray.from_arrays(pa.array(rows["variable"], pa.int8()), names),
             _texts(rows, place, words),
-            _number_array(rows["number"], pa.float64()),
+            pa.array(rows["number"], pa.float64()),
         ]
         return pa.Table.from_arrays(columns, schema=schema)
 
@@ -256,7 +256,7 @@ def _groups(ends: np.ndarray) -> Iterator[slice]:
 def _texts(rows: np.ndarray, place: np.ndarray, words: list[str]) -> pa.DictionaryArray:
     """Text of each row, as a dictionary of the texts that occur.
 
-    A dictionary with a word twice is written as plain text, and its page ends in bytes that nobody has set.
+    A dictionary with a repeated word is written as plain text, and its page ends in bytes that are not initialised.
     """
     at = place[np.maximum(rows["text"], 0)]
     without = rows["text"] == NO_TEXT
@@ -270,20 +270,8 @@ def _texts(rows: np.ndarray, place: np.ndarray, words: list[str]) -> pa.Dictiona
     occurs = np.zeros(len(words), bool)
     occurs[at] = True
     code = (np.cumsum(occurs) - 1).astype(np.int32)
-    present = _text_array([words[index] for index in np.flatnonzero(occurs)])
-    return pa.DictionaryArray.from_arrays(_number_array(code[at], pa.int32()), present)
-
-
-def _number_array(values: np.ndarray, dtype: pa.DataType) -> pa.Array:
-    """Numbers without nulls as they lie in memory. pa.array would load pandas first, half a second."""
-    return pa.Array.from_buffers(dtype, len(values), [None, pa.py_buffer(np.ascontiguousarray(values))])
-
-
-def _text_array(texts: Sequence[str]) -> pa.Array:
-    """The same for texts; a cast in Arrow would load all its compute functions first, a quarter of a second."""
-    encoded = [text.encode() for text in texts]
-    starts = np.cumsum([0, *map(len, encoded)], dtype=np.int32)
-    return pa.StringArray.from_buffers(len(texts), pa.py_buffer(starts), pa.py_buffer(b"".join(encoded)))
+    present = pa.array([words[index] for index in np.flatnonzero(occurs)], pa.string())
+    return pa.DictionaryArray.from_arrays(pa.array(code[at], pa.int32()), present)
 
 
 def run(work: StageWork) -> None:

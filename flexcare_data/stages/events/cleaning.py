@@ -1,6 +1,6 @@
 """Text as charted to a number in the variable's unit, once per distinct (item, text) pair.
 
-In: the pairs that a scan met and the options. Out: `CleanPairs`, one entry per pair; what cannot be used has a reason.
+In: the pairs of a scan, the options. Out: `CleanPairs`, one entry per pair, with the reason if it is unusable.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 _PRESSURE = re.compile(r"(\d+)/(\d+)")
 
 LARGEST = 1e30
-"""A larger number is none: models compute in float32, where it would become infinite once standardised."""
+"""A larger number is dropped: models compute in float32, where it would become infinite once standardised."""
 
 INCHES = 2.54
 FAHRENHEIT_FROM = 79.0
@@ -55,7 +55,7 @@ class CleanPairs:
 def clean_pairs(item_codes: np.ndarray, texts: list[str], options: Options) -> CleanPairs:
     """Clean every pair by the rules of its variable and the options `fio2`, `height`, `fluids`, `ranges` and others.
 
-    ``item_codes`` are positions in `ITEMS`. All its items are scanned, whatever the options, so that all is counted.
+    ``item_codes`` are positions in `ITEMS`. All items are scanned under any options, so that every row is counted.
     """
     position = {name: index for index, name in enumerate(VARIABLES)}
     variable = np.array([position[ITEMS[code].variable] for code in item_codes], np.int8)

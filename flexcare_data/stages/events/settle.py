@@ -1,10 +1,10 @@
-"""Linked rows of some subjects to the settled values of their stays: one per stay, time and variable.
+"""Resolve duplicates: linked rows to one value per stay, time and variable.
 
-In: rows as `scan` links them, whole subjects at once, and what their pairs were cleaned to. Out: the values, each
-stay's together and sorted by time and variable; how many further values there were at one time.
+In: all linked rows of some subjects, and the cleaned number of each (item, text) pair. Out: the values of each stay,
+sorted by time and variable, and the number of further values at the same time.
 
-Events of a subject at one charttime form a row; a row belongs to every kept stay that one of its events is linked to
-and to every kept stay of the subject that contains the time, both ends in.
+Events of a subject at one charttime form a row. A row belongs to every kept stay that one of its events is linked to,
+and to every kept stay of the subject with intime <= charttime <= outtime.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ NO_TEXT = -1
 
 @dataclass(frozen=True)
 class Settler:
-    """What settling needs to know of all pairs and stays."""
+    """Resolves duplicates for any subset of the subjects."""
 
     kept: KeptStays
     clean: CleanPairs
@@ -54,7 +54,7 @@ class Settler:
         return cls(kept, clean, options, code, number)
 
     def settle(self, linked: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Settle ``linked`` (`scan_loop.LINKED`), which holds all rows of each of its subjects.
+        """Resolve the duplicates of ``linked`` (`event_scan_kernel.LINKED`): all rows of some subjects.
 
         Returns:
             the stay of each settled value (row in ``kept``), the values, and how many further values at one time each
@@ -86,7 +86,7 @@ class Settler:
     def _means(
         self, rank: np.ndarray, code: np.ndarray, first: np.ndarray, number: np.ndarray, text: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Mean of the numbers of a group; of GCS and refill, which are categories, the worst: of largest rank."""
+        """Mean of the numbers of a group; for GCS and refill (categories) the worst value: that of largest rank."""
         size = np.diff(first, append=len(rank))
         mean = np.add.reduceat(self.number[rank], first) / size
         categories = [ORDER.index(name) for name in CATEGORIES]
@@ -108,7 +108,7 @@ class Settler:
 
 @compiled
 def _give(rows, values, by_subject, sorted_subject, intime, outtime, stay, settled):
-    """Count the values that the stays get, and write them as far as there is room.
+    """Count the values that the stays get, and write as many of them as ``settled`` has room for.
 
     ``rows`` are subject, time, first event of each row (and the end of the last), and the stay of each event;
     ``values`` are row, variable, number and text, sorted by row.

@@ -86,7 +86,7 @@ def build(
         The counts, as in counts.json: radiographs, tensors, missing, broken, problems (reason -> count).
 
     Raises:
-        ImageError: above ``broken_share``; the list then lies in ``out_dir``/problems.parquet.
+        ImageError: above ``broken_share``; the list is then in ``out_dir``/problems.parquet.
     """
     pool_dir = pool_dir or Path(out_dir).parent / f"tensors-{spec_key(pool_spec())}"
     if Path(pool_dir).resolve().parent != Path(out_dir).resolve().parent:
@@ -158,7 +158,7 @@ def _needed(dicoms: pl.DataFrame) -> pl.DataFrame:
 
 
 def _parts(needed: pl.DataFrame, job: JobPart = WHOLE) -> list[pl.DataFrame]:
-    """What goes into one part of the pool together, whoever makes it and whatever the pool holds already."""
+    """The radiographs of each part of the pool; they do not depend on what the pool holds already."""
     return job.of([needed.slice(start, PART_SIZE) for start in range(0, needed.height, PART_SIZE)])
 
 

@@ -1,4 +1,4 @@
-"""One image file to one tensor: grey, its shorter side 256 pixels (antialiased), the centre 256 x 256 of that.
+"""Decode one image file to one tensor: grey, shorter side resized to 256 pixels (antialiased), centre crop 256 x 256.
 
 In: a JPEG, or anything that Pillow reads. Out: uint8 (256, 256), or an `ImageError` with a short, stable reason.
 """

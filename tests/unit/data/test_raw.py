@@ -18,9 +18,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flexcare_data.raw import tables as raw
 from flexcare_data.raw.csv_records import sieve
-from flexcare_data.raw.tables import RawDataError, read_notes, read_table
+from flexcare_data.raw.files import RawDataError, locate
+from flexcare_data.raw.notes import read_notes
+from flexcare_data.raw.tables import read_table
 from flexcare_data.schema import RAW
 
 ICUSTAYS = "subject_id,hadm_id,stay_id,first_careunit,last_careunit,intime,outtime,los\n"
@@ -179,18 +180,18 @@ def test_wrong_places_say_what_was_expected(tmp_path):
     file = tmp_path / "file"
     file.write_text("")
     with pytest.raises(RawDataError, match=r"expected the folder of MIMIC-IV, found a file; set raw.mimiciv"):
-        raw.locate(file, "icustays")
+        locate(file, "icustays")
     with pytest.raises(RawDataError, match=r"found nothing; set raw.mimiciv"):
-        raw.locate(tmp_path / "absent", "icustays")
+        locate(tmp_path / "absent", "icustays")
     with pytest.raises(RawDataError, match=r"icu/icustays.csv.gz, icu/icustays.csv, found none; download"):
-        raw.locate(tmp_path, "icustays")
+        locate(tmp_path, "icustays")
     (tmp_path / "icu" / "icustays.csv.gz").mkdir(parents=True)
     with pytest.raises(RawDataError, match=r"icustays.csv.gz: expected a file, found a folder"):
-        raw.locate(tmp_path, "icustays")
+        locate(tmp_path, "icustays")
     (tmp_path / "icu" / "icustays.csv.gz").rmdir()
     (tmp_path / "icu" / "icustays.csv.gz").symlink_to(tmp_path / "gone")
     with pytest.raises(RawDataError, match="found a link to nothing"):
-        raw.locate(tmp_path, "icustays")
+        locate(tmp_path, "icustays")
 
 
 def test_the_compressed_file_goes_first(tmp_path):
@@ -210,7 +211,8 @@ def test_no_permission_is_an_error_that_says_so(target, mode):
         put(root, "icustays", ICUSTAYS + STAY)
         (root / target).chmod(mode)
         code = (
-            "import os; from pathlib import Path; from flexcare_data.raw.tables import RawDataError, read_table\n"
+            "import os; from pathlib import Path; from flexcare_data.raw.files import RawDataError\n"
+            "from flexcare_data.raw.tables import read_table\n"
             "if os.geteuid() == 0: os.setgroups([]); os.setgid(65534); os.setuid(65534)\n"
             f"try: read_table(Path({str(root)!r}), 'icustays', {{}})\n"
             "except RawDataError as error: print('told:', error)"

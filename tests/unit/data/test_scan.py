@@ -18,7 +18,7 @@ from flexcare_data.raw import event_scan as scan
 from flexcare_data.raw.event_scan import KeptStays, ScanCounts, scan_events
 from flexcare_data.raw.event_scan_kernel import REASONS
 from flexcare_data.raw.event_values import PairTable
-from flexcare_data.raw.tables import RawDataError
+from flexcare_data.raw.files import RawDataError
 
 COLUMNS = ("subject_id", "hadm_id", "stay_id", "caregiver_id", "charttime", "storetime", "itemid", "value", "warning")
 HEADER = ",".join(COLUMNS) + "\n"
