@@ -32,7 +32,6 @@ try:
     CONFIG = load_config(config)
     PLAN = Plan(CONFIG)
     PLAN.check_roots()
-    Origin.of(CONFIG, workflow.overwrite_configfiles).check(CONFIG.output)
 except UserError as error:
     # A mistake in the configuration, in a task's or model's file, or in a path: reported before anything is planned.
     raise WorkflowError(str(error)) from None
@@ -42,6 +41,7 @@ BY_KEY = f"{OUT}/by_key"
 DRY_RUN = workflow.output_settings.dryrun
 IS_MAIN = workflow.is_main_process
 MODELS = ModelPlan(PLAN)
+ORIGIN = Origin.of(CONFIG, workflow.overwrite_configfiles)
 
 # Files derived from patients are not readable by others: those of Snakemake and of all its jobs.
 os.umask(0o027)
@@ -84,11 +84,12 @@ def other_models():
 
 @cache
 def begin():
-    """Renew the marks, which Snakemake reads once; called before the first product is planned.
+    """Check the origin of the output folder and renew the marks, which Snakemake reads once; called before all planning.
 
     Only missing files are made, whatever the profile or the command line sets: other triggers of Snakemake (parameters,
     sets of inputs) do not use keys, so they would run a job again and remove what depends on it.
     """
+    report_errors(ORIGIN.check)(CONFIG.output)  # here, so that listing targets needs no --configfile
     workflow.dag_settings.rerun_triggers = frozenset([RerunTrigger.MTIME])
     if IS_MAIN:
         for task, reason in PLAN.left_out.items():
@@ -296,7 +297,8 @@ def lock_output():
         )
     except OSError:
         return  # a folder that cannot be written: the first job reports it
-    Origin.of(CONFIG, workflow.overwrite_configfiles).write(CONFIG.output)
+    report_errors(ORIGIN.check)(CONFIG.output)  # for targets that plan no product, such as doctor
+    ORIGIN.write(CONFIG.output)
 
 
 @cache

@@ -397,7 +397,10 @@ def test_a_forgotten_configfile_changes_nothing(base, tmp_path):
         text = snakemake(tmp_path, *arguments, expect=1)
         assert "results: holds results of real data" in text
         assert f"did you forget `--configfile {tmp_path / 'config.yaml'}`?" in text
+    assert "results: holds results of real data" in snakemake(tmp_path, "--cores", "1", "doctor", expect=1)
     assert digests(tmp_path / "results") == before
+    assert json.loads((tmp_path / "results/origin.json").read_text())["synthetic"] is False
+    assert "readmission" in snakemake(tmp_path, "--list-target-rules")  # a list needs no data
     # The other way round, and another data set in the same folder.
     text = snakemake(base, "-n", "readmission", config=config, expect=1)
     assert "results: holds results of fabricated data" in text

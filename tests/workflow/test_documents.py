@@ -283,7 +283,7 @@ def test_a_task(place):
     printed, *_ = follow("docs/add_a_task.md", place)
     after = keys(place)
     assert after == before | {"cohort-mortality_7d": after["cohort-mortality_7d"]}
-    assert "mortality_7d" in place.run("snakemake --list-target-rules --config output=demo").splitlines()
+    assert "mortality_7d (The cohort of mortality 7d" in place.run("snakemake --list-target-rules")
     assert "--task mortality_7d" in printed and "--task drg" not in printed  # a target builds what it needs
 
     results = place.tree / "demo"
