@@ -22,7 +22,7 @@ class FlowStep:
     counts: tuple[tuple[str, str | None], ...]
 
 
-def flow(results: Results, *, below: int) -> dict[str, list[FlowStep]]:
+def flow_diagrams(results: Results, *, below: int) -> dict[str, list[FlowStep]]:
     """Flow steps of `data/flow.json` by cohort (`stays` first); empty where the file is absent.
 
     Diagrams begin where others end, and end in cohorts that tables show: a count is left out where its difference to
