@@ -219,8 +219,10 @@ class ModelPlan:
     # --- analyses -----------------------------------------------------------------------------------------------
 
     def analysis(self, kind: str, model: str, experiment: str, seed: int) -> Product:
-        """Tables about one trained run: ``inside`` it, its scores with fewer ``modalities``, or the ``interaction`` of
-        the tasks while training (a training of its own)."""
+        """Tables about one trained run: ``inside``, ``modalities`` (scores with fewer modalities) or ``interaction``.
+
+        The interaction of the tasks is measured in a separate training.
+        """
         name = (kind, model, experiment, seed)
         if name not in self._analyses:
             self._analyses[name] = self._analysis(*name)

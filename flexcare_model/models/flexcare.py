@@ -280,7 +280,7 @@ class FlexCare(Model):
                 for group, (one, two) in zip(packing.groups, own, strict=True)
             ]
             flat = layer.finish(flat, torch.cat([read.flatten(0, 1), *attended]))
-        last = self.encoder[-1]
+        last = layers[-1]
         summary = flat[: size * number].unflatten(0, (size, number))
         key_value = sequences.split(last.project(flat, "kv"))
         return last.finish(summary, self._read(last, last.project(summary, "q"), key_value, sequences, masks))

@@ -22,7 +22,7 @@ class FlowStep:
     counts: tuple[tuple[str, str | None], ...]
 
 
-def flow(results: Results, *, below: int) -> dict[str, list[FlowStep]]:
+def flow_diagrams(results: Results, *, below: int) -> dict[str, list[FlowStep]]:
     """Flow steps of `data/flow.json` by cohort (`stays` first); empty where the file is absent.
 
     Diagrams begin where others end, and end in cohorts that tables show: a count is left out where its difference to
@@ -35,7 +35,7 @@ def flow(results: Results, *, below: int) -> dict[str, list[FlowStep]]:
     for name in sorted(written, key=lambda key: (order.index(key) if key in order else len(order), key)):
         steps = [step for step in written[name] if isinstance(step, dict) and "step" in step]
         units = list(dict.fromkeys(unit for step in steps for unit in step if unit != "step"))
-        # Steps of one diagram may count different units; each unit is a funnel of its own.
+        # Steps of one diagram may count different units; each unit has a separate funnel.
         texts: dict[str, dict[int, str | None]] = {}
         for unit in units:
             has = [index for index, step in enumerate(steps) if unit in step]

@@ -16,7 +16,8 @@ from flexcare_data.tasks import TASKS
 from flexcare_model.report.about import About
 from flexcare_model.report.figures import paper as figures
 from flexcare_model.report.figures.drawings import draw
-from flexcare_model.report.numbers import beyond, facts, flow, methods, provenance, tables
+from flexcare_model.report.numbers import beyond, facts, methods, provenance, tables
+from flexcare_model.report.numbers.flow import FlowStep, flow_diagrams
 from flexcare_model.report.numbers.results import Results
 from flexcare_model.report.pages.elements import (
     Section,
@@ -125,7 +126,7 @@ def _data_sections(results: Results, below: int) -> list[Section]:
     cohorts, audit = "No cohorts found: run the target `cohorts`.", "Not written yet: run the target `cohorts`."
     sizes, values = facts.cohort_sizes(results, below=below), facts.missing_values(results, below=below)
     drops, proof = facts.dropped(results, below=below), facts.certificate(results, below=below)
-    diagrams = flow.flow(results, below=below)
+    diagrams = flow_diagrams(results, below=below)
     built = bool(results.cohorts)
     return [
         section("flow", "How the cohorts came about", [_flow_diagrams(diagrams)], audit),
@@ -173,7 +174,7 @@ FLOW_TITLES = {
 }
 
 
-def _flow_diagrams(diagrams: dict[str, list[flow.FlowStep]]) -> str:
+def _flow_diagrams(diagrams: dict[str, list[FlowStep]]) -> str:
     blocks = []
     for name, steps in diagrams.items():
         if name in TASKS:

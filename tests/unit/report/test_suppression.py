@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flexcare_model.report.numbers import facts
+from flexcare_model.report.numbers.flow import flow_diagrams
 from flexcare_model.report.numbers.results import Results
 from flexcare_model.report.numbers.suppression import HIDDEN, funnel_texts, partition_texts, share_text
 
@@ -73,7 +74,7 @@ def test_diagrams_and_tables_together_reveal_no_small_number(tmp_path):
         "readmission": [{"step": "d", "stays": 58}, {"step": "e", "samples": 56}],
     }
     (tmp_path / "data/flow.json").write_text(json.dumps(flow))
-    diagrams = flow.flow(Results(tmp_path), below=BELOW)
+    diagrams = flow_diagrams(Results(tmp_path), below=BELOW)
     texts = {name: [dict(step.counts) for step in steps] for name, steps in diagrams.items()}
     assert texts["stays"] == [{"stays": "71", "patients": None}, {"stays": None, "patients": None}]
     assert texts["series"] == [{"stays": None}]
