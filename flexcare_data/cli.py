@@ -230,7 +230,7 @@ def cohort(task: str, **arguments: Any) -> None:
 @COHORTS
 @STAGE
 def audit(**arguments: Any) -> None:
-    """Check every sample for leakage; count selection steps and dropped values."""
+    """Check the samples for leakage; count what was dropped."""
     run_stage("audit", arguments)
 
 

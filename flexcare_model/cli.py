@@ -79,7 +79,7 @@ def encoder(encoder: str, **arguments: Any) -> None:
 def embed(
     encoder: str, storage: str, max_tokens: int, batch_tokens: int, device: str, part: Any, **arguments: Any
 ) -> None:
-    """Compute the token vectors of the notes that the cohorts need."""
+    """Compute the note vectors that the cohorts need."""
     settings = {"storage": storage, "max_tokens": max_tokens, "batch_tokens": batch_tokens, "device": device}
     run_stage("notes", arguments, encoder=encoder, part=part, **settings)
 
@@ -290,7 +290,7 @@ def analyse(
 @click.option("--seed", type=int, default=0, help="Seed of the draws.")
 @OUT
 def statistics(recipe: Path | None, output: Path | None, below: int, replicates: int, seed: int, out: Path) -> None:
-    """Compute intervals, paired tests, calibration and patient groups.
+    """Compute intervals, paired tests, calibration and groups.
 
     They are computed from the predictions of the runs.
     """

@@ -22,7 +22,7 @@ from safetensors.torch import load_file, save_file
 from support import canaries, conditions
 from support.killable import digests, run
 from support.prepared import PATCHES
-from test_builds import CONFIG, ROOT, end, start
+from test_killed_builds import CONFIG, ROOT, end, start
 
 DATA = ("data/", "cohorts/", "store/", "meds_labels/", "analysis/", "image_list.txt")
 """What holds ids or values by design (docs/workflow.md), and below runs/*/*/*/ the folder predictions/."""
