@@ -41,13 +41,13 @@ def test_every_cell_follows_from_the_predictions(output, results, tmp_path):
     assert wrong_metrics(tmp_path) == []
     assert wrong_sizes(tmp_path) == []
     expected = {"table3": 7 * 6 * 2, "table4": 5 * 6 * 2, "table5": 2 * 7 * 2, "table6": 2 * 6 * 2}
-    assert {name: compared_cells(tmp_path, name) for name in expected} == {
+    assert {name: compared_cells(tmp_path, f"tables/{name}") for name in expected} == {
         name: (cells, []) for name, cells in expected.items()
     }
     written = (tmp_path / "tables/table6.csv").read_text()
     row = tables.table6(results)[0].frame.row(3, named=True)
     (tmp_path / "tables/table6.csv").write_text(written.replace(str(row["mean"]), str(row["mean"] + 1e-4)))
-    assert len(compared_cells(tmp_path, "table6")[1]) == 1
+    assert len(compared_cells(tmp_path, "tables/table6")[1]) == 1
 
 
 def test_exactly_the_best_of_each_block_and_metric_is_bold(results):
