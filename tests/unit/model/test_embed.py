@@ -319,7 +319,7 @@ def test_cuda_is_near_the_cpu(tiny, tmp_path):
 def test_cuda_where_there_is_none(tiny, tmp_path, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     table = sections(invented_texts(2))
-    with pytest.raises(EncoderError, match="expected auto or cpu.*got cuda"):
+    with pytest.raises(EncoderError, match=r"expected auto or cpu.*got cuda"):
         build(table.lazy(), wanted(table), str(tiny), out_dir=tmp_path / "notes-1", spec=SPEC, device="cuda")
 
 
