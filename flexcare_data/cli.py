@@ -111,6 +111,11 @@ COHORTS = click.option(
     "--cohorts", type=FOLDER, multiple=True, required=True, help="Folder of a cohort; once for each."
 )
 PART = click.option("--part", type=JobPart.parse, help="2/8: do only the second of eight parts, and write no stage.")
+FABRICATED = options(
+    click.option("--patients", type=click.IntRange(1), required=True, help="Number of patients."),
+    click.option("--seed", type=int, default=1, help="Seed of the generator."),
+    click.option("--edition", default="2.2", help="Edition whose layout is written."),
+)
 STAGE = options(
     click.option("--option", "option", multiple=True, metavar="NAME=VALUE", help="Option of the protocol."),
     click.option("--spec", type=FOLDER, help="File with all that decides the content (JSON); checked and stored."),
@@ -254,9 +259,7 @@ def images(which: str, processes: int, broken_share: float, allow_missing: bool,
 
 
 @commands.command("synthetic")
-@click.option("--patients", type=click.IntRange(1), required=True, help="Number of patients.")
-@click.option("--seed", type=int, default=1, help="Seed of the generator.")
-@click.option("--edition", default="2.2", help="Edition whose layout is written.")
+@FABRICATED
 @STAGE
 def synthetic(patients: int, seed: int, edition: str, **arguments: Any) -> None:
     """Fabricated raw data, as a stage of the store.
@@ -270,9 +273,7 @@ def synthetic(patients: int, seed: int, edition: str, **arguments: Any) -> None:
 
 
 @commands.command("synthesize")
-@click.option("--patients", type=click.IntRange(1), required=True, help="Number of patients.")
-@click.option("--seed", type=int, default=1, help="Seed of the generator.")
-@click.option("--edition", default="2.2", help="Edition whose layout is written.")
+@FABRICATED
 @OUT
 def synthesize(patients: int, seed: int, edition: str, out: Path) -> None:
     """Fabricated raw data, in one subfolder per data set.

@@ -23,10 +23,10 @@ from flexcare_data.code_digest import code_digest
 from flexcare_data.config import Config
 from flexcare_data.discovery import task_names
 from flexcare_data.hashing import remembered_digest, spec_key
+from flexcare_data.raw.files import RawDataError, locate
 from flexcare_data.raw.radiographs import listing_digest
-from flexcare_data.raw.tables import RawDataError, locate
 from flexcare_data.schema import OUTPUT_FORMAT, RAW, RAW_ROOTS
-from flexcare_data.store.folders import MANIFEST, is_complete
+from flexcare_data.store.folders import is_complete
 
 TABLE_LIBRARIES = ("numpy", "polars", "pyarrow")
 """Libraries that decide the bytes of a table."""
@@ -450,6 +450,3 @@ def _installed(library: str) -> str | None:
         return version(library)
     except PackageNotFoundError:
         return None
-
-
-__all__ = ["MANIFEST", "Plan", "Product", "Stage", "cohort_stage"]

@@ -27,7 +27,7 @@ try:
     from flexcare_data.store.folders import is_complete
     from flexcare_data.store.views import Recipe
     from flexcare_model.experiments import EXPERIMENTS
-    from flexcare_model.plan import FIGURES, TABLE_STEMS, ModelPlan, links_of
+    from flexcare_model.plan import FIGURES, PAGES, TABLE_STEMS, ModelPlan, links_of
 
     CONFIG = load_config(config)
     PLAN = Plan(CONFIG)

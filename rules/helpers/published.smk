@@ -34,7 +34,7 @@ PAGE_NAMES = {
     "card/DATASET_CARD.md": lambda: MODELS.card,
     "image_list.txt": lambda: MODELS.image_list,
     "meds_labels": lambda: MODELS.meds_labels,
-    **{f"{name}.html": (lambda name=name: MODELS.page(name)) for name in ("report", "so_far", "paper")},
+    **{f"{name}.html": (lambda name=name: MODELS.page(name)) for name in PAGES},
 }
 PUBLISHED = [
     *map(re.escape, [*DATA_NAMES, *PAGE_NAMES, "protocols/comparison.html"]),
