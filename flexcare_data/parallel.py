@@ -48,7 +48,7 @@ def in_thread(parts: Generator[Part, Any, Any], n_ahead: int) -> Iterator[Part]:
         except BaseException as error:
             queue.put((None, error))
 
-    thread = Thread(target=make, daemon=True)
+    thread = Thread(target=make, name="ahead", daemon=True)
     thread.start()
     try:
         while True:

@@ -6,8 +6,6 @@ The order of the batches and the random numbers of the augmentation are the same
 from __future__ import annotations
 
 import logging
-import queue
-import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +15,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from flexcare_data.modalities import MODALITIES
+from flexcare_data.parallel import in_thread
 from flexcare_model.data.batch import Batch
 from flexcare_model.data.dataset import SampleError, TaskDataset, to_device
 from flexcare_model.data.raw_batch import RawBatch
@@ -26,6 +25,7 @@ logger = logging.getLogger(__name__)
 MEMORY_FOR_INPUTS = 0.5
 """Fraction of the free memory of a GPU that inputs may take."""
 _AHEAD = 2
+"""Batches that are assembled while the GPU computes."""
 
 
 def in_order(n: int, batch_size: int) -> list[np.ndarray]:
@@ -66,9 +66,8 @@ class BatchLoader:
                 )
             )
         else:
-            source = (data.raw_batch(rows, convert=convert) for rows in groups)
-            if self.device.type == "cuda" and not data.resident:
-                source = _ahead(source)
+            made = (data.raw_batch(rows, convert=convert) for rows in groups)
+            source = in_thread(made, _AHEAD) if self.device.type == "cuda" and not data.resident else made
         for raw in source:
             yield data.finish(raw, self.device, generator=generator)
 
@@ -91,42 +90,6 @@ class _RawBatches(Dataset):
 
 def _unchanged(batch: Any) -> Any:
     return batch
-
-
-def _ahead(source: Iterator[RawBatch]) -> Iterator[RawBatch]:
-    """Compute ``source`` in a thread, up to two batches ahead."""
-    made: queue.Queue = queue.Queue(maxsize=_AHEAD)
-    stopped = threading.Event()
-
-    def offer(item: RawBatch | BaseException | None) -> None:
-        while not stopped.is_set():
-            try:
-                made.put(item, timeout=0.1)
-                return
-            except queue.Full:
-                continue
-
-    def work() -> None:
-        try:
-            for item in source:
-                offer(item)
-                if stopped.is_set():
-                    return
-        except BaseException as error:  # passed to the consumer, which raises it
-            offer(error)
-        else:
-            offer(None)
-
-    thread = threading.Thread(target=work, name="batches ahead", daemon=True)
-    thread.start()
-    try:
-        while isinstance(item := made.get(), RawBatch):
-            yield item
-        if item is not None:
-            raise item
-    finally:
-        stopped.set()
-        thread.join()
 
 
 def place_inputs(datasets: Sequence[TaskDataset], where: str, device: torch.device) -> list[TaskDataset]:

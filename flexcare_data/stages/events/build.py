@@ -125,6 +125,7 @@ def build_events(
 
 
 def kept_stays(stays: pl.DataFrame) -> KeptStays:
+    """STAYS as arrays for the scan."""
     ordered = stays.sort("hadm_id")
     hadm_id, stay_id, subject_id = (ordered[name].to_numpy() for name in ("hadm_id", "stay_id", "subject_id"))
     return KeptStays(hadm_id, stay_id, subject_id, _seconds(ordered["intime"]), _seconds(ordered["outtime"]))
