@@ -360,7 +360,7 @@ def image_list(
     """
     from flexcare_data.export.download_list import write_list
 
-    write_list(list(map(_cohort, cohorts)), root=mimic_cxr_jpg, base=base, absent_only=absent_only, out=out)
+    write_list(map(_cohort, cohorts), root=mimic_cxr_jpg, base=base, absent_only=absent_only, out=out)
 
 
 @commands.command("meds-labels")
@@ -368,12 +368,9 @@ def image_list(
 @OUT
 def meds_labels(cohorts: tuple[Path, ...], out: Path) -> None:
     """The cohorts as label files of MEDS, a folder per task."""
-    import polars as pl
-
     from flexcare_data.export.meds_labels import write_all
 
-    windows = {_task_of(folder): pl.read_parquet(folder / "windows.parquet") for folder in cohorts}
-    write_all({_task_of(folder): _cohort(folder) for folder in cohorts}, windows, out)
+    write_all({_task_of(folder): folder for folder in cohorts}, out)
 
 
 def _cohort(folder: Path) -> Any:

@@ -339,8 +339,7 @@ def figure(name: str, recipe: Path | None, output: Path | None, below: int, synt
 
     with results_of(recipe, output) as (place, made), sealed(made, out) as target:
         results, asked = Results(place), about(made, below=below, synthetic=synthetic)
-        is_synthetic = results.is_synthetic if asked.is_synthetic is None else asked.is_synthetic
-        write_figure(results, name, target, below=asked.below, synthetic=is_synthetic)
+        write_figure(results, name, target, below=asked.below, synthetic=asked.synthetic(results.is_synthetic))
 
 
 @commands.command("report")

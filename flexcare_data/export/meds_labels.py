@@ -9,6 +9,7 @@ uncertain and blank CheXpert labels have no row.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
@@ -72,12 +73,13 @@ def write_labels(tables: dict[str, pa.Table], folder: Path) -> None:
         atomic_write(folder / f"{stem}.parquet", partial(pq.write_table, table))
 
 
-def write_all(cohorts: dict[str, pl.DataFrame], windows: dict[str, pl.DataFrame], out: Path) -> None:
-    """Write the labels of ``cohorts`` (COHORT by task, with their WINDOWS) as ``<out>/<task>/<label>.parquet``."""
+def write_all(cohorts: Mapping[str, Path], out: Path) -> None:
+    """Write the labels of ``cohorts`` (folder of the stage, by task) as ``<out>/<task>/<label>.parquet``."""
     building = temporary_path(out)  # the folder appears once all of it is written
     try:
-        for task, cohort in cohorts.items():
-            asked = windows[task].select("sample_id", "prediction_time")
+        for task, folder in cohorts.items():
+            cohort = pl.read_parquet(folder / f"{task}.parquet")
+            asked = pl.read_parquet(folder / "windows.parquet", columns=["sample_id", "prediction_time"])
             timed = cohort.join(asked, on="sample_id", how="left", validate="1:1")
             write_labels(label_tables(timed, TASKS[task]), building / task)
         remove(out)

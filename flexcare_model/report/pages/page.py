@@ -216,8 +216,8 @@ def _result_sections(results: Results, about: About) -> list[Section]:
             parts += _drawings(results, FIGURE_OF_TABLE[number], about.below)
         sections.append(section(f"table{number}", titles[number], parts, missing))
     sections += [
-        _drawnsection(results, about, "6", "experts", "Choice of experts"),
-        _drawnsection(results, about, "7", "interaction", "Tasks within an epoch"),
+        _figure_section(results, about, "6", "experts", "Choice of experts"),
+        _figure_section(results, about, "7", "interaction", "Tasks within an epoch"),
     ]
     return sections
 
@@ -236,7 +236,7 @@ def _drawings(results: Results, which: str, below: int) -> list[str]:
     ]
 
 
-def _drawnsection(results: Results, about: About, which: str, anchor: str, title: str) -> Section:
+def _figure_section(results: Results, about: About, which: str, anchor: str, title: str) -> Section:
     drawings = draw(results, which, below=about.below)
     parts = [drawn(drawing.figure, name, drawing.title) for name, drawing in drawings.items()]
     needs = next(iter(drawings.values())).needs
@@ -262,7 +262,7 @@ def _beyond_sections(results: Results, about: About) -> list[Section]:
         if anchor == "calibration" and parts:
             parts += _drawings(results, "calibration", about.below)
         sections.append(section(anchor, title, parts, missing))
-    return [*sections, _drawnsection(results, about, "missing", "missing-modalities", "Missing modalities")]
+    return [*sections, _figure_section(results, about, "missing", "missing-modalities", "Missing modalities")]
 
 
 def _training_sections(results: Results) -> list[Section]:
