@@ -197,7 +197,7 @@ def test_on_real_tables(base, tmp_path):
         codes.read_bytes() + b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\x03\x03\x00\x00\x00\x00\x00\x00\x00\x00\x00"
     )
     moved = merged(config, {"raw": {"mimiciv": str(tmp_path / "mimiciv")}, "output": "third"})
-    assert plan_and_build(tmp_path, "drg", config=moved) == {"check_raw": 1, "cohort": 1, "publish": 6, "drg": 1}
+    assert plan_and_build(tmp_path, "drg", config=moved) == {"check_raw": 1, "cohort": 1, "publish": 5, "drg": 1}
 
 
 # --- (d) targets after `all` ------------------------------------------------------------------------------------
