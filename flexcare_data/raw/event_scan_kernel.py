@@ -12,7 +12,7 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from flexcare_data.raw.compiled import compiled
+from flexcare_data.compiled import compiled
 from flexcare_data.raw.csv_bytes import (
     CARRIAGE_RETURN,
     COLON,

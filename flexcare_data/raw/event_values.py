@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from flexcare_data.raw.compiled import compiled
+from flexcare_data.compiled import compiled
 from flexcare_data.raw.csv_bytes import QUOTE
 
 

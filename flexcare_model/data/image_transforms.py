@@ -10,12 +10,12 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-import numba
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from flexcare_data.compiled import compiled
 from flexcare_data.modalities import IMAGE_SIDE
 
 MODEL_SIZE = 224
@@ -130,7 +130,7 @@ def _on_cpu(stored: Tensor, rows: Tensor, batch: int, affine: Affine | None) -> 
     return out
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _crop_images(out, stored, rows, gain, bias):
     size = out.shape[2]
     first = (stored.shape[1] - size) // 2
@@ -141,7 +141,7 @@ def _crop_images(out, stored, rows, gain, bias):
                 _scale_line(out[rows[i], channel, y], source, gain[channel], bias[channel])
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _warp_images(out, stored, rows, maps, gain, bias):
     size, side = out.shape[2], stored.shape[1]
     middle, centre = np.float32((size - 1) / 2), np.float32((side - 1) / 2)
@@ -164,7 +164,7 @@ def _warp_images(out, stored, rows, maps, gain, bias):
                 _scale_line(out[rows[i], channel, y], line, gain[channel], bias[channel])
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _scale_line(out, levels, gain, bias):
     for x in range(len(out)):
         out[x] = np.float32(levels[x]) * gain + bias

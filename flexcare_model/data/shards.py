@@ -12,12 +12,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numba
 import numpy as np
 import polars as pl
 import torch
 from torch import Tensor
 
+from flexcare_data.compiled import compiled
 from flexcare_data.modalities import IMAGE_SIDE
 from flexcare_data.series import COLUMN_CATEGORY, COLUMN_VARIABLE, HourlyRows
 from flexcare_data.store.shards import Kinds, ShardedRows, ShardError, check_inside, look_up, read_output_table
@@ -36,7 +36,7 @@ _ONE_HOT = np.stack([np.arange(len(VARIABLES)), _FIRST_COLUMN, _N_CATEGORIES], a
 """(variable, first column, categories) of the one-hot variables."""
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")  # no check for a zero divisor in the inner loop
+@compiled
 def _write_hours(out, b, t, values, observed, first, n, numbers, one_hot, mean, std):
     """Expand rows ``first`` .. ``first + n`` to the 76 columns at ``out[b, t:t + n]``."""
     n_variables = values.shape[1]
@@ -55,7 +55,7 @@ def _write_hours(out, b, t, values, observed, first, n, numbers, one_hot, mean, 
             out[b, t + k, n_values + v] = observed[row, v]
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@compiled
 def _fill_series(out, values, observed, tail_values, tail_observed, ranges, numbers, one_hot, mean, std):
     """Write the 76 columns of each sample into ``out`` (B, T, 76), zeros after its last hour.
 
@@ -165,7 +165,7 @@ class NoteMaps:
         return torch.from_numpy(out)
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _dequantize(out, levels, scale):
     """`flexcare_model.notes.storage.dequantize` into an existing array, without a temporary one."""
     for t in range(levels.shape[0]):

@@ -348,13 +348,8 @@ SHARED = ("stays", "splits", "events", "hourly", "sections")
 
 
 def cohort_and_its_data(task):
-    """The cohort of a task and the data that its samples point into."""
-
-    def products():
-        cohort = stage(cohort_stage(task))
-        return [cohort, *(read for name, read in cohort.inputs.items() if name in SHARED)]
-
-    return published(products)
+    """The cohort of a task and the data that it is made from."""
+    return published(lambda: [stage(cohort_stage(task)), *map(stage, SHARED)])
 
 
 def decode_settings(wildcards):

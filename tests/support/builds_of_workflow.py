@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import subprocess
@@ -85,6 +86,12 @@ def plan_and_build(folder: Path, *arguments: str, config: Mapping[str, Any]) -> 
     assert built == planned
     assert "Nothing to be done" in snakemake(folder, "--cores", "2", *arguments, config=config)
     return built
+
+
+def digests(folder: Path) -> dict[str, str]:
+    """sha256 of the published data and cohorts."""
+    files = [path for top in ("data", "cohorts") for path in sorted((folder / top).rglob("*")) if path.is_file()]
+    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
 def copy_checkout(folder: Path) -> Path:

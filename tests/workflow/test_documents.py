@@ -218,7 +218,7 @@ def test_no_command_hides():
     assert set(DRY) <= listed
 
 
-@pytest.mark.slow
+@pytest.mark.pages
 def test_python_of_the_pages(place):
     programs = [block.text for page in PAGES for block in blocks(page) if block.language == "python" and not block.file]
     assert len(programs) == 2
@@ -229,7 +229,7 @@ def test_python_of_the_pages(place):
     assert re.search(r"\(\d+, 76\) \('capillary_refill_rate=0.0'", printed)
 
 
-@pytest.mark.slow
+@pytest.mark.pages
 def test_sql_of_the_pages(place):
     sql = [block.text for page in PAGES for block in blocks(page) if block.language == "sql"]
     assert len(sql) == 2
@@ -277,7 +277,7 @@ def raw_of(output: Path) -> Path:
     return output / "store" / max(recipes, key=lambda path: path.stat().st_mtime).name
 
 
-@pytest.mark.slow
+@pytest.mark.pages
 def test_a_task(place):
     before = keys(place)
     printed, *_ = follow("docs/add_a_task.md", place)
@@ -304,19 +304,19 @@ def test_a_task(place):
     assert 0 <= metrics["metrics"]["mortality_7d"]["auroc"] <= 1
 
 
-@pytest.mark.slow
+@pytest.mark.pages
 def test_a_model(place):
     before = keys(place)
     tested, _, planned = follow("docs/add_a_model.md", place)
     assert keys(place) == before
     assert " passed" in tested and "failed" not in tested
-    assert "--model late_fusion --experiment phenotyping" in planned
+    assert "logs/train/late_fusion/phenotyping/seed42" in planned
     folder = place.tree / "demo/runs/late_fusion/readmission/seed42"
     assert json.loads((folder / "metrics.json").read_text())["model"] == "late_fusion"
     assert load_file(folder / "model.safetensors")["heads.readmission.weight"].shape == (1, 48)
 
 
-@pytest.mark.slow
+@pytest.mark.pages
 def test_a_variable(place):
     """Last, because it makes another benchmark of the copy."""
     _, printed, _ = follow("docs/add_a_variable.md", place)

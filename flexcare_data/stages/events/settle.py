@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from flexcare_data.raw.compiled import compiled
+from flexcare_data.compiled import compiled
 from flexcare_data.raw.event_scan import KeptStays
 from flexcare_data.stages.events.cleaning import CleanPairs
 from flexcare_data.variables import CATEGORIES, VARIABLES

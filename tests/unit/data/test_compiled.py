@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 from support.paths import ROOT
 
-from flexcare_data.raw.compiled import cache_folder
+from flexcare_data.compiled import cache_folder
 
 HELPER = """
-from flexcare_data.raw.compiled import compiled
+from flexcare_data.compiled import compiled
 
 {constant}
 
@@ -25,7 +25,7 @@ def factor():
 """
 KERNEL = """
 from flexcare_data.raw.added_helper import SHIFT, factor
-from flexcare_data.raw.compiled import compiled
+from flexcare_data.compiled import compiled
 
 
 @compiled

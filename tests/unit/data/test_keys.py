@@ -12,16 +12,14 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel
 from support.paths import RAW, ROOT
+from support.settings_matrix import COHORTS, OPTIONS, SETTINGS, changed
 
 from flexcare_data.code_digest import closure, code_digest, opened_files
 from flexcare_data.config import Config, load_config
-from flexcare_data.discovery import task_names
 from flexcare_data.options import Options
-from flexcare_data.plan import Plan, code_spec, cohort_stage
+from flexcare_data.plan import Plan, code_spec
 from flexcare_model.plan import ModelPlan
 
-COHORTS = tuple(cohort_stage(task) for task in task_names())
-SAMPLED = ("cohort-length_of_stay", "cohort-decompensation")
 READERS: dict[str, tuple[str, ...]] = {
     "synthetic": ("stays", "splits", "events", "sections", *COHORTS, "audit", "cxr"),
     "stays": ("events", "hourly", *COHORTS, "audit"),
@@ -39,96 +37,6 @@ READERS: dict[str, tuple[str, ...]] = {
 }
 """Written by hand: what reads what. `runs` stands for both runs. The index of the notes lists what the cohorts of all
 tasks need, but a run depends on the notes of its own tasks only."""
-
-OPTIONS: dict[str, tuple[str, tuple[str, ...]]] = {
-    "death_label": ("expire_flag", ("stays",)),
-    "age": ("at_admission", ("stays",)),
-    "readmission": ("hospital", ("stays",)),
-    "icd": ("version_aware", ("stays",)),
-    "icd10": ("ccs", ("stays",)),
-    "split": ("hash", ("splits",)),
-    "fluids": ("blood", ("events",)),
-    "fio2": ("above_one", ("events",)),
-    "height": ("inches_converted", ("events", "hourly", "cohort-diagnosis")),
-    "gcs_total": ("derived", ("events",)),
-    "capillary_refill": ("mapped", ("events",)),
-    "duplicates": ("mean", ("events",)),
-    "ranges": ("on", ("events",)),
-    "lab_without_hadm": ("by_time", ("events",)),
-    "edges": ("left", ("hourly", "cohort-diagnosis")),
-    "gcs_spellings": ("merged", ("hourly", "cohort-diagnosis")),
-    "scaler": ("train", ("hourly", "audit")),
-    "note_cleaning": ("keep", ("sections",)),
-    "bhc_fallback": ("on", ("sections",)),
-    "sampling": ("hash", SAMPLED),
-    "notes": ("none", (*COHORTS, "audit")),
-    "repeats": ("newest", COHORTS),
-}
-"""Each option of the protocol: another value, and the stages that read it."""
-
-_BOTH = ("run flexcare", "run mt", "table3")
-_FLEXCARE = ("run flexcare", "table3")
-SETTINGS: dict[str, tuple[object, tuple[str, ...]]] = {
-    "preset": ("paper", ()),  # checked apart: it is many settings at once
-    "raw.mimiciv": (None, ()),
-    "raw.mimic_cxr_jpg": (None, ()),
-    "raw.mimic_iv_note": (None, ()),
-    "output": ("elsewhere", ()),
-    "protocol": ("corrected", ("stays", "splits", "events", "hourly", "sections", *COHORTS, "audit")),
-    "options": ({}, ()),
-    "tasks": (["readmission", "in_hospital_mortality"], ("audit", "cxr", "notes", "table2", *_BOTH)),
-    "synthetic.patients": (60, ("synthetic",)),
-    "synthetic.seed": (9, ("synthetic",)),
-    "synthetic.edition": ("3.1", ("synthetic",)),
-    "store.path": ("/lab", ()),
-    "store.group_readable": (False, ()),
-    "resources.memory_mb": (100, ()),
-    "resources.threads": (1, ()),
-    "resources.image_processes": (1, ()),
-    "images.which": ("all_ap", ("cxr",)),
-    "images.broken_share": (0.5, ()),
-    "images.allow_missing": (True, ()),
-    "images.jobs": (2, ()),
-    "notes.encoder": ("some/encoder", ("encoder",)),
-    "notes.storage": ("int8", ("notes",)),
-    "notes.max_tokens": (16, ("notes",)),
-    "notes.batch_tokens": (1024, ()),
-    "notes.device": ("auto", ()),
-    "notes.jobs": (2, ()),
-    "train.device": ("auto", ()),
-    "train.precision": ("bfloat16", _BOTH),
-    "train.compile": (True, _BOTH),
-    "train.data_device": ("cpu", ()),
-    "train.workers": (1, ()),
-    "train.threads": (1, ()),
-    "train.seeds": ([42, 43], ("table3",)),
-    "train.tasks": (["readmission", "phenotyping"], _FLEXCARE),
-    "train.hidden_dim": (8, _BOTH),
-    "train.layers": (3, _BOTH),
-    "train.heads": (4, _BOTH),
-    "train.dropout": (0.3, _BOTH),
-    "train.batch_size": (17, _BOTH),
-    "train.max_hours": (24, _BOTH),
-    "train.epochs": (3, _FLEXCARE),
-    "train.lr": (0.01, _FLEXCARE),
-    "train.baseline_epochs": (9, ("run mt", "table3")),
-    "train.baseline_lr": (0.01, ("run mt", "table3")),
-    "train.attention_mask": ("released", _FLEXCARE),
-    "train.covariance_normaliser": ("mean_offdiag", _FLEXCARE),
-    "train.decorr_weight": (0.1, _FLEXCARE),
-    "train.decorr_present_only": (True, _FLEXCARE),
-    "train.moe_weight": (0.1, _FLEXCARE),
-    "train.experts": (4, _FLEXCARE),
-    "train.experts_per_token": (1, _FLEXCARE),
-    "train.temperature": (1.0, _FLEXCARE),
-    "train.task_token": ("none", _FLEXCARE),
-    "train.note_dropout": (0.1, _BOTH),
-    "train.augment": (False, _BOTH),
-    "train.drg_subset": ("per_epoch", ()),
-    "train.baselines": (["mt"], ("table3",)),
-    "report.suppress_below": (3, ("table2", "table3")),
-}
-"""Every other configuration key: another value, and the products that depend on it directly."""
 
 BASE = {"synthetic": {"patients": 40}, "train": {"seeds": [42], "baselines": ["mt", "mmf"], "hidden_dim": 16}}
 
@@ -158,17 +66,6 @@ def keys(config: Config) -> dict[str, str]:
         "table3": models.table("table3").key,
     }
     return found
-
-
-def changed(path: str, value: object) -> dict:
-    """`BASE` with one key changed."""
-    config = json.loads(json.dumps(BASE))
-    place = config
-    *sections, name = path.split(".")
-    for section in sections:
-        place = place.setdefault(section, {})
-    place[name] = value
-    return config
 
 
 def downstream(stages: tuple[str, ...]) -> set[str]:
@@ -219,7 +116,7 @@ def test_an_option_moves_what_reads_it(base, option):
 @pytest.mark.parametrize("path", [path for path in SETTINGS if path not in ("preset", "tasks", "raw.mimiciv")])
 def test_a_setting_moves_what_depends_on_it(base, path):
     value, direct = SETTINGS[path]
-    after = keys(load_config(changed(path, value)))
+    after = keys(load_config(changed(BASE, path, value)))
     expected = downstream(direct)
     assert moved(base, after) == expected, path
 
@@ -349,7 +246,7 @@ def test_a_change_of_code_moves_what_uses_it(base, copied, change):
 def test_relative_imports_are_followed(copied, monkeypatch):
     """And imports for type checkers only are not."""
     package = copied / "flexcare_data"
-    (package / "first.py").write_text("from . import second\nfrom .raw import compiled as c\n")
+    (package / "first.py").write_text("from . import second\nfrom .raw import files as c\n")
     (package / "second.py").write_text(
         "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from flexcare_data import config\n"
         "def late():\n    from importlib import import_module\n    import_module('flexcare_data.draws')\n"
@@ -363,7 +260,7 @@ def test_relative_imports_are_followed(copied, monkeypatch):
         capture_output=True, check=True,
     )  # fmt: skip
     found = set(json.loads(done.stdout))
-    assert {"flexcare_data.second", "flexcare_data.raw.compiled", "flexcare_data.draws", "flexcare_data.raw"} <= found
+    assert {"flexcare_data.second", "flexcare_data.raw.files", "flexcare_data.draws", "flexcare_data.raw"} <= found
     assert "flexcare_data.config" not in found
 
 

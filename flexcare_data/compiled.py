@@ -20,15 +20,18 @@ from flexcare_data.hashing import user_cache
 
 
 def compiled(function: Callable) -> Callable:
-    """Compile ``function`` when it is first called. Other threads run while it runs."""
+    """Compile ``function`` when it is first called. Other threads run while it runs.
+
+    Division by zero gives inf or NaN, as in numpy.
+    """
     folder = cache_folder(function.__module__)
     if folder is None:
-        return numba.njit(nogil=True)(function)
+        return numba.njit(nogil=True, error_model="numpy")(function)
     config: Any = numba.config
     configured = config.CACHE_DIR
     config.CACHE_DIR = str(folder)  # numba reads it when it decorates the function
     try:
-        return numba.njit(cache=True, nogil=True)(function)
+        return numba.njit(cache=True, nogil=True, error_model="numpy")(function)
     finally:
         config.CACHE_DIR = configured
 

@@ -1,0 +1,117 @@
+"""Every configuration key with another value, and what that value decides.
+
+Used by two matrices: keys (tests/unit/data/test_keys.py) and whole builds (tests/workflow/test_matrix.py).
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+from flexcare_data.discovery import task_names
+from flexcare_data.plan import cohort_stage
+
+COHORTS = tuple(cohort_stage(task) for task in task_names())
+SAMPLED = ("cohort-length_of_stay", "cohort-decompensation")
+
+OPTIONS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "death_label": ("expire_flag", ("stays",)),
+    "age": ("at_admission", ("stays",)),
+    "readmission": ("hospital", ("stays",)),
+    "icd": ("version_aware", ("stays",)),
+    "icd10": ("ccs", ("stays",)),
+    "split": ("hash", ("splits",)),
+    "fluids": ("blood", ("events",)),
+    "fio2": ("above_one", ("events",)),
+    "height": ("inches_converted", ("events", "hourly", "cohort-diagnosis")),
+    "gcs_total": ("derived", ("events",)),
+    "capillary_refill": ("mapped", ("events",)),
+    "duplicates": ("mean", ("events",)),
+    "ranges": ("on", ("events",)),
+    "lab_without_hadm": ("by_time", ("events",)),
+    "edges": ("left", ("hourly", "cohort-diagnosis")),
+    "gcs_spellings": ("merged", ("hourly", "cohort-diagnosis")),
+    "scaler": ("train", ("hourly", "audit")),
+    "note_cleaning": ("keep", ("sections",)),
+    "bhc_fallback": ("on", ("sections",)),
+    "sampling": ("hash", SAMPLED),
+    "notes": ("none", (*COHORTS, "audit")),
+    "repeats": ("newest", COHORTS),
+}
+"""Each option of the protocol: another value, and the stages that read it."""
+
+_BOTH = ("run flexcare", "run mt", "table3")
+_FLEXCARE = ("run flexcare", "table3")
+SETTINGS: dict[str, tuple[object, tuple[str, ...]]] = {
+    "preset": ("paper", ()),  # checked apart: it is many settings at once
+    "raw.mimiciv": (None, ()),
+    "raw.mimic_cxr_jpg": (None, ()),
+    "raw.mimic_iv_note": (None, ()),
+    "output": ("elsewhere", ()),
+    "protocol": ("corrected", ("stays", "splits", "events", "hourly", "sections", *COHORTS, "audit")),
+    "options": ({}, ()),
+    "tasks": (["readmission", "in_hospital_mortality"], ("audit", "cxr", "notes", "table2", *_BOTH)),
+    "synthetic.patients": (60, ("synthetic",)),
+    "synthetic.seed": (9, ("synthetic",)),
+    "synthetic.edition": ("3.1", ("synthetic",)),
+    "store.path": ("/lab", ()),
+    "store.group_readable": (False, ()),
+    "resources.memory_mb": (100, ()),
+    "resources.threads": (1, ()),
+    "resources.image_processes": (1, ()),
+    "images.which": ("all_ap", ("cxr",)),
+    "images.broken_share": (0.5, ()),
+    "images.allow_missing": (True, ()),
+    "images.jobs": (2, ()),
+    "notes.encoder": ("some/encoder", ("encoder",)),
+    "notes.storage": ("int8", ("notes",)),
+    "notes.max_tokens": (16, ("notes",)),
+    "notes.batch_tokens": (1024, ()),
+    "notes.device": ("auto", ()),
+    "notes.jobs": (2, ()),
+    "train.device": ("auto", ()),
+    "train.precision": ("bfloat16", _BOTH),
+    "train.compile": (True, _BOTH),
+    "train.data_device": ("cpu", ()),
+    "train.workers": (1, ()),
+    "train.threads": (1, ()),
+    "train.seeds": ([42, 43], ("table3",)),
+    "train.tasks": (["readmission", "phenotyping"], _FLEXCARE),
+    "train.hidden_dim": (8, _BOTH),
+    "train.layers": (3, _BOTH),
+    "train.heads": (4, _BOTH),
+    "train.dropout": (0.3, _BOTH),
+    "train.batch_size": (17, _BOTH),
+    "train.max_hours": (24, _BOTH),
+    "train.epochs": (3, _FLEXCARE),
+    "train.lr": (0.01, _FLEXCARE),
+    "train.baseline_epochs": (9, ("run mt", "table3")),
+    "train.baseline_lr": (0.01, ("run mt", "table3")),
+    "train.attention_mask": ("released", _FLEXCARE),
+    "train.covariance_normaliser": ("mean_offdiag", _FLEXCARE),
+    "train.decorr_weight": (0.1, _FLEXCARE),
+    "train.decorr_present_only": (True, _FLEXCARE),
+    "train.moe_weight": (0.1, _FLEXCARE),
+    "train.experts": (4, _FLEXCARE),
+    "train.experts_per_token": (1, _FLEXCARE),
+    "train.temperature": (1.0, _FLEXCARE),
+    "train.task_token": ("none", _FLEXCARE),
+    "train.note_dropout": (0.1, _BOTH),
+    "train.augment": (False, _BOTH),
+    "train.drg_subset": ("per_epoch", ()),
+    "train.baselines": (["mt"], ("table3",)),
+    "report.suppress_below": (3, ("table2", "table3")),
+}
+"""Every other configuration key: another value, and the products that depend on it directly."""
+
+
+def changed(config: Mapping[str, Any], path: str, value: object) -> dict[str, Any]:
+    """``config`` with another value of the key ``path``, such as ``train.epochs``."""
+    result: dict[str, Any] = copy.deepcopy(dict(config))
+    place = result
+    *sections, name = path.split(".")
+    for section in sections:
+        place = place.setdefault(section, {})
+    place[name] = value
+    return result
