@@ -255,7 +255,7 @@ def audit(**arguments: Any) -> None:
 def images(which: str, processes: int, broken_share: float, allow_missing: bool, part: Any, **arguments: Any) -> None:
     """Tensors of the radiographs that the cohorts need."""
     settings = {"which": which, "processes": processes, "broken_share": broken_share, "allow_missing": allow_missing}
-    run_stage("cxr", arguments, part=part, **settings)
+    run_stage("images", arguments, part=part, **settings)
 
 
 @commands.command("synthetic")

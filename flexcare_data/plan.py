@@ -189,7 +189,7 @@ def collected_rows(tasks: Iterable[str]) -> dict[str, Stage]:
             outputs={name: f"data/{name}" for name in ("leakage.json", "flow.json", "dropped.json")},
         ),
         Stage(
-            "cxr",
+            "images",
             module="flexcare_data.stages.images.build",
             raw=("metadata",),
             upstream=cohorts,
@@ -204,7 +204,7 @@ def collected_rows(tasks: Iterable[str]) -> dict[str, Stage]:
         ),
         Stage(
             "notes",
-            module="flexcare_model.notes.embed",
+            module="flexcare_model.notes.build",
             upstream=("sections", *cohorts),
             tasks=tasks,
             libraries=NOTE_LIBRARIES,
@@ -336,7 +336,7 @@ class Plan:
         notes = self.config.notes
         if name == "synthetic":
             return self.config.synthetic.model_dump(mode="json")
-        if name == "cxr":
+        if name == "images":
             return {"which": self.config.images.which, "files": self._listing}
         if name == "encoder":
             return {"encoder": notes.encoder}
@@ -350,7 +350,7 @@ class Plan:
 
         Images and notes are those of this task alone, so a further configured task changes nothing here.
         """
-        images = self.product("cxr").spec
+        images = self.product("images").spec
         notes = self.product("notes").spec
         return {
             "cohort": self.product(cohort_stage(task)).key,

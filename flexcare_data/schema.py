@@ -236,7 +236,7 @@ SECTIONS = Table(
 )  # fmt: skip
 
 CXR_INDEX = Table(
-    "cxr", "data/cxr/index.parquet", ("dicom_id",),
+    "images", "data/cxr/index.parquet", ("dicom_id",),
     (
         Column("dicom_id", _TEXT, "radiograph"),
         Column("shard", _TEXT, "file below data/cxr/shards/; null where the JPEG is absent or broken", nullable=True),

@@ -16,7 +16,7 @@ from typing import Any
 import click
 
 from flexcare_data.cli import COHORTS, FOLDER, OUT, PART, STAGE, Menu, folders, run_stage
-from flexcare_data.store.views import Recipe, link_all
+from flexcare_data.store.recipe import Recipe, link_all
 
 
 def prepare_environment() -> None:
@@ -66,7 +66,7 @@ def encoder(encoder: str, **arguments: Any) -> None:
     run_stage("encoder", arguments, encoder=encoder)
 
 
-@commands.command("embed")
+@commands.command("notes")
 @folders("sections")
 @COHORTS
 @click.option("--encoder", required=True, help="Folder or hub name of the note encoder.")
@@ -76,29 +76,12 @@ def encoder(encoder: str, **arguments: Any) -> None:
 @DEVICE
 @PART
 @STAGE
-def embed(
+def notes(
     encoder: str, storage: str, max_tokens: int, batch_tokens: int, device: str, part: Any, **arguments: Any
 ) -> None:
     """Compute the note vectors that the cohorts need."""
     settings = {"storage": storage, "max_tokens": max_tokens, "batch_tokens": batch_tokens, "device": device}
     run_stage("notes", arguments, encoder=encoder, part=part, **settings)
-
-
-@commands.command("tiny-encoder")
-@click.option("--sections", type=FOLDER, required=True, help="The table sections.parquet.")
-@OUT
-def tiny_encoder(sections: Path, out: Path) -> None:
-    """Make a small random note encoder, for trials.
-
-    Its vocabulary is that of the given texts.
-    """
-    import polars as pl
-
-    from flexcare_model.notes.tiny import make_tiny_encoder
-
-    frame = pl.read_parquet(sections)
-    names = ("past_medical_history", "brief_hospital_course")
-    make_tiny_encoder(out, [text for name in names for text in frame[name].drop_nulls()])
 
 
 @commands.command("convert-encoder")
@@ -154,7 +137,7 @@ def train(
     A training that was killed continues where it stopped.
     """
     from flexcare_data.hashing import spec_key
-    from flexcare_model.training.run import run
+    from flexcare_model.training.train_and_evaluate import run
 
     execution = {name: value for name, value in fast.items() if value is not None}
     if recipe:
@@ -189,23 +172,6 @@ def train(
         encoder=encoder,
         interaction=interaction,
     )
-
-
-@commands.command("evaluate")
-@click.option("--run", "folder", type=FOLDER, required=True, help="Folder of the run.")
-@OUTPUT
-@ENCODER
-@DEVICE
-def evaluate(folder: Path, output: Path | None, encoder: str | None, device: str) -> None:
-    """Score the test split with a trained run again."""
-    from flexcare_model.data.loader import BatchLoader
-    from flexcare_model.training.evaluate import evaluate_run
-    from flexcare_model.training.predict import find_embedder, output_of
-    from flexcare_model.training.train import choose_device
-
-    where = choose_device(device)
-    place = output or output_of(folder)
-    evaluate_run(place, folder, BatchLoader(where), embedder=find_embedder(place, encoder, where))
 
 
 @commands.command("predict")
@@ -272,7 +238,7 @@ def analyse(
     `inside` writes the representations of the samples and the choices of the experts, `modalities` the scores with
     fewer modalities.
     """
-    from flexcare_model.analysis.run import run
+    from flexcare_model.analysis.write import run
 
     with results_of(recipe, output) as (place, made), sealed(made, out) as target:
         trained = Path(made.extra["run"]) if made else _given(folder, "--run")
@@ -295,7 +261,7 @@ def statistics(recipe: Path | None, output: Path | None, below: int, replicates:
     They are computed from the predictions of the runs.
     """
     from flexcare_model.report.numbers.results import Results
-    from flexcare_model.report.numbers.run import run
+    from flexcare_model.report.numbers.statistics import run
 
     with results_of(recipe, output) as (place, made), sealed(made, out) as target:
         below = made.spec["settings"]["suppress_below"] if made else below
@@ -315,7 +281,7 @@ def tables(name: str, recipe: Path | None, output: Path | None, below: int, seed
     Each is written as CSV, Markdown and LaTeX.
     """
     from flexcare_model.report.numbers.results import Results
-    from flexcare_model.report.run import write_tables
+    from flexcare_model.report.write import write_tables
 
     with results_of(recipe, output) as (place, made), sealed(made, out) as target:
         asked = about(made, below=below, seeds=seeds)
@@ -335,7 +301,7 @@ def figure(name: str, recipe: Path | None, output: Path | None, below: int, synt
     NAME is the name of its file, from figure1b to calibration.
     """
     from flexcare_model.report.numbers.results import Results
-    from flexcare_model.report.run import write_figure
+    from flexcare_model.report.write import write_figure
 
     with results_of(recipe, output) as (place, made), sealed(made, out) as target:
         results, asked = Results(place), about(made, below=below, synthetic=synthetic)
@@ -357,7 +323,7 @@ def report(
     The page is page.html; it is self-contained.
     """
     from flexcare_model.report.numbers.results import Results
-    from flexcare_model.report.run import write_page
+    from flexcare_model.report.write import write_page
 
     with results_of(recipe, output) as (place, made), sealed(made, out) as target:
         write_page(Results(place), target, about(made, below=below, seeds=seeds, synthetic=synthetic))
@@ -375,7 +341,7 @@ def card(recipe: Path | None, output: Path | None, below: int, synthetic: bool, 
     They are written as Markdown and as JSON-LD.
     """
     from flexcare_model.report.numbers.results import Results
-    from flexcare_model.report.run import write_card
+    from flexcare_model.report.write import write_card
 
     with results_of(recipe, output) as (place, made), sealed(made, out) as target:
         write_card(Results(place), target, about(made, below=below, synthetic=synthetic))
@@ -393,7 +359,7 @@ def compare_protocols(
 ) -> None:
     """Write a page that compares the two protocols."""
     from flexcare_model.report.numbers.results import Results
-    from flexcare_model.report.run import write_comparison
+    from flexcare_model.report.write import write_comparison
 
     if recipe:
         made = Recipe.read(recipe)

@@ -131,7 +131,7 @@ class ModelPlan:
         if experiment not in EXPERIMENTS:
             raise RunError(f"experiment: expected one of {', '.join(EXPERIMENTS)}; got {experiment}")
         tasks = self.tasks_of(experiment)
-        inputs = {name: self.data.product(name) for name in ("hourly", "cxr", "notes", *map(cohort_stage, tasks))}
+        inputs = {name: self.data.product(name) for name in ("hourly", "images", "notes", *map(cohort_stage, tasks))}
         pretrained = self.run(model, MULTI_TASK, seed) if EXPERIMENTS[experiment].pretrained else None
         spec = {
             "product": "run",
@@ -142,7 +142,7 @@ class ModelPlan:
             "samples": {task: self.data.samples_spec(task) for task in tasks},
             "pretrained": pretrained.key if pretrained else None,
             "code": code_spec(
-                "flexcare_model.training.run",
+                "flexcare_model.training.train_and_evaluate",
                 models()[model].module,
                 *(f"flexcare_data.tasks.{task}" for task in tasks),
             ),
@@ -243,7 +243,7 @@ class ModelPlan:
             published = {f"{place}/interaction/history.parquet": folder / "history.parquet"}
             return Product(folder.name[:-13], spec, folder, folder / "metrics.json", published, inputs)
         inputs = {"run": run, **inputs}
-        spec = self._made(kind, {"run": run}, {}, "flexcare_model.analysis.run")
+        spec = self._made(kind, {"run": run}, {}, "flexcare_model.analysis.write")
         return self._sealed(f"{kind}-{model}-{experiment}-seed{seed}", spec, {f"{place}/{f}": f for f in files}, inputs)
 
     def analyses(self, kind: str, runs: Iterable[Product]) -> list[Product]:
@@ -255,7 +255,7 @@ class ModelPlan:
         """Intervals, paired tests, calibration and groups of the runs of table 3."""
         inputs = self._named([self.data.product("stays"), *self._cohorts(), *self.method_runs])
         settings = {"suppress_below": self.config.report.suppress_below}
-        spec = self._made("statistics", inputs, settings, "flexcare_model.report.numbers.run")
+        spec = self._made("statistics", inputs, settings, "flexcare_model.report.numbers.statistics")
         files = {f"analysis/statistics/{name}.parquet": f"{name}.parquet" for name in STATISTICS}
         return self._sealed("statistics", spec, files, inputs)
 
@@ -264,7 +264,7 @@ class ModelPlan:
     def table(self, name: str) -> Product:
         """Tables as CSV, Markdown and LaTeX: table2 to table6, or those of the target `statistics`."""
         if name == "table2":
-            inputs = [*self._cohorts(), self.data.product("cxr")]
+            inputs = [*self._cohorts(), self.data.product("images")]
         elif name == "statistics":
             inputs = [self.statistics]
         else:
@@ -306,7 +306,7 @@ class ModelPlan:
     def page(self, name: str) -> Product:
         """``report`` shows what `all` trains, ``paper`` everything, ``so_far`` the runs that are finished now."""
         data = [self.data.product(stage) for stage in ("stays", "splits", "events", "hourly", "sections")]
-        data += [*self._cohorts(), *(self.data.product(stage) for stage in ("audit", "cxr", "notes"))]
+        data += [*self._cohorts(), *(self.data.product(stage) for stage in ("audit", "images", "notes"))]
         inputs = [*data, *{"report": self._all, "paper": self._everything, "so_far": self._finished}[name]()]
         files = {f"{name}.html": "page.html", f"{name}_tables": "tables"}
         return self._report(f"page-{name}", inputs, files, config=True)
@@ -346,7 +346,7 @@ class ModelPlan:
             inputs |= {f"{plan.config.protocol}/{name}": product for name, product in self._named(both).items()}
         files = {"protocols/comparison.html": "page.html", "protocols/tables": "tables"}
         settings = self._report_settings()
-        spec = self._made("comparison", inputs, settings, "flexcare_model.report.run")
+        spec = self._made("comparison", inputs, settings, "flexcare_model.report.write")
         return self._sealed("comparison", spec, files, inputs)
 
     # --- common -------------------------------------------------------------------------------------------------
@@ -377,7 +377,7 @@ class ModelPlan:
             del settings["seeds"]
         if config:
             settings |= {"config": self.config.deciding(), "left_out": self.not_trained}
-        spec = self._made(name, named, settings, "flexcare_model.report.run")
+        spec = self._made(name, named, settings, "flexcare_model.report.write")
         return self._sealed(name, spec, files, named)
 
     def _made(self, name: str, inputs: Mapping[str, Product], settings: dict[str, Any], module: str) -> dict[str, Any]:

@@ -49,7 +49,7 @@ rule samples:
     """All inputs for your own models: cohorts, series, radiographs, note vectors."""
     input:
         rules.cohorts.input,
-        published(lambda: [stage("cxr"), stage("notes")]),
+        published(lambda: [stage("images"), stage("notes")]),
 
 
 # A target for each task by its name.

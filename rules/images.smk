@@ -1,19 +1,19 @@
 # Radiographs that the cohorts need; each is decoded once per store. With images.jobs above 1 separate jobs decode the
-# parts, and `cxr` finds them done.
+# parts, and `images` finds them done.
 
 
-rule cxr_part:
+rule images_part:
     input:
-        unpack(stage_inputs("cxr")),
+        unpack(stage_inputs("images")),
     output:
-        done=temp(touch(part_mark("cxr"))),
+        done=temp(touch(part_mark("images"))),
     params:
-        settings=decode_settings,
-        arguments=stage_arguments("cxr"),
+        settings=image_settings,
+        arguments=stage_arguments("images"),
     log:
-        f"{OUT}/logs/cxr-{{key}}-part{{part}}of{{parts}}.log",
+        f"{OUT}/logs/images-{{key}}-part{{part}}of{{parts}}.log",
     benchmark:
-        f"{OUT}/benchmarks/cxr-{{key}}-part{{part}}of{{parts}}.tsv"
+        f"{OUT}/benchmarks/images-{{key}}-part{{part}}of{{parts}}.tsv"
     threads: CONFIG.resources.image_processes
     resources:
         mem_mb=growing(CONFIG.resources.memory_mb),
@@ -23,19 +23,19 @@ rule cxr_part:
         " --processes {threads} > {log:q} 2>&1"
 
 
-rule cxr:
+rule images:
     input:
-        unpack(stage_inputs("cxr")),
-        parts=part_marks("cxr", CONFIG.images.jobs),
+        unpack(stage_inputs("images")),
+        parts=part_marks("images", CONFIG.images.jobs),
     output:
-        done=touch(mark("cxr")),
+        done=touch(mark("images")),
     params:
-        settings=decode_settings,
-        arguments=stage_arguments("cxr"),
+        settings=image_settings,
+        arguments=stage_arguments("images"),
     log:
-        f"{OUT}/logs/cxr-{{key}}.log",
+        f"{OUT}/logs/images-{{key}}.log",
     benchmark:
-        f"{OUT}/benchmarks/cxr-{{key}}.tsv"
+        f"{OUT}/benchmarks/images-{{key}}.tsv"
     threads: CONFIG.resources.image_processes if CONFIG.images.jobs == 1 else 1
     resources:
         mem_mb=growing(CONFIG.resources.memory_mb),

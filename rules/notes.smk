@@ -46,7 +46,7 @@ rule notes_part:
     output:
         done=temp(touch(part_mark("notes"))),
     params:
-        settings=embed_arguments,
+        settings=note_settings,
         arguments=stage_arguments("notes"),
     log:
         f"{OUT}/logs/notes-{{key}}-part{{part}}of{{parts}}.log",
@@ -58,7 +58,7 @@ rule notes_part:
         runtime=growing(720),
         gpu=gpus(CONFIG.notes.device),
     shell:
-        "python -m flexcare_model embed {params.settings} --part {wildcards.part}/{wildcards.parts} {params.arguments}"
+        "python -m flexcare_model notes {params.settings} --part {wildcards.part}/{wildcards.parts} {params.arguments}"
         " --threads {threads} > {log:q} 2>&1"
 
 
@@ -69,7 +69,7 @@ rule notes:
     output:
         done=touch(mark("notes")),
     params:
-        settings=embed_arguments,
+        settings=note_settings,
         arguments=stage_arguments("notes"),
     log:
         f"{OUT}/logs/notes-{{key}}.log",
@@ -81,4 +81,4 @@ rule notes:
         runtime=growing(720),
         gpu=gpus(CONFIG.notes.device) if CONFIG.notes.jobs == 1 else 0,
     shell:
-        "python -m flexcare_model embed {params.settings} {params.arguments} --threads {threads} > {log:q} 2>&1"
+        "python -m flexcare_model notes {params.settings} {params.arguments} --threads {threads} > {log:q} 2>&1"

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from flexcare_data.compiled import compiled
-from flexcare_data.raw.csv_bytes import CARRIAGE_RETURN, COMMA, NEWLINE, QUOTE
+from flexcare_data.raw.byte_constants import CARRIAGE_RETURN, COMMA, NEWLINE, QUOTE
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from numba import types
 from numba.extending import intrinsic
 
 from flexcare_data.compiled import compiled
-from flexcare_data.raw.csv_bytes import (
+from flexcare_data.raw.byte_constants import (
     CARRIAGE_RETURN,
     COLON,
     COMMA,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from flexcare_data.compiled import compiled
-from flexcare_data.raw.csv_bytes import QUOTE
+from flexcare_data.raw.byte_constants import QUOTE
 
 
 class PairTable:

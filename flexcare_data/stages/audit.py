@@ -15,7 +15,7 @@ from flexcare_data.errors import UserError
 from flexcare_data.hours import TOLERANCE, n_bins
 from flexcare_data.raw.tables import empty_counts
 from flexcare_data.schema import KNOWN_ONLY_LATER
-from flexcare_data.stages.images.radiographs import read_radiographs
+from flexcare_data.stages.images.study_times import read_radiographs
 from flexcare_data.stages.sections import section_marks
 from flexcare_data.stages.work import StageWork, merged_counts, write_json
 from flexcare_data.tasks import TASKS

@@ -10,7 +10,7 @@ import polars as pl
 
 from flexcare_data.raw.tables import Dropped, count, empty_counts
 from flexcare_data.stages import hourly
-from flexcare_data.stages.images.radiographs import read_radiographs
+from flexcare_data.stages.images.study_times import read_radiographs
 from flexcare_data.stages.sections import section_marks
 from flexcare_data.stages.work import StageWork, merged_counts, write_counts
 from flexcare_data.tasks import TASKS

@@ -162,7 +162,7 @@ def write_stage(
 ) -> Iterator[Path]:
     """Write a stage: yields a private folder to fill, which becomes ``target`` on a clean exit.
 
-    Relative links to a sibling (``shards -> ../cxr-0123456789ab``) may be among the files; everything else must be a
+    Relative links to a sibling (``shards -> ../images-0123456789ab``) may be among the files; everything else must be a
     plain file or folder. A complete ``target`` of the same spec is kept and the new one discarded; one without a valid
     manifest (empty, left over, damaged) is replaced. After an exception nothing of the new one is left.
 
@@ -340,7 +340,7 @@ def _check_inside(manifest: Path, name: str) -> None:
 
 def _check_link(manifest: Path, name: str, link: Any) -> None:
     if "/" in name or not isinstance(link, str) or not re.fullmatch(r"\.\./[A-Za-z0-9_][A-Za-z0-9_.-]*", link):
-        raise StoreError(f"{manifest}: link {name!r}: expected a sibling such as ../cxr-0123456789ab, got {link!r}")
+        raise StoreError(f"{manifest}: link {name!r}: expected a sibling such as ../images-0123456789ab, got {link!r}")
 
 
 def publish_mode(path: Path, group_readable: bool) -> None:

@@ -82,7 +82,7 @@ def _missing_parts(folder: Path) -> list[str]:
 
 def _pool_problems(folder: Path) -> list[str]:
     problems = []
-    key = {"cxr": "dicom_id", "notes": "text_key"}.get(read_pool(folder).get("pool", ""))
+    key = {"images": "dicom_id", "notes": "text_key"}.get(read_pool(folder).get("pool", ""))
     for path in sorted(folder.glob("part-*.parquet")):
         part = path.stem
         arrays = sorted(folder.glob(f"{part}.npy")) + sorted(folder.glob(f"{part}.*.npy"))

@@ -28,8 +28,8 @@ from flexcare_model.training.checkpoint import (
     load_weights,
     save_model,
 )
+from flexcare_model.training.data_digest import data_digest
 from flexcare_model.training.loop import Loop, Splits, TrainError, history_frame, seed_everything
-from flexcare_model.training.origin import data_digest
 from flexcare_model.training.run_config import Execution, RunConfig
 
 logger = logging.getLogger(__name__)

@@ -25,7 +25,7 @@ try:
     from flexcare_data.plan import Plan, cohort_stage
     from flexcare_data.publish import check_free, is_published, link_commands
     from flexcare_data.store.folders import is_complete
-    from flexcare_data.store.views import Recipe
+    from flexcare_data.store.recipe import Recipe
     from flexcare_model.experiments import EXPERIMENTS
     from flexcare_model.plan import FIGURES, PAGES, TABLE_STEMS, ModelPlan, links_of
 
@@ -99,7 +99,7 @@ def begin():
 
 def renew_marks(plan):
     """Make the marks of the stages agree with the store, which others may have filled, moved or pruned."""
-    stages = ["stays", "splits", "events", "hourly", "sections", *plan.cohorts, "audit", "cxr", "notes"]
+    stages = ["stays", "splits", "events", "hourly", "sections", *plan.cohorts, "audit", "images", "notes"]
     todo = [report_errors(plan.product)(name) for name in stages]
     seen = set()
     while todo:
@@ -204,7 +204,7 @@ def roots_of(row):
     """Raw data sets that a stage reads."""
     from flexcare_data.schema import RAW
 
-    return {RAW[table].root for table in row.raw} | ({"mimic_cxr_jpg"} if row.name == "cxr" else set())
+    return {RAW[table].root for table in row.raw} | ({"mimic_cxr_jpg"} if row.name == "images" else set())
 
 
 def recipe(product, **extra):
@@ -335,7 +335,7 @@ def doctor_config(wildcards):
     return str(path)
 
 
-def embed_arguments(wildcards):
+def note_settings(wildcards):
     """Settings of the note vectors, and the encoder: a local folder, or the prepared one."""
     notes, product = CONFIG.notes, by_key("notes", wildcards.key)
     encoder = product.inputs["encoder"].folder if "encoder" in product.inputs else PLAN.encoder_folder
@@ -352,7 +352,7 @@ def cohort_and_its_data(task):
     return published(lambda: [stage(cohort_stage(task)), *map(stage, SHARED)])
 
 
-def decode_settings(wildcards):
+def image_settings(wildcards):
     """Settings of the decoding."""
     images = CONFIG.images
     words = ["--which", images.which, "--broken-share", str(images.broken_share)]

@@ -26,7 +26,7 @@ DATA_NAMES = {
     "data/hourly/index.parquet": lambda: PLAN.product("hourly"),
     "data/notes/sections.parquet": lambda: PLAN.product("sections"),
     "data/leakage.json": lambda: PLAN.product("audit"),
-    "data/cxr/index.parquet": lambda: PLAN.product("cxr"),
+    "data/cxr/index.parquet": lambda: PLAN.product("images"),
     "data/notes/index.parquet": lambda: PLAN.product("notes"),
 }
 PAGE_NAMES = {

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from flexcare_data.modalities import NOTE_WIDTH
-from flexcare_model.notes.computing import CPU_BATCH_TOKENS, batches, computing
+from flexcare_model.notes.batching import CPU_BATCH_TOKENS, batches, computing
 from flexcare_model.notes.encoder import Encoder
 from flexcare_model.notes.storage import dequantize, quantize
 

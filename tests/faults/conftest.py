@@ -22,12 +22,12 @@ def base(tmp_path_factory) -> Base:
     canaries.plant(base.raw)
     build(base.raw, base.store)
     base.encoder.symlink_to(base.store / "encoder")
-    for stage in ("cxr", "encoder", "notes"):
+    for stage in ("images", "encoder", "notes"):
         done = run(base.command(stage, base.store / stage), watched=base.store, patches=PATCHES)
         assert done.status == 0, done.printed
         base.printed.append(done.printed)
     plan = Plan(load_config({}))
-    for name in ("stays", "splits", "events", "hourly", "sections", *plan.cohorts, "audit", "cxr", "notes"):
+    for name in ("stays", "splits", "events", "hourly", "sections", *plan.cohorts, "audit", "images", "notes"):
         for file, link in plan.stage(name).outputs.items():
             place = base.output / link
             place.parent.mkdir(parents=True, exist_ok=True)

@@ -17,7 +17,12 @@ from support.prepared import PATCHES, Base
 from test_kills import expected
 
 more = pytest.mark.drill
-STAGES = ("events", "sections", "cxr", *(pytest.param(s, marks=more) for s in ("hourly", "cohort-diagnosis", "notes")))
+STAGES = (
+    "events",
+    "sections",
+    "images",
+    *(pytest.param(s, marks=more) for s in ("hourly", "cohort-diagnosis", "notes")),
+)
 needs_mounts = pytest.mark.skipif(
     not conditions.possible(conditions.small_disk, Path("/tmp"), 1 << 20), reason="mounting is not permitted here"
 )
@@ -51,7 +56,7 @@ def test_files_that_may_not_grow(base, tmp_path, stage):
 
 
 @needs_mounts
-@pytest.mark.parametrize(("stage", "size"), [("events", 64 << 10), ("cxr", 3 << 20), ("notes", 1 << 20)])
+@pytest.mark.parametrize(("stage", "size"), [("events", 64 << 10), ("images", 3 << 20), ("notes", 1 << 20)])
 def test_a_full_disk(base, tmp_path, stage, size):
     """The disk of the store is full in the middle of a stage. (A page mapped beyond it would kill the process.)"""
     arguments = (base.command(stage, tmp_path / stage), PATCHES, str(tmp_path), size)
@@ -76,7 +81,7 @@ def test_a_training_on_a_full_disk_goes_on(base, tmp_path):
 # --- permissions ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("stage", ["events", "cxr", "notes"])
+@pytest.mark.parametrize("stage", ["events", "images", "notes"])
 def test_a_store_that_may_not_be_written(base, tmp_path, stage):
     store = tmp_path / "store"
     store.mkdir(mode=0o550)
@@ -88,7 +93,7 @@ def test_a_store_that_may_not_be_written(base, tmp_path, stage):
 
 
 @needs_mounts
-@pytest.mark.parametrize("stage", ["events", "cxr", "notes"])
+@pytest.mark.parametrize("stage", ["events", "images", "notes"])
 def test_a_disk_that_is_read_only_even_for_root(base, tmp_path, stage):
     store = tmp_path / "store"
     store.mkdir()
@@ -185,13 +190,13 @@ def test_radiographs_that_go_away_are_counted_and_taken_later(base, tmp_path):
     files = sorted((raw / "mimic_cxr_jpg").rglob("*.jpg"))
     for path in files:
         path.rename(path.with_suffix(".away"))
-    command = base.command("cxr", store / "cxr", raw)
+    command = base.command("images", store / "images", raw)
     done = run([*command, "--broken-share", "0.01"], watched=store, patches=PATCHES)
     assert done.status == 1 and "cannot be used, expected at most 1.00%" in one_message(done.printed)
     for path in files:
         path.with_suffix(".away").rename(path)
     assert run(command, watched=store, patches=PATCHES).status == 0
-    assert digests(store) == expected(base, "cxr")
+    assert digests(store) == expected(base, "images")
 
 
 # --- the clock --------------------------------------------------------------------------------------------------
@@ -201,24 +206,24 @@ def test_radiographs_that_go_away_are_counted_and_taken_later(base, tmp_path):
 def test_dates_in_the_past_or_future_change_nothing(base, tmp_path, when):
     """Half the parts of a pool are dated 1970 or 2038, and so is what a killed build left."""
     store = tmp_path / "store"
-    command = base.command("cxr", store / "cxr")
+    command = base.command("images", store / "images")
     assert run(command, watched=store, patches=PATCHES, kill_at=40).status == -signal.SIGKILL
     for path in store.rglob("*"):
         os.utime(path, (when, when))
     assert run(command, watched=store, patches=PATCHES).status == 0
-    assert digests(store) == expected(base, "cxr")
+    assert digests(store) == expected(base, "images")
     for path in store.rglob("*"):
         os.utime(path, (when, when), follow_symlinks=False)
-    for action in (["ls"], ["verify"], ["prune", "--days", "1", "--keep", "cxr"]):
+    for action in (["ls"], ["verify"], ["prune", "--days", "1", "--keep", "images"]):
         done = run(["flexcare_data", "store", *action, "--store", store], watched=store)
         assert done.status in (0, 1) and "Traceback" not in done.printed, done.printed
-    assert digests(store) == expected(base, "cxr")
+    assert digests(store) == expected(base, "images")
 
 
 # --- two at once ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("stage", ["cxr", "train", *(pytest.param(s, marks=more) for s in ("events", "notes"))])
+@pytest.mark.parametrize("stage", ["images", "train", *(pytest.param(s, marks=more) for s in ("events", "notes"))])
 def test_two_at_once_on_one_store(base, tmp_path, stage):
     """Double work and no damage, whichever is first at each step; the same for two trainings of one run."""
     store = tmp_path / "store"

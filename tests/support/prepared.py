@@ -6,14 +6,14 @@ import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from flexcare_data.store.views import Recipe
+from flexcare_data.store.recipe import Recipe
 from flexcare_data.tasks import TASKS
 
 SETTINGS = {
     "hidden_dim": 8, "layers": 1, "epochs": 2, "batch_size": 16, "max_hours": 12, "threads": 1, "device": "cpu",
     "tasks": ["in_hospital_mortality", "diagnosis"],
 }  # fmt: skip
-PATCHES = {"flexcare_data.stages.images.build.PART_SIZE": 16, "flexcare_model.notes.embed.PART_TOKENS": 256}
+PATCHES = {"flexcare_data.stages.images.build.PART_SIZE": 16, "flexcare_model.notes.build.PART_TOKENS": 256}
 """Several parts in a pool as small as ours."""
 
 
@@ -74,9 +74,9 @@ class Base:
                        *every],
             "audit": ["flexcare_data", "audit", *roots["mimiciv"], *roots["mimic_cxr_jpg"], *every,
                       *cohorts],
-            "cxr": ["flexcare_data", "images", *roots["mimic_cxr_jpg"], *cohorts, "--broken-share", "1"],
+            "images": ["flexcare_data", "images", *roots["mimic_cxr_jpg"], *cohorts, "--broken-share", "1"],
             "encoder": ["flexcare_model", "encoder", "--encoder", "tiny", *reads["sections"]],
-            "notes": ["flexcare_model", "embed", *cohorts, *reads["sections"], *encoder],
+            "notes": ["flexcare_model", "notes", *cohorts, *reads["sections"], *encoder],
             "train": ["flexcare_model", "train", "--output", self.output, "--model", "flexcare", "--settings",
                       json.dumps(SETTINGS), "--seed", "40"],
         }  # fmt: skip

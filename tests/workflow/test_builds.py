@@ -25,11 +25,23 @@ from flexcare_data.discovery import task_names
 
 pytestmark = pytest.mark.slow
 
-STAGES = ["stays", "splits", "events", "hourly", "sections", "cohort", "audit", "cxr", "notes", "encoder", "synthetic"]
+STAGES = [
+    "stays",
+    "splits",
+    "events",
+    "hourly",
+    "sections",
+    "cohort",
+    "audit",
+    "images",
+    "notes",
+    "encoder",
+    "synthetic",
+]
 COMMAND_LINE = {
     "flexcare_data.__main__", "flexcare_data.cli", "flexcare_data.plan", "flexcare_data.config",
     "flexcare_data.options", "flexcare_data.discovery", "flexcare_model.__main__", "flexcare_model.cli",
-    "flexcare_model.experiments", "flexcare_data.store.views", "flexcare_data.job_part",
+    "flexcare_model.experiments", "flexcare_data.store.recipe", "flexcare_data.job_part",
     "flexcare_data.raw.radiographs", "flexcare_data.code_digest",
 }  # fmt: skip
 """Modules that every command imports to read its arguments and its row of the plan; no stage calls them."""
@@ -78,9 +90,18 @@ def audited(base: Path) -> dict[str, dict[str, Any]]:
 
 def test_every_stage_executes_only_what_its_key_covers(base):
     commands = audited(base)
-    assert {"stays", "splits", "events", "hourly", "sections", "audit", "cxr", "notes", "encoder", "synthetic"} <= set(
-        commands
-    )
+    assert {
+        "stays",
+        "splits",
+        "events",
+        "hourly",
+        "sections",
+        "audit",
+        "images",
+        "notes",
+        "encoder",
+        "synthetic",
+    } <= set(commands)
     assert {f"cohort-{task}" for task in task_names()} <= set(commands)
     assert {"run-flexcare-six_tasks-seed42", "run-mt-readmission-seed42", "page-report", "tables-table2"} <= set(
         commands
@@ -135,10 +156,10 @@ CHANGES: dict[str, tuple[dict[str, Any], str, dict[str, int]]] = {
     "baseline_lr": ({"train": {"baseline_lr": 0.01}}, "baselines", {"train": 2, "publish": 2, "baselines": 1}),
     "max_tokens": ({"notes": {"max_tokens": 8}}, "samples", {"notes": 1, "publish": 1, "samples": 1}),
     "tasks": (
-        {"tasks": TASKS}, "samples", {"audit": 1, "cxr": 1, "notes": 1, "publish": 3, "samples": 1},
+        {"tasks": TASKS}, "samples", {"audit": 1, "images": 1, "notes": 1, "publish": 3, "samples": 1},
     ),
     "suppress_below": ({"report": {"suppress_below": 3}}, "table2", {"tables": 1, "publish": 1, "table2": 1}),
-    "which": ({"images": {"which": "all_ap"}}, "samples", {"cxr": 1, "publish": 1, "samples": 1}),
+    "which": ({"images": {"which": "all_ap"}}, "samples", {"images": 1, "publish": 1, "samples": 1}),
 }  # fmt: skip
 """A change, a target that depends on it, and the jobs that this takes."""
 

@@ -1,1 +1,1 @@
-"""Stage `cxr`: tensors of the radiographs."""
+"""Stage `images`: tensors of the radiographs."""

@@ -1,4 +1,4 @@
-"""Stage `cxr`: the tensors of the radiographs that the cohorts need.
+"""Stage `images`: the tensors of the radiographs that the cohorts need.
 
 In: the radiographs that the cohorts point at, the JPEGs of MIMIC-CXR-JPG. Out: uint8 tensors (256, 256) in a pool that
 grows by what is missing; index.parquet (CXR_INDEX), problems.parquet, counts.json.
@@ -31,7 +31,7 @@ from flexcare_data.raw.radiographs import MISSING, radiograph_path, with_sizes
 from flexcare_data.raw.tables import empty_counts
 from flexcare_data.schema import CXR_INDEX, check
 from flexcare_data.stages.images.decoding import ImageError, decode_into
-from flexcare_data.stages.images.radiographs import read_radiographs
+from flexcare_data.stages.images.study_times import read_radiographs
 from flexcare_data.stages.work import StageWork
 from flexcare_data.store.folders import atomic_write, write_stage
 from flexcare_data.store.pools import Pool
@@ -48,7 +48,7 @@ _PROBLEMS = {"path": pl.String, "dicom_id": pl.String, "problem": pl.String}
 def pool_spec() -> dict[str, Any]:
     """What decides a tensor given its file, so the key of the pool: the code of `decoding` and the image library."""
     return {
-        "pool": "cxr",
+        "pool": "images",
         "part_size": PART_SIZE,
         "code": code_digest("flexcare_data.stages.images.decoding"),
         "libraries": {name: version(name) for name in ("numpy", "pillow")},
@@ -277,7 +277,7 @@ def _refuse_many(
 
 
 def run(work: StageWork) -> None:
-    """Stage `cxr`; with the setting ``part`` only one of several parts of the pool, and no stage."""
+    """Stage `images`; with the setting ``part`` only one of several parts of the pool, and no stage."""
     columns = ["dicom_id", "subject_id", "study_id"]
     if work.settings["which"] == "all_ap":
         wanted = read_radiographs(work, empty_counts()).select(columns)

@@ -134,7 +134,7 @@ def plan(tmp_path: Path) -> Plan:
 
 
 def stages(plan: Plan) -> list[str]:
-    names = ["synthetic", "stays", "splits", "events", "hourly", "sections", "audit", "cxr", "encoder", "notes"]
+    names = ["synthetic", "stays", "splits", "events", "hourly", "sections", "audit", "images", "encoder", "notes"]
     return [*names, *plan.cohorts]
 
 
@@ -151,7 +151,7 @@ def test_no_stage_depends_on_commands_plans_or_how_errors_are_shown(tmp_path):
         ("flexcare_data.stages.hourly", {"hourly", *(f"cohort-{task}" for task in TASKS)}),
         ("flexcare_data.stages.splits", {"splits"}),
         ("flexcare_data.stages.phenotypes", {"stays"}),
-        ("flexcare_data.stages.images.decoding", {"cxr"}),
+        ("flexcare_data.stages.images.decoding", {"images"}),
         ("flexcare_data.tasks.drg", {"cohort-drg", "audit", "notes"}),
         ("flexcare_data.stages.work", None),
     ],

@@ -29,11 +29,11 @@ from flexcare_data.stages.images import build as images
 from flexcare_data.stages.images import decoding
 from flexcare_data.stages.images.build import build, decode_part
 from flexcare_data.stages.images.decoding import ImageError, decode
-from flexcare_data.stages.images.radiographs import ap_radiographs, study_time
+from flexcare_data.stages.images.study_times import ap_radiographs, study_time
 from flexcare_data.store import verify
 from flexcare_data.synthetic.write import write_data_set
 
-SPEC = {"stage": "cxr"}
+SPEC = {"stage": "images"}
 
 
 def smooth(height: int, width: int, *, seed: int = 0, top: int = 255) -> np.ndarray:
@@ -240,7 +240,7 @@ def tensor(stage: Path, dicom_id: str) -> np.ndarray:
 
 def test_build(raw, tmp_path):
     dicoms, root = raw
-    stage = tmp_path / "store" / "cxr-0123456789ab"
+    stage = tmp_path / "store" / "images-0123456789ab"
     counts = build(pl.concat([dicoms, dicoms]).sample(fraction=1, shuffle=True, seed=1), root, out_dir=stage,
                    spec=SPEC, broken_share=0.1)  # fmt: skip
     assert counts == {
@@ -265,7 +265,7 @@ def test_build(raw, tmp_path):
 def test_bytes_do_not_depend_on_processes(raw, tmp_path):
     dicoms, root = raw
     for processes in (1, 2):
-        out = tmp_path / f"store{processes}" / "cxr-0123456789ab"
+        out = tmp_path / f"store{processes}" / "images-0123456789ab"
         build(dicoms, root, out_dir=out, spec=SPEC, processes=processes, broken_share=0.1)
     assert files(tmp_path / "store1") == files(tmp_path / "store2")
 
@@ -281,16 +281,16 @@ def test_a_second_build_decodes_what_is_new(raw, tmp_path, monkeypatch):
         build(frame, root, out_dir=tmp_path / "store" / name, spec={"stage": name}, broken_share=0.5)
         return len(decoded)
 
-    assert run("cxr-1", dicoms.head(3)) == 3
-    assert run("cxr-2", dicoms.head(3)) == 0
-    assert run("cxr-3", dicoms.head(10)) == 10 - 3 - 1  # less the missing one
+    assert run("images-1", dicoms.head(3)) == 3
+    assert run("images-2", dicoms.head(3)) == 0
+    assert run("images-3", dicoms.head(10)) == 10 - 3 - 1  # less the missing one
     path = radiograph_path(root, *dicoms.row(0)[1:], "d000")
     path.write_bytes(encoded(smooth(400, 400, seed=99)))
-    assert run("cxr-4", dicoms.head(3)) == 1
-    assert (tensor(tmp_path / "store" / "cxr-4", "d000") == real(path)).all()
+    assert run("images-4", dicoms.head(3)) == 1
+    assert (tensor(tmp_path / "store" / "images-4", "d000") == real(path)).all()
     path.unlink()
-    assert run("cxr-5", dicoms.head(3)) == 0
-    assert pl.read_parquet(tmp_path / "store" / "cxr-5" / "problems.parquet")["problem"].to_list() == ["missing"]
+    assert run("images-5", dicoms.head(3)) == 0
+    assert pl.read_parquet(tmp_path / "store" / "images-5" / "problems.parquet")["problem"].to_list() == ["missing"]
 
 
 def test_a_stopped_build_keeps_its_parts(raw, tmp_path, monkeypatch):
@@ -303,7 +303,7 @@ def test_a_stopped_build_keeps_its_parts(raw, tmp_path, monkeypatch):
         if done > 16:
             raise KeyboardInterrupt
 
-    stage, other = tmp_path / "store" / "cxr-1", tmp_path / "other" / "cxr-1"
+    stage, other = tmp_path / "store" / "images-1", tmp_path / "other" / "images-1"
     with pytest.raises(KeyboardInterrupt):
         build(dicoms, root, out_dir=stage, spec=SPEC, progress=stop)
     assert len(list((tmp_path / "store").glob("tensors-*/part-*.npy"))) == 1 and not stage.exists()
@@ -319,9 +319,9 @@ def test_bytes_do_not_depend_on_the_number_of_jobs(raw, tmp_path, monkeypatch, t
     """In any order, with more jobs than parts too, and where the pool holds some of the tensors already."""
     dicoms, root = raw
     monkeypatch.setattr(images, "PART_SIZE", 16)
-    shared, whole = tmp_path / "shared" / "cxr-1", tmp_path / "whole" / "cxr-1"
+    shared, whole = tmp_path / "shared" / "images-1", tmp_path / "whole" / "images-1"
     for out in (shared, whole):
-        build(dicoms[::7], root, out_dir=out.with_name("cxr-0"), spec=SPEC, broken_share=1)
+        build(dicoms[::7], root, out_dir=out.with_name("images-0"), spec=SPEC, broken_share=1)
     build(dicoms, root, out_dir=whole, spec=SPEC, broken_share=1)
     (pool,) = (tmp_path / "shared").glob("tensors-*")
     found = 0
@@ -353,7 +353,7 @@ def progress(done, total):
     os.kill(os.getpid(), signal.SIGKILL)
 
 if __name__ == "__main__":
-    images.build(pl.read_parquet("dicoms.parquet"), Path("raw"), out_dir=Path("store/cxr-1"), spec={}, processes=2,
+    images.build(pl.read_parquet("dicoms.parquet"), Path("raw"), out_dir=Path("store/images-1"), spec={}, processes=2,
                  progress=progress)
 """)
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
@@ -368,7 +368,7 @@ if __name__ == "__main__":
         time.sleep(0.1)
     assert not alive
     assert not list((tmp_path / "store").glob("tensors-*/part-*"))  # nothing that a reader would take for a part
-    build(dicoms, root, out_dir=tmp_path / "store" / "cxr-1", spec=SPEC, broken_share=0.1)
+    build(dicoms, root, out_dir=tmp_path / "store" / "images-1", spec=SPEC, broken_share=0.1)
     assert not list((tmp_path / "store").glob("**/.*.tmp.*"))
 
 
@@ -383,7 +383,7 @@ def running(pid: int) -> bool:
 
 def test_too_many_broken_files_fail(raw, tmp_path):
     dicoms, root = raw
-    out = tmp_path / "store" / "cxr-1"
+    out = tmp_path / "store" / "images-1"
     with pytest.raises(ImageError, match=r"2 of 70 .* at most 1.00% .*allow_missing") as error:
         build(dicoms, root, out_dir=out, spec=SPEC)
     assert "d003" not in str(error.value) and "p10000001" not in str(error.value)
@@ -396,16 +396,16 @@ def test_too_many_broken_files_fail(raw, tmp_path):
 def test_no_radiographs_at_all(tmp_path):
     """A build without MIMIC-CXR-JPG, or whose cohorts have no image."""
     dicoms = pl.DataFrame(schema={"dicom_id": pl.String, "subject_id": pl.Int64, "study_id": pl.Int64})
-    counts = build(dicoms, tmp_path / "nowhere", out_dir=tmp_path / "store" / "cxr-1", spec=SPEC)
+    counts = build(dicoms, tmp_path / "nowhere", out_dir=tmp_path / "store" / "images-1", spec=SPEC)
     assert counts["radiographs"] == 0
-    assert check(pl.read_parquet(tmp_path / "store" / "cxr-1" / "index.parquet"), CXR_INDEX).is_empty()
+    assert check(pl.read_parquet(tmp_path / "store" / "images-1" / "index.parquet"), CXR_INDEX).is_empty()
 
 
 def test_an_id_cannot_lead_out_of_the_folder(tmp_path):
     (tmp_path / "secret.jpg").write_bytes(JPEG)
     rows = {"dicom_id": ["../../../../secret"], "subject_id": [10000001], "study_id": [50000001]}
-    build(pl.DataFrame(rows), tmp_path, out_dir=tmp_path / "store" / "cxr-1", spec=SPEC, broken_share=1)
-    problems = pl.read_parquet(tmp_path / "store" / "cxr-1" / "problems.parquet")["problem"].to_list()
+    build(pl.DataFrame(rows), tmp_path, out_dir=tmp_path / "store" / "images-1", spec=SPEC, broken_share=1)
+    problems = pl.read_parquet(tmp_path / "store" / "images-1" / "problems.parquet")["problem"].to_list()
     assert problems == ["dicom_id is not a file name"]
 
 
@@ -422,17 +422,17 @@ def test_a_changed_file_asks_for_a_new_stage(tmp_path):
         config = load_config({"raw": roots, "output": str(tmp_path / "out"), "preset": "demo"})
         return Plan(config).product(stage).key
 
-    assert key("raw", "cxr") == key("copy", "cxr")
-    keys = [key("raw", "cxr")]
+    assert key("raw", "images") == key("copy", "images")
+    keys = [key("raw", "images")]
     file = sorted((tmp_path / "copy/mimic_cxr_jpg/files").rglob("*.jpg"))[0]
     content = file.read_bytes()
     for change in (lambda: file.write_bytes(content + b"0"), file.unlink):
         change()
-        keys.append(key("copy", "cxr"))
+        keys.append(key("copy", "images"))
     assert len(set(keys)) == 3
     assert key("raw", "cohort-diagnosis") == key("copy", "cohort-diagnosis")
     file.write_bytes(content)
-    assert key("copy", "cxr") == keys[0]
+    assert key("copy", "images") == keys[0]
 
 
 def test_sizes_are_remembered_and_some_of_them_compared(tmp_path, monkeypatch):

@@ -21,17 +21,17 @@ from flexcare_data.plan import Plan, code_spec
 from flexcare_model.plan import ModelPlan
 
 READERS: dict[str, tuple[str, ...]] = {
-    "synthetic": ("stays", "splits", "events", "sections", *COHORTS, "audit", "cxr"),
+    "synthetic": ("stays", "splits", "events", "sections", *COHORTS, "audit", "images"),
     "stays": ("events", "hourly", *COHORTS, "audit"),
     "splits": ("hourly", *COHORTS, "audit"),
     "events": ("hourly", "cohort-diagnosis", "audit"),
     "hourly": (*COHORTS, "audit", "runs"),
     "sections": (*COHORTS, "audit", "encoder", "notes"),
     "encoder": ("notes",),
-    **dict.fromkeys(COHORTS, ("audit", "cxr", "index of notes", "table2", "run flexcare", "table3")),
-    "cohort-readmission": ("audit", "cxr", "index of notes", "table2", "run flexcare", "run mt", "table3"),
-    "cohort-drg": ("audit", "cxr", "index of notes", "table2"),
-    "cxr": ("table2",),
+    **dict.fromkeys(COHORTS, ("audit", "images", "index of notes", "table2", "run flexcare", "table3")),
+    "cohort-readmission": ("audit", "images", "index of notes", "table2", "run flexcare", "run mt", "table3"),
+    "cohort-drg": ("audit", "images", "index of notes", "table2"),
+    "images": ("table2",),
     "notes": ("runs",),
     "runs": ("run flexcare", "run mt", "table3"),
 }
@@ -54,7 +54,7 @@ def keys(config: Config) -> dict[str, str]:
         "sections",
         *COHORTS,
         "audit",
-        "cxr",
+        "images",
         "encoder",
         "notes",
     )
@@ -129,7 +129,7 @@ def test_further_tasks_train_nothing_again(base):
     before, after = (ModelPlan(Plan(load_config(config))) for config in (few, more))
     for run in (("flexcare", "six_tasks", 42), ("mt", "readmission", 42)):
         assert before.run(*run).key == after.run(*run).key
-    assert before.data.product("cxr").key != after.data.product("cxr").key
+    assert before.data.product("images").key != after.data.product("images").key
 
 
 def test_real_folders_count_by_content(tmp_path):
@@ -140,14 +140,14 @@ def test_real_folders_count_by_content(tmp_path):
     for place in ("one", "two"):
         roots = {name: str(tmp_path / place / name) for name in ("mimiciv", "mimic_cxr_jpg", "mimic_iv_note")}
         plans.append(Plan(load_config({"raw": roots, "notes": {"encoder": "tiny"}})))
-    names = ("stays", "splits", "events", "hourly", "sections", *COHORTS, "audit", "cxr", "notes")
+    names = ("stays", "splits", "events", "hourly", "sections", *COHORTS, "audit", "images", "notes")
     before = {name: plans[0].product(name).key for name in names}
     assert {name: plans[1].product(name).key for name in names} == before
     table = tmp_path / "two/mimiciv/hosp/drgcodes.csv"
     table.write_text(table.read_text() + "\n")
     after = Plan(plans[1].config)
     assert {name for name in names if after.product(name).key != before[name]} == {
-        "cohort-drg", "audit", "cxr", "notes",
+        "cohort-drg", "audit", "images", "notes",
     }  # fmt: skip
 
 
@@ -158,7 +158,7 @@ def test_without_a_data_set_its_stages_have_other_keys(tmp_path):
     assert alone.without_samples == {"diagnosis": "raw.mimic_cxr_jpg is not set"}
     for name in ("stays", "splits", "events", "hourly"):
         assert whole.product(name).key == alone.product(name).key
-    for name in ("sections", *COHORTS, "cxr", "notes"):
+    for name in ("sections", *COHORTS, "images", "notes"):
         assert whole.product(name).key != alone.product(name).key
 
 
@@ -198,13 +198,17 @@ CHANGES = {
         ("stays",),
     ),
     "PA instead of AP": (
-        "flexcare_data/stages/images/radiographs.py",
+        "flexcare_data/stages/images/study_times.py",
         ('pl.col("ViewPosition") == "AP"', 'pl.col("ViewPosition") == "PA"'),
-        (*COHORTS, "audit", "cxr"),
+        (*COHORTS, "audit", "images"),
     ),
     "a row of the phenotype list": ("flexcare_data/resources/phenotype_codes.csv", None, ("stays", "synthetic")),
     "a variable's limits": ("flexcare_data/resources/variables.toml", None, ("events", "hourly", *COHORTS, "audit")),
-    "the decoder": ("flexcare_data/stages/images/decoding.py", ("DECODED_SIDE = 512", "DECODED_SIDE = 1024"), ("cxr",)),
+    "the decoder": (
+        "flexcare_data/stages/images/decoding.py",
+        ("DECODED_SIDE = 512", "DECODED_SIDE = 1024"),
+        ("images",),
+    ),
     "one task": (
         "flexcare_data/tasks/drg.py",
         ('CODE_SYSTEM = "HCFA"', 'CODE_SYSTEM = "APR"'),
@@ -238,7 +242,7 @@ def test_a_change_of_code_moves_what_uses_it(base, copied, change):
         after = before.replace(*texts)
     path.write_text(after)
     expected = downstream(direct)
-    if "cxr" in direct and change != "PA instead of AP":
+    if "images" in direct and change != "PA instead of AP":
         expected |= {"run flexcare", "run mt", "table3"}  # a run reads its own radiographs
     assert moved(base, keys_of(copied)) == expected
 

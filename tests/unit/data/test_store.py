@@ -181,13 +181,13 @@ def test_two_writers_at_once(tmp_path):
 
 
 def test_links_to_siblings_only(tmp_path):
-    with write_stage(tmp_path / "cxr-1", spec=SPEC) as folder:
+    with write_stage(tmp_path / "images-1", spec=SPEC) as folder:
         (folder / "shards").symlink_to("../tensors-1")
-    assert read_manifest(tmp_path / "cxr-1")["links"] == {"shards": "../tensors-1"}
+    assert read_manifest(tmp_path / "images-1")["links"] == {"shards": "../tensors-1"}
     for link in ("/etc", "../../elsewhere", "../..", "x"):
-        with pytest.raises(StoreError, match="sibling"), write_stage(tmp_path / "cxr-2", spec=SPEC) as folder:
+        with pytest.raises(StoreError, match="sibling"), write_stage(tmp_path / "images-2", spec=SPEC) as folder:
             (folder / "shards").symlink_to(link)
-    assert names(tmp_path) == ["cxr-1"]
+    assert names(tmp_path) == ["images-1"]
 
 
 FILE = {"bytes": 1, "sha256": "0" * 64}

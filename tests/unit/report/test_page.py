@@ -16,7 +16,7 @@ from flexcare_model.report.about import About
 from flexcare_model.report.numbers import provenance
 from flexcare_model.report.numbers.layout import Layout, number
 from flexcare_model.report.numbers.results import Results
-from flexcare_model.report.numbers.run import run as statistics
+from flexcare_model.report.numbers.statistics import run as statistics
 from flexcare_model.report.pages.page import build_page
 
 CHROMIUM = next(
@@ -113,19 +113,19 @@ def test_time_and_memory_by_rule(tmp_path):
         "train/mt/drg/seed40-0123456789ab": "40.0\t900.5",
         "train/mmf/drg/seed40-0123456789ab": "2.5\t1000",
         "stays-0123456789ab": "7\t-",
-        "cxr-0123456789ab-part1of2": "3\t10",
-        "cxr-0123456789ab-part2of2": "4\t20",
+        "images-0123456789ab-part1of2": "3\t10",
+        "images-0123456789ab-part2of2": "4\t20",
     }.items():
         path = tmp_path / f"benchmarks/{name}.tsv"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(f"s\tmax_rss\n{line}\n")
     rules, jobs = provenance.resources(Results(tmp_path))
     assert rules.frame.rows() == [
-        ("cxr-part1of2", 1, 3.0, 3.0, 10.0), ("cxr-part2of2", 1, 4.0, 4.0, 20.0),
+        ("images-part1of2", 1, 3.0, 3.0, 10.0), ("images-part2of2", 1, 4.0, 4.0, 20.0),
         ("stays", 1, 7.0, 7.0, None), ("train", 2, 42.5, 40.0, 1000.0),
     ]  # fmt: skip
     assert jobs.frame["job"].to_list() == [
-        "cxr-part1of2", "cxr-part2of2", "stays", "train/mmf/drg/seed40", "train/mt/drg/seed40",
+        "images-part1of2", "images-part2of2", "stays", "train/mmf/drg/seed40", "train/mt/drg/seed40",
     ]  # fmt: skip
 
 

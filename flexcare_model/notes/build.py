@@ -33,7 +33,7 @@ from flexcare_data.stages.work import StageWork
 from flexcare_data.store.folders import write_stage
 from flexcare_data.store.pools import Pool
 from flexcare_data.tasks import TASKS
-from flexcare_model.notes.computing import CPU_BATCH_TOKENS, batches, computing, empty_arrays, put
+from flexcare_model.notes.batching import CPU_BATCH_TOKENS, batches, computing, empty_arrays, put
 from flexcare_model.notes.encoder import (
     Encoder,
     EncoderError,
@@ -147,7 +147,7 @@ def pool_spec(digest: str, *, storage: str, max_tokens: int) -> dict[str, Any]:
         "max_tokens": max_tokens,
         "special_tokens": False,
         "part_tokens": PART_TOKENS,
-        "code": code_digest("flexcare_model.notes.encoder", "flexcare_model.notes.computing"),
+        "code": code_digest("flexcare_model.notes.encoder", "flexcare_model.notes.batching"),
         "libraries": {name: version(name) for name in ("numpy", "tokenizers", "torch", "transformers")},
     }
 

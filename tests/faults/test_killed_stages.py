@@ -9,15 +9,15 @@ import pytest
 from support.killable import digests, hidden, run
 from support.prepared import PATCHES, Base
 
-STAGES = ("stays", "events", "hourly", "sections", "cohort-diagnosis", "audit", "cxr", "encoder", "notes")
-FEW = ("events", "cohort-diagnosis", "cxr", "notes")
+STAGES = ("stays", "events", "hourly", "sections", "cohort-diagnosis", "audit", "images", "encoder", "notes")
+FEW = ("events", "cohort-diagnosis", "images", "notes")
 """Stages of the default tests; the other stages write by the same functions."""
 
 
 def expected(base: Base, stage: str) -> dict[str, str]:
     """Digests of the files that a run of ``stage`` without faults leaves, pools included."""
     ours = digests(base.store)
-    pools = {"cxr": ("tensors-",), "notes": ("vectors-",)}.get(stage, ())
+    pools = {"images": ("tensors-",), "notes": ("vectors-",)}.get(stage, ())
     return {name: digest for name, digest in ours.items() if name.startswith((f"{stage}/", *pools))}
 
 
@@ -39,7 +39,7 @@ def test_a_stage_killed_several_times_gives_the_same_bytes(base, tmp_path, stage
         assert killed.status == -sent, killed.printed
         assert not (store / stage / "manifest.json").exists()
     finished = inodes(store)
-    assert finished or stage not in ("cxr", "notes")
+    assert finished or stage not in ("images", "notes")
     done = run_stage(base, stage, store, 0, 0)
     assert done.status == 0, done.printed
     assert finished.items() <= inodes(store).items()

@@ -15,14 +15,14 @@ from flexcare_data.store import describe, listing, prune, verify
 from flexcare_data.store.folders import StoreError, temporary_path, write_stage
 from flexcare_data.store.pools import Pool
 
-POOL_SPEC = {"pool": "cxr", "side": 256}
+POOL_SPEC = {"pool": "images", "side": 256}
 STAYS = {"stage": "stays", "options": {"age": "anchor"}, "raw": {"icustays": "12ab"}, "upstream": {}}
 OLD_STAYS = STAYS | {"options": {"age": "at_admission"}}
-CXR = {"stage": "cxr", "upstream": {"stays": spec_key(STAYS)}}
+CXR = {"stage": "images", "upstream": {"stays": spec_key(STAYS)}}
 NAMES = {
     "stays": f"stays-{spec_key(STAYS)}",
     "old": f"stays-{spec_key(OLD_STAYS)}",
-    "cxr": f"cxr-{spec_key(CXR)}",
+    "images": f"images-{spec_key(CXR)}",
     "pool": f"tensors-{spec_key(POOL_SPEC)}",
 }
 
@@ -33,9 +33,9 @@ def store(tmp_path) -> Path:
     root = tmp_path / "store"
     pool = Pool(root / NAMES["pool"], key="dicom_id", spec=POOL_SPEC)
     part = pool.add(pl.DataFrame({"dicom_id": ["d"], "row": [0]}), {"": np.zeros((1, 4), np.uint8)})
-    for name, spec in (("stays", STAYS), ("old", OLD_STAYS), ("cxr", CXR)):
+    for name, spec in (("stays", STAYS), ("old", OLD_STAYS), ("images", CXR)):
         with write_stage(root / NAMES[name], spec=spec) as folder:
-            if name == "cxr":
+            if name == "images":
                 pl.DataFrame({"dicom_id": ["d"], "shard": [f"{part}.npy"]}).write_parquet(folder / "index.parquet")
                 (folder / "shards").symlink_to(f"../{NAMES['pool']}")
             else:
@@ -53,10 +53,10 @@ def make_old(path: Path, days: float = 30) -> None:
 
 def test_ls(store):
     kinds = {entry.name: entry.kind for entry in listing.ls(store)}
-    assert kinds == {NAMES["stays"]: "stage", NAMES["old"]: "stage", NAMES["cxr"]: "stage", NAMES["pool"]: "pool"}
+    assert kinds == {NAMES["stays"]: "stage", NAMES["old"]: "stage", NAMES["images"]: "stage", NAMES["pool"]: "pool"}
     needs = {entry.name: set(entry.needs) for entry in listing.ls(store)}
-    assert needs[NAMES["cxr"]] == {NAMES["stays"], NAMES["pool"]} and needs[NAMES["stays"]] == set()
-    assert NAMES["cxr"] in listing.table(listing.ls(store))
+    assert needs[NAMES["images"]] == {NAMES["stays"], NAMES["pool"]} and needs[NAMES["stays"]] == set()
+    assert NAMES["images"] in listing.table(listing.ls(store))
 
 
 def test_a_sound_store_has_no_problems(store):
@@ -92,13 +92,13 @@ def test_a_file_swapped_for_a_link_is_found(store):
 
 
 def test_prune_keeps_what_the_kept_need(store):
-    (removal,) = prune.prune(store, keep=[NAMES["cxr"]])
+    (removal,) = prune.prune(store, keep=[NAMES["images"]])
     assert removal.path == NAMES["old"] and not removal.done
     assert (store / NAMES["old"]).exists()
     (removal,) = prune.prune(store, keep=[spec_key(CXR)], dry_run=False)
     assert removal.done and not (store / NAMES["old"]).exists()
     assert {p.name for p in store.iterdir()} == {
-        "notes.txt", "photos", NAMES["stays"], NAMES["cxr"], NAMES["pool"],
+        "notes.txt", "photos", NAMES["stays"], NAMES["images"], NAMES["pool"],
     }  # fmt: skip
     assert verify.verify(store) == []
 
@@ -143,7 +143,7 @@ def test_prune_refuses_names_it_does_not_know(store):
 def test_describe(store):
     text = describe.describe(store, spec_key(CXR)[:6])
     assert f"reads: {NAMES['stays']}\n" in text and f"link shards -> ../{NAMES['pool']}" in text
-    assert f"needed by: {NAMES['cxr']}" in describe.describe(store, NAMES["stays"])
+    assert f"needed by: {NAMES['images']}" in describe.describe(store, NAMES["stays"])
     assert describe.describe(store, NAMES["stays"], NAMES["old"]).splitlines()[1:] == [
         "  options.age: anchor -> at_admission"
     ]

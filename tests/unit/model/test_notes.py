@@ -16,10 +16,11 @@ from flexcare_data.job_part import JobPart
 from flexcare_data.schema import NOTES_INDEX, check
 from flexcare_data.stages.work import StageWork
 from flexcare_data.store.folders import MANIFEST
-from flexcare_model.notes import embed, prepare
-from flexcare_model.notes.computing import batches
+from flexcare_model.notes import build as notes_build
+from flexcare_model.notes import prepare
+from flexcare_model.notes.batching import batches
+from flexcare_model.notes.build import build, wanted_notes
 from flexcare_model.notes.convert import convert
-from flexcare_model.notes.embed import build, wanted_notes
 from flexcare_model.notes.encoder import EncoderError, encoder_digest, load_encoder
 from flexcare_model.notes.storage import dequantize, quantize
 from flexcare_model.notes.tiny import make_tiny_encoder
@@ -145,7 +146,7 @@ def test_bytes_do_not_depend_on_threads(tiny, tmp_path, storage):
 
 def test_each_text_is_embedded_once(tiny, tmp_path, monkeypatch):
     embedded = []
-    real = embed.load_encoder
+    real = notes_build.load_encoder
 
     def loading(name):
         encoder = real(name)
@@ -153,7 +154,7 @@ def test_each_text_is_embedded_once(tiny, tmp_path, monkeypatch):
         object.__setattr__(encoder, "vectors", lambda ids, lengths: embedded.extend(lengths) or vectors(ids, lengths))
         return encoder
 
-    monkeypatch.setattr(embed, "load_encoder", loading)
+    monkeypatch.setattr(notes_build, "load_encoder", loading)
 
     def run(name: str, table: pl.DataFrame, **settings) -> int:
         embedded.clear()
@@ -171,7 +172,7 @@ def test_each_text_is_embedded_once(tiny, tmp_path, monkeypatch):
 
 
 def test_a_stopped_build_keeps_its_parts(tiny, tmp_path, monkeypatch):
-    monkeypatch.setattr(embed, "PART_TOKENS", 200)
+    monkeypatch.setattr(notes_build, "PART_TOKENS", 200)
     table = sections(invented_texts(40))
     out, whole = tmp_path / "store" / "notes-1", tmp_path / "whole" / "notes-1"
 
@@ -195,7 +196,7 @@ def test_a_stopped_build_keeps_its_parts(tiny, tmp_path, monkeypatch):
 @pytest.mark.parametrize("total", [2, 5])
 def test_bytes_do_not_depend_on_the_number_of_jobs(tiny, tmp_path, monkeypatch, total):
     """In any order, with more jobs than parts too, and where the pool holds some of the texts already."""
-    monkeypatch.setattr(embed, "PART_TOKENS", 200)
+    monkeypatch.setattr(notes_build, "PART_TOKENS", 200)
     table = sections(invented_texts(40))
     seen, shared, whole = [], tmp_path / "shared" / "notes-1", tmp_path / "whole" / "notes-1"
     for out in (shared, whole):
