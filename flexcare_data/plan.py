@@ -214,6 +214,12 @@ def collected_rows(tasks: Iterable[str]) -> dict[str, Stage]:
     return {row.name: row for row in rows}
 
 
+def first_names() -> dict[str, str]:
+    """First published name of each stage -> the stage; cohorts are missing, because they are named by their tasks."""
+    rows = {**SHARED_STAGES, **collected_rows(())}
+    return {next(iter(row.outputs.values())): name for name, row in rows.items() if row.outputs}
+
+
 def stage_row(name: str, tasks: Iterable[str] = ()) -> Stage:
     """The row of stage ``name`` where ``tasks`` are configured; the cohort of any task can be asked for."""
     if name in SHARED_STAGES:
@@ -288,6 +294,17 @@ class Plan:
     def cohorts(self) -> tuple[str, ...]:
         """Stages of the cohorts that `cohorts` and `all` build."""
         return tuple(cohort_stage(task) for task in self.tasks)
+
+    @property
+    def shared(self) -> tuple[str, ...]:
+        """Published stages that do not depend on the configured tasks: what every cohort is made from."""
+        return tuple(name for name, row in SHARED_STAGES.items() if row.outputs)
+
+    @property
+    def published(self) -> tuple[str, ...]:
+        """All stages with published names, in the order of the flow."""
+        collected = tuple(name for name, row in collected_rows(self.tasks).items() if row.outputs)
+        return (*self.shared, *self.cohorts, *collected)
 
     # --- products -----------------------------------------------------------------------------------------------
 

@@ -42,7 +42,7 @@ rule audit:
 rule cohorts:
     """The cohorts of all configured tasks, their data, and the audit for leakage."""
     input:
-        published(lambda: [*map(stage, SHARED), *map(stage, PLAN.cohorts), stage("audit")]),
+        published(lambda: [*map(stage, PLAN.shared), *map(stage, PLAN.cohorts), stage("audit")]),
 
 
 rule samples:

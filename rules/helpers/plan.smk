@@ -22,7 +22,7 @@ try:
     from flexcare_data.hashing import spec_key
     from flexcare_data.options import Options
     from flexcare_data.origin import Origin
-    from flexcare_data.plan import Plan, cohort_stage
+    from flexcare_data.plan import Plan, cohort_stage, first_names
     from flexcare_data.publish import check_free, is_published, link_commands
     from flexcare_data.store.folders import is_complete
     from flexcare_data.store.recipe import Recipe
@@ -99,8 +99,7 @@ def begin():
 
 def renew_marks(plan):
     """Make the marks of the stages agree with the store, which others may have filled, moved or pruned."""
-    stages = ["stays", "splits", "events", "hourly", "sections", *plan.cohorts, "audit", "images", "notes"]
-    todo = [report_errors(plan.product)(name) for name in stages]
+    todo = [report_errors(plan.product)(name) for name in plan.published]
     seen = set()
     while todo:
         product = todo.pop()
@@ -308,13 +307,7 @@ def checked_key():
     from flexcare_data.schema import RAW
 
     begin()
-    tables = sorted(
-        {
-            table
-            for name in ("stays", "splits", "events", "sections", *PLAN.cohorts, "audit")
-            for table in PLAN.stage(name).raw
-        }
-    )
+    tables = sorted({table for name in PLAN.published for table in PLAN.stage(name).raw})
     digests = {table: report_errors(PLAN.raw_digest)(table) for table in tables}
     return spec_key({"raw": digests, "code": code_spec("flexcare_data.doctor.examine")})
 
@@ -344,12 +337,9 @@ def note_settings(wildcards):
     return shlex.join(map(str, words))
 
 
-SHARED = ("stays", "splits", "events", "hourly", "sections")
-
-
 def cohort_and_its_data(task):
     """The cohort of a task and the data that it is made from."""
-    return published(lambda: [stage(cohort_stage(task)), *map(stage, SHARED)])
+    return published(lambda: [stage(cohort_stage(task)), *map(stage, PLAN.shared)])
 
 
 def image_settings(wildcards):

@@ -16,19 +16,12 @@ def product_of(path):
         return MODELS.figure(Path(path).stem)
     if parts[0] == "protocols":
         return MODELS.comparison(other_models())
-    return {**DATA_NAMES, **PAGE_NAMES}[path]()
+    if path in STAGE_NAMES:
+        return PLAN.product(STAGE_NAMES[path])
+    return PAGE_NAMES[path]()
 
 
-DATA_NAMES = {
-    "data/stays.parquet": lambda: PLAN.product("stays"),
-    "data/splits.parquet": lambda: PLAN.product("splits"),
-    "data/events.parquet": lambda: PLAN.product("events"),
-    "data/hourly/index.parquet": lambda: PLAN.product("hourly"),
-    "data/notes/sections.parquet": lambda: PLAN.product("sections"),
-    "data/leakage.json": lambda: PLAN.product("audit"),
-    "data/cxr/index.parquet": lambda: PLAN.product("images"),
-    "data/notes/index.parquet": lambda: PLAN.product("notes"),
-}
+STAGE_NAMES = first_names()
 PAGE_NAMES = {
     "analysis/statistics/estimates.parquet": lambda: MODELS.statistics,
     "card/DATASET_CARD.md": lambda: MODELS.card,
@@ -37,7 +30,7 @@ PAGE_NAMES = {
     **{f"{name}.html": (lambda name=name: MODELS.page(name)) for name in PAGES},
 }
 PUBLISHED = [
-    *map(re.escape, [*DATA_NAMES, *PAGE_NAMES, "protocols/comparison.html"]),
+    *map(re.escape, [*STAGE_NAMES, *PAGE_NAMES, "protocols/comparison.html"]),
     f"cohorts/({'|'.join(task_names())})[.]parquet",
     f"runs/[a-z0-9_]+/({'|'.join(EXPERIMENTS)})/seed[0-9]+/metrics[.]json",
     *(f"tables/{stems[0]}[.]csv" for stems in TABLE_STEMS.values()),

@@ -1,0 +1,44 @@
+# Exports for other tools: the radiographs to download, and label files of MEDS.
+
+
+rule list_images:
+    localrule: True
+    input:
+        lambda wildcards: [done(stage(name)) for name in PLAN.cohorts],
+    output:
+        list=f"{BY_KEY}/image_list-{{key}}.txt",
+    params:
+        root=lambda wildcards: (
+            f"--mimic-cxr-jpg {shlex.quote(str(PLAN.root('mimic_cxr_jpg')))}" if PLAN.root("mimic_cxr_jpg") else ""
+        ),
+        cohorts=cohort_folders,
+    log:
+        f"{OUT}/logs/image_list-{{key}}.log",
+    shell:
+        "python -m flexcare_data image-list {params.root} {params.cohorts} --out {output.list:q} 2>&1 | tee {log:q}"
+
+
+rule image_list:
+    """The radiographs that the configured tasks need, as a list for wget, with their number and size."""
+    input:
+        published(lambda: [MODELS.image_list]),
+
+
+rule write_meds_labels:
+    localrule: True
+    input:
+        lambda wildcards: [done(stage(name)) for name in PLAN.cohorts],
+    output:
+        folder=directory(f"{BY_KEY}/meds_labels-{{key}}"),
+    params:
+        cohorts=cohort_folders,
+    log:
+        f"{OUT}/logs/meds_labels-{{key}}.log",
+    shell:
+        "python -m flexcare_data meds-labels {params.cohorts} --out {output.folder:q} > {log:q} 2>&1"
+
+
+rule meds_labels:
+    """The cohorts as label files of MEDS, one folder per task."""
+    input:
+        published(lambda: [MODELS.meds_labels]),
