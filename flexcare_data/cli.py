@@ -136,15 +136,15 @@ def run_stage(stage: str, arguments: dict[str, Any], **settings: Any) -> None:
 
     from flexcare_data.options import Options
     from flexcare_data.plan import stage_row
-    from flexcare_data.schema import RAW_ROOTS
+    from flexcare_data.schema import RAW_ROOTS, cohort_stage
     from flexcare_data.stages.work import DeclaredOptions, StageWork
 
     row = stage_row(stage)
     given = Options.model_validate(dict(pair.partition("=")[::2] for pair in arguments["option"]))
     upstream = {name: arguments[name] for name in row.upstream if arguments.get(name)}
-    # A folder of the store is called cohort-<task>-<key>; of a command given by hand, cohort-<task>.
+    # Named by the table in it: a folder of the store is called cohort-<task>-<key>, one made by hand as the user likes.
     for folder in arguments.get("cohorts", ()):
-        upstream[f"cohort-{_task_of(folder)}"] = folder
+        upstream[cohort_stage(_task_of(folder))] = folder
     work = StageWork(
         name=stage,
         out=arguments["out"],
@@ -223,10 +223,11 @@ def sections(**arguments: Any) -> None:
 def cohort(task: str, **arguments: Any) -> None:
     """Samples and labels of one task."""
     from flexcare_data.discovery import task_names
+    from flexcare_data.schema import cohort_stage
 
     if task not in task_names():
         raise click.BadParameter(f"expected one of {', '.join(task_names())}, got {task}", param_hint="--task")
-    run_stage(f"cohort-{task}", arguments, task=task)
+    run_stage(cohort_stage(task), arguments, task=task)
 
 
 @commands.command("audit")

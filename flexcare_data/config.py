@@ -26,6 +26,7 @@ from pydantic_core import PydanticCustomError
 
 from flexcare_data import discovery
 from flexcare_data.errors import UserError
+from flexcare_data.modalities import MAX_HOURS, MAX_NOTE_TOKENS
 from flexcare_data.options import PAPER_TASKS, PROTOCOLS, Options, resolve
 from flexcare_data.package_files import package_folder
 
@@ -107,7 +108,9 @@ class Notes(Section):
     storage: Literal["float16", "int8", "tokens"] = Field(
         "float16", description="token vectors as float16 or int8, or token ids (embedded during training)"
     )
-    max_tokens: int = Field(512, ge=1, le=512, description="word pieces that are kept of a note")
+    max_tokens: int = Field(
+        MAX_NOTE_TOKENS, ge=1, le=MAX_NOTE_TOKENS, description="word pieces that are kept of a note"
+    )
     batch_tokens: PositiveInt = Field(8192, description="word pieces in a batch of the encoder, padding included")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where the encoder runs")
     jobs: PositiveInt = Field(
@@ -139,7 +142,9 @@ class Train(Section):
     heads: PositiveInt = Field(2, description="attention heads")
     dropout: float = Field(0.1, ge=0, lt=1, description="dropout of the transformer layers")
     batch_size: PositiveInt = Field(32, description="samples of one task per batch")
-    max_hours: int = Field(512, ge=1, le=512, description="hours of a series that a model reads: the last ones")
+    max_hours: int = Field(
+        MAX_HOURS, ge=1, le=MAX_HOURS, description="hours of a series that a model reads: the last ones"
+    )
     epochs: PositiveInt = Field(25, description="epochs of FlexCare and its variants")
     lr: float = Field(1e-4, gt=0, description="base learning rate of FlexCare")
     baseline_epochs: PositiveInt = Field(40, description="epochs of a baseline and of DRG fine-tuning")

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import polars as pl
 
-from flexcare_data.raw.editions import CXR_BYTES, CXR_ROWS
+from flexcare_data.raw.editions import CXR_BYTES, CXR_ROWS, PAPER, URLS
 from flexcare_data.raw.radiographs import radiograph_path
 from flexcare_data.store.folders import atomic_write
 
-BASE = "https://physionet.org/files/mimic-cxr-jpg/2.0.0/"
-"""URL of the release; `files/` is below. 2.1.0 holds the same radiographs."""
+BASE = f"{URLS['mimic_cxr_jpg']}/{PAPER['mimic_cxr_jpg']}/"
+"""URL of the release 2.0.0; `files/` is below. 2.1.0 holds the same radiographs."""
 
 MEAN_BYTES = CXR_BYTES / CXR_ROWS["metadata"]
 """Of a radiograph: the size of the release over its number of radiographs."""

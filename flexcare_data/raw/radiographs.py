@@ -30,6 +30,20 @@ def radiograph_path(root: Path, subject_id: int, study_id: int, dicom_id: str) -
     return Path(f"{root}/files/{subject[:3]}/{subject}/s{study_id}/{dicom_id}.jpg")
 
 
+def is_jpeg(root: Path, subject_id: int, study_id: int, dicom_id: str) -> bool | None:
+    """Whether the file of a radiograph begins as a JPEG does; None where it cannot be read."""
+    try:
+        with radiograph_path(root, subject_id, study_id, dicom_id).open("rb") as file:
+            return file.read(2) == b"\xff\xd8"
+    except OSError:
+        return None
+
+
+def is_ap() -> pl.Expr:
+    """True for the rows of the metadata table with an antero-posterior view, the only one that the benchmark uses."""
+    return pl.col("ViewPosition") == "AP"
+
+
 def with_sizes(radiographs: pl.DataFrame, root: Path) -> pl.DataFrame:
     """``radiographs`` with the columns ``bytes`` (null without a file) and ``problem`` (null with one)."""
     rows = radiographs.select("dicom_id", "subject_id", "study_id").rows()
@@ -73,7 +87,7 @@ def listing_digest(root: Path) -> str:
         if with_sizes(some.drop("bytes"), root)["bytes"].equals(some["bytes"]):
             return _digest_of(listing)
     table = read_table(root, "metadata", empty_counts())
-    radiographs = table.filter(pl.col("ViewPosition") == "AP").unique("dicom_id").sort("dicom_id")
+    radiographs = table.filter(is_ap()).unique("dicom_id").sort("dicom_id")
     listing = with_sizes(radiographs.select("dicom_id", "subject_id", "study_id"), root).drop("problem")
     if remembered:
         content = io.BytesIO()

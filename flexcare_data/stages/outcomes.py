@@ -1,7 +1,7 @@
 """Labels of mortality and readmission of each stay.
 
-In: ICU stays joined to their admission and patient, all admissions. Out: the columns died_in_hospital, died_in_unit, died
-and readmission of STAYS. The tasks in_hospital_mortality, decompensation and readmission read them.
+In: ICU stays joined to their admission and patient, all admissions. Out: the columns died_in_hospital, died_in_unit,
+died and readmission of STAYS. The tasks in_hospital_mortality, decompensation and readmission read them.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ READMISSION_WINDOW = timedelta(days=30)
 
 
 def with_mortality(stays: pl.DataFrame, options: Options) -> pl.DataFrame:
-    """Add died_in_hospital, died_in_unit and died, 0 or 1. A missing time is no death. ``dod`` is a date, so a midnight."""
+    """Add died_in_hospital, died_in_unit and died, 0 or 1. ``dod`` is a date: its time is midnight."""
     if options.death_label == "expire_flag":
         in_hospital = pl.col("hospital_expire_flag") == 1
     else:

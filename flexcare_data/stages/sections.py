@@ -16,7 +16,7 @@ import polars as pl
 from flexcare_data import progress as bars
 from flexcare_data.raw.notes import read_notes
 from flexcare_data.raw.tables import Dropped, count, empty_counts, typed
-from flexcare_data.schema import SECTIONS, check
+from flexcare_data.schema import SECTION_NAMES, SECTIONS, check
 from flexcare_data.stages.work import StageWork, write_counts
 from flexcare_data.stages.work import scratch as scratch_folder
 
@@ -101,8 +101,7 @@ def build_sections(
     return {
         "notes": n_rows,
         "notes used": unique.height,
-        "with past medical history": unique["past_medical_history"].count(),
-        "with brief hospital course": unique["brief_hospital_course"].count(),
+        **{f"with {name.replace('_', ' ')}": unique[name].count() for name in SECTION_NAMES},
     }
 
 
@@ -161,6 +160,5 @@ def run(work: StageWork) -> None:
 
 def section_marks(folder: Path) -> pl.DataFrame:
     """SECTIONS with an empty text where there is a section: cohorts only ask whether there is one."""
-    names = ("past_medical_history", "brief_hospital_course")
-    marks = [pl.when(pl.col(name).is_not_null()).then(pl.lit("")).alias(name) for name in names]
+    marks = [pl.when(pl.col(name).is_not_null()).then(pl.lit("")).alias(name) for name in SECTION_NAMES]
     return pl.scan_parquet(folder / "sections.parquet").with_columns(marks).collect()

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import polars as pl
 
 from flexcare_data.raw.tables import empty_counts
-from flexcare_data.schema import STAYS, check
+from flexcare_data.schema import STAYS, Flow, check
 from flexcare_data.stages import outcomes, phenotypes
 from flexcare_data.stages.work import StageWork, write_counts
 
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from flexcare_data.options import Options
 
 ADULT_YEARS = 18
-Flow = list[dict[str, int | str]]
 
 
 def build_stays(

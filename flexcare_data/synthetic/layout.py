@@ -17,14 +17,12 @@ EDITIONS: tuple[str, ...] = ("1.0", "2.0", "2.1", "2.2", "3.0", "3.1")
 WITH_PROVIDERS = ("2.2", "3.0", "3.1")
 """Editions with the provider and caregiver tables and with their columns elsewhere."""
 
-MARK = "SYNTHETIC"
-"""Name of the file in every root that marks its data as fabricated."""
-
 MARK_TEXT = (
     "SYNTHETIC DATA\n\n"
     "Everything below this folder was fabricated by a random generator (flexcare_data.synthetic).\n"
     "It describes no person. It has the layout of a PhysioNet release and none of its content.\n"
 )
+"""Content of the file `schema.SYNTHETIC_MARK` in every root."""
 
 
 @dataclass(frozen=True)

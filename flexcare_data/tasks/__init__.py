@@ -9,13 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from functools import cache
 from importlib import import_module
-from typing import get_args
 
 from flexcare_data import discovery
 from flexcare_data.errors import UserError
 from flexcare_data.options import Options
-from flexcare_data.schema import RAW
-from flexcare_data.tasks.base import METRICS, Section, Task
+from flexcare_data.schema import RAW, SECTION_NAMES
+from flexcare_data.tasks.base import METRICS, Task
 
 
 class TaskError(UserError):
@@ -76,7 +75,7 @@ def _check(module: str, task: Task) -> None:
     for field in ("labels", "raw", "options", "classes"):
         if not isinstance(getattr(task, field), tuple):
             raise TaskError(f"{where}: expected {field} as a tuple such as ('label',), got {getattr(task, field)!r}")
-    known = {"kind": tuple(METRICS), "section": get_args(Section)}
+    known = {"kind": tuple(METRICS), "section": SECTION_NAMES}
     for field, values in known.items():
         if getattr(task, field) not in values:
             raise TaskError(f"{where}: expected {field} to be one of {', '.join(values)}; got {getattr(task, field)!r}")

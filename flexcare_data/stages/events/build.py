@@ -27,6 +27,7 @@ from flexcare_data.raw.event_scan import KeptStays, ScanCounts, scan_events, siz
 from flexcare_data.raw.event_scan_kernel import LINKED, REASONS
 from flexcare_data.raw.event_values import PairTable
 from flexcare_data.raw.tables import Dropped, count
+from flexcare_data.schema import Flow
 from flexcare_data.stages.events.cleaning import CleanPairs, clean_pairs
 from flexcare_data.stages.events.settle import NO_TEXT, ORDER, SETTLED, Settler
 from flexcare_data.stages.work import StageWork, write_counts
@@ -46,7 +47,7 @@ _NEVER = np.iinfo(np.int64).min
 class EventCounts:
     """Rows read and used by table, and what was dropped, by table, variable and reason."""
 
-    flow: dict[str, list[dict[str, int | str]]]
+    flow: dict[str, Flow]
     dropped: Dropped
 
 
