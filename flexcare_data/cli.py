@@ -110,7 +110,16 @@ def folders(*names: str) -> Callable:
 COHORTS = click.option(
     "--cohorts", type=FOLDER, multiple=True, required=True, help="Folder of a cohort; once for each."
 )
-PART = click.option("--part", type=JobPart.parse, help="2/8: do only the second of eight parts, and write no stage.")
+
+
+def _job_part(text: str) -> JobPart:
+    try:
+        return JobPart.parse(text)
+    except ValueError as error:  # of a ValueError click shows only the given text
+        raise click.BadParameter(str(error)) from None
+
+
+PART = click.option("--part", type=_job_part, help="2/8: do only the second of eight parts, and write no stage.")
 FABRICATED = options(
     click.option("--patients", type=click.IntRange(1), required=True, help="Number of patients."),
     click.option("--seed", type=int, default=1, help="Seed of the generator."),

@@ -27,7 +27,7 @@ from pydantic_core import PydanticCustomError
 from flexcare_data import discovery
 from flexcare_data.errors import UserError
 from flexcare_data.modalities import MAX_HOURS, MAX_NOTE_TOKENS
-from flexcare_data.options import PAPER_TASKS, PROTOCOLS, Options, resolve
+from flexcare_data.options import PAPER_TASKS, Options, resolve
 from flexcare_data.package_files import package_folder
 
 CONFIG_DIR = package_folder("workflow/config")
@@ -318,6 +318,3 @@ def _known_keys(path: list[str]) -> list[str]:
             return []
         model = annotation
     return list(model.model_fields)
-
-
-__all__ = ["PROTOCOLS", "Config", "ConfigError", "load_config"]

@@ -290,7 +290,9 @@ COHORT = Table(
         Column("study_id", _ID, "study of dicom_id; null without image", nullable=True),
         Column("split", SPLIT, "split of the patient"),
         Column("period_length", _FLOAT, "hours observed from intime; null without series", nullable=True),
-        Column("n_hours", _INT, f"bins of the series before the cut to {MAX_HOURS}; null without", nullable=True),
+        Column(
+            "n_hours", _INT, f"bins of the series before the cut to {MAX_HOURS}; null without series", nullable=True
+        ),
         Column("dicom_id", _TEXT, "radiograph; null without image", nullable=True),
         Column("note_id", _TEXT, "discharge summary whose section is the input; null where missing", nullable=True),
     ),

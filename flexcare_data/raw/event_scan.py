@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from flexcare_data.parallel import in_thread
+from flexcare_data.parallel import prefetch
 from flexcare_data.raw.event_scan_kernel import LINKED, NEEDED, REASONS, TEXT, scan_block
 from flexcare_data.raw.event_values import PairTable
 from flexcare_data.raw.files import RawDataError, open_bytes
@@ -88,7 +88,7 @@ def scan_events(
     out, texts = np.empty(_ROWS, LINKED), np.empty(_ROWS, TEXT)
     state = np.zeros(3, np.int64)  # where it stopped, rows out, rows seen
     links = (stays.hadm_id, stays.stay_id, stays.subject_id, stays.intime, stays.outtime)
-    blocks = in_thread(_blocks(path, progress), _BLOCKS_AHEAD)
+    blocks = prefetch(_blocks(path, progress), _BLOCKS_AHEAD)
     columns, n_columns, rest = _header(path, table, blocks)
 
     def scan(block: bytes, *, final: bool = False) -> Generator[np.ndarray, None, int]:

@@ -41,7 +41,8 @@ def locate(root: Path, name: str) -> Path:
     table = RAW[name]
     kind = _kind(root)
     if kind != "a folder":
-        raise RawDataError(f"{root}: expected the folder of {TITLES[table.root]}, found {kind}; set raw.{table.root}")
+        advice = HELP.get(kind, f"set raw.{table.root}")
+        raise RawDataError(f"{root}: expected the folder of {TITLES[table.root]}, found {kind}; {advice}")
     places = [root / folder / f"{table.filename}{end}" for folder in table.folders for end in (".csv.gz", ".csv")]
     for path in places:
         kind = _kind(path)

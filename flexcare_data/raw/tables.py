@@ -80,7 +80,7 @@ def check_header(header: list[str], path: Path, table: RawTable, columns: Iterab
 
 
 def _split(data: bytes, path: Path, table: RawTable, dropped: Dropped) -> pl.DataFrame:
-    from flexcare_data.raw.csv_records import sieve
+    from flexcare_data.raw.csv_records import sieve  # imports numba, which commands that only plan do not need
 
     header = header_of(data)
     check_header(header, path, table, table.columns)

@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 
 from flexcare_data import progress as bars
 from flexcare_data.hours import TOLERANCE, n_bins
-from flexcare_data.parallel import ahead
+from flexcare_data.parallel import map_in_order
 from flexcare_data.schema import HOURLY_INDEX, TAILS_INDEX, check
 from flexcare_data.stages.work import StageWork, write_counts
 from flexcare_data.variables import CATEGORIES, CONTINUOUS, DEFAULTS, MERGED_SPELLINGS, VARIABLE, VARIABLES
@@ -145,7 +145,7 @@ def build_hourly(
 
     done = [_Grids(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0), [], 0)]
     with _NpyWriter(out / "values.npy", np.float64) as values_file, _NpyWriter(out / "observed.npy", np.uint8) as seen:
-        for made in ahead(work, read_events(events, options), threads):
+        for made in map_in_order(work, read_events(events, options), threads):
             stay_of_row, top = np.repeat(made.stay_id, made.n_hours), 0
             for values, observed in made.pieces:
                 values_file.append(values)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 import string
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -76,7 +76,6 @@ def build_sections(
     out: Path,
     scratch: Path,
     dropped: Dropped,
-    progress: Callable[[int], None] | None = None,
 ) -> dict[str, int]:
     """Write SECTIONS of ``notes`` (text columns as published, in file order) to ``out``; returns counts.
 
@@ -89,8 +88,6 @@ def build_sections(
         _sections_of(chunk, n_rows, options, dropped).write_parquet(part)
         parts.append(part)
         n_rows += len(chunk)
-        if progress:
-            progress(n_rows)
     empty = pl.DataFrame(schema={column.name: column.dtype for column in SECTIONS.columns})
     frame = pl.concat([pl.read_parquet(part) for part in parts]) if parts else empty
     unique = frame.unique("note_id", keep="last", maintain_order=True)

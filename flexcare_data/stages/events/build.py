@@ -22,7 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from flexcare_data import progress
-from flexcare_data.parallel import ahead
+from flexcare_data.parallel import map_in_order
 from flexcare_data.raw.event_scan import KeptStays, ScanCounts, scan_events, size_of
 from flexcare_data.raw.event_scan_kernel import LINKED, REASONS
 from flexcare_data.raw.event_values import PairTable
@@ -113,7 +113,7 @@ def build_events(
     with runs.open("wb") as file:
         position = 0
         settle = Settler.of(kept, clean, options).settle
-        for stay, settled, repeats in ahead(settle, buckets.read(first_pair[:-1]), threads):
+        for stay, settled, repeats in map_in_order(settle, buckets.read(first_pair[:-1]), threads):
             for variable, n in enumerate(repeats):
                 count(result.dropped, "events", ORDER[variable], "further_value_at_one_time", int(n))
             file.write(settled.data)
@@ -240,7 +240,7 @@ def _write(
         use_dictionary=["stay_id", "variable", "value", "number"],
         write_statistics=["stay_id"],
     ) as writer:
-        for table in ahead(group, _groups(np.cumsum(slices[order, 1])), threads):
+        for table in map_in_order(group, _groups(np.cumsum(slices[order, 1])), threads):
             if table.num_rows:
                 writer.write_table(table)
 

@@ -81,7 +81,7 @@ class Settler:
             values = _with_gcs_total(values)
         start = np.flatnonzero(new_row)
         rows = (subject[start], time[start], np.append(start, len(stay)), stay)
-        return *self._give_to_stays(values, rows), repeats
+        return *self._assign_to_stays(values, rows), repeats
 
     def _means(
         self, rank: np.ndarray, code: np.ndarray, first: np.ndarray, number: np.ndarray, text: np.ndarray
@@ -93,21 +93,21 @@ class Settler:
         averaged = (size > 1) & ~np.isin(code[first], categories) & (mean != number)
         return np.where(averaged, mean, number), np.where(averaged, NO_TEXT, text)
 
-    def _give_to_stays(
+    def _assign_to_stays(
         self, values: dict[str, np.ndarray], rows: tuple[np.ndarray, ...]
     ) -> tuple[np.ndarray, np.ndarray]:
         kept = self.kept
         dtypes = {"row": np.int64, "variable": np.int8, "number": np.float64, "text": np.int64}
         columns = tuple(np.asarray(values[name], dtype) for name, dtype in dtypes.items())
         arguments = (rows, columns, kept.by_subject, kept.sorted_subject, kept.intime, kept.outtime)
-        n = _give(*arguments, np.zeros(0, np.int64), np.zeros(0, SETTLED))
+        n = _assign(*arguments, np.zeros(0, np.int64), np.zeros(0, SETTLED))
         stay, settled = np.empty(n, np.int64), np.empty(n, SETTLED)
-        _give(*arguments, stay, settled)
+        _assign(*arguments, stay, settled)
         return stay, settled
 
 
 @compiled
-def _give(rows, values, by_subject, sorted_subject, intime, outtime, stay, settled):
+def _assign(rows, values, by_subject, sorted_subject, intime, outtime, stay, settled):
     """Count the values that the stays get, and write as many of them as ``settled`` has room for.
 
     ``rows`` are subject, time, first event of each row (and the end of the last), and the stay of each event;

@@ -188,7 +188,7 @@ def test_a_partial_download_is_recognised_by_its_rows():
     report = Report()
     half = rows | {"chartevents": rows["chartevents"] // 2}
     found = data_set("mimiciv", Edition(("2.0",), True, ()), half)
-    doctor.datasets._tell_tables(report, found)
+    doctor.datasets._report_tables(report, found)
     ((what, found),) = findings(report, "warning")
     assert what == "chartevents"
     assert "estimated" in found
