@@ -1,7 +1,7 @@
 """Commands of the data half: one per stage, then those that inspect, report and maintain.
 
-A command parses its arguments and calls one function; what decides a result is in that function, so this module is part
-of no key. Everything is imported inside the commands, which keeps `--help` fast.
+A command parses its arguments and calls one function; what decides a result is in that function, so no key depends on
+this module. Everything is imported inside the commands, which keeps `--help` fast.
 """
 
 from __future__ import annotations
@@ -274,7 +274,7 @@ def images(which: str, processes: int, broken_share: float, allow_missing: bool,
 def synthetic(patients: int, seed: int, edition: str, **arguments: Any) -> None:
     """Fabricated raw data, as a stage of the store.
 
-    A model can learn its labels.
+    Labels follow planted signals.
     """
     run_stage("synthetic", arguments, patients=patients, seed=seed, edition=edition)
 
@@ -288,7 +288,7 @@ def synthetic(patients: int, seed: int, edition: str, **arguments: Any) -> None:
 def synthesize(patients: int, seed: int, edition: str, out: Path) -> None:
     """Fabricated raw data, in one subfolder per data set.
 
-    A model can learn its labels.
+    Labels follow planted signals.
     """
     from flexcare_data.synthetic.write import write_data_set
 
@@ -456,7 +456,7 @@ def store_verify(names: tuple[str, ...], folder: Path) -> int:
 def store_prune(names: tuple[str, ...], folder: Path, keep: tuple[str, ...], days: float | None, yes: bool) -> int:
     """List or remove folders that are no longer needed.
 
-    These are remains of killed jobs, and folders that no kept folder was made from.
+    Lists files of killed jobs, and folders that no kept folder depends on.
     """
     from flexcare_data.store.prune import prune
 

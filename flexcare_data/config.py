@@ -236,7 +236,7 @@ class Config(Section):
 
     @property
     def resolved_options(self) -> Options:
-        """Options of the protocol with the single ones on top."""
+        """Options of the protocol, overridden by single options."""
         return resolve(self.protocol, self.options)
 
     def deciding(self) -> dict[str, Any]:
@@ -257,7 +257,7 @@ class Config(Section):
 
 
 def load_config(user: dict[str, Any]) -> Config:
-    """The configuration with ``user`` (nested dict; values may be text, as ``--config`` gives them) on top.
+    """The configuration, overridden by ``user`` (nested dict; values may be text, as ``--config`` gives them).
 
     Where neither ``raw.mimiciv`` nor ``preset`` is set, the preset ``demo`` applies: its sizes suit the embedded data.
 

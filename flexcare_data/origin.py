@@ -100,9 +100,7 @@ def read(output: Path) -> Origin | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (ValueError, TypeError):
-        raise OriginError(
-            f"{output / NAME}: expected what this workflow wrote, got something else; remove it"
-        ) from None
+        raise OriginError(f"{output / NAME}: expected a file written by this workflow; remove it") from None
 
 
 def _identity(name: str, root: Path) -> str:

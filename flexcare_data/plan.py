@@ -210,7 +210,7 @@ def collected_rows(tasks: Iterable[str]) -> dict[str, Stage]:
 
 
 def stage_row(name: str, tasks: Iterable[str] = ()) -> Stage:
-    """The row of stage ``name`` where ``tasks`` are configured; the cohort of any task can be asked for."""
+    """The row of stage ``name`` where ``tasks`` are configured; the cohort of any task can be requested."""
     if name in SHARED_STAGES:
         return SHARED_STAGES[name]
     if task := task_of_stage(name):
@@ -430,7 +430,7 @@ class Plan:
 
 
 def code_spec(*modules: str) -> dict[str, Any]:
-    """The code part of a spec: where it begins, and its digest. `check_code` compares it with the code that runs."""
+    """The code part of a spec: where it begins, and its digest. `changed_code` compares it with the code that runs."""
     return {"modules": list(modules), "digest": code_digest(*modules)}
 
 

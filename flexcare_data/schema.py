@@ -206,7 +206,9 @@ STAYS = Table(
         Column("died_in_hospital", _FLAG, "1 if died during the admission (option `death_label`), else 0"),
         Column("died_in_unit", _FLAG, "1 if dod or deathtime is within [intime, outtime], else 0"),
         Column("died", _FLAG, "1 if a dod or deathtime is known, else 0"),
-        Column("readmission", _FLAG, "1 if back (option `readmission`), 0 if not, null where excluded", nullable=True),
+        Column(
+            "readmission", _FLAG, "1 if readmitted (option `readmission`), 0 if not, null where excluded", nullable=True
+        ),
     ),
 )  # fmt: skip
 
@@ -227,7 +229,7 @@ HOURLY_INDEX = Table(
         _STAY,
         Column("offset", _INT, "first row of the stay in values.npy and observed.npy"),
         Column("n_hours", _INT, "rows of the stay: bins of the full grid, from intime to los"),
-        Column("first_hours", _FLOAT, "hours of the first row charted in the stay, from intime on"),
+        Column("first_hours", _FLOAT, "hours from intime to the first charted row"),
     ),
 )  # fmt: skip
 

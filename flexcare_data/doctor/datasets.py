@@ -182,7 +182,8 @@ def _report_edition(report: Report, found: DataSet, partial: bool) -> None:
             "info" if partial or found.root != "mimiciv" else "warning", what,
             f"layout of {edition.text} ({evidence or 'by its files'}), but not its rows: {counted}",
             expected="the rows of a published edition",
-            do="a subset builds, but its results are not comparable with published ones; else download it again",
+            do="A subset can be built, but its results are not comparable with published ones. "
+            "Otherwise download it again.",
         )  # fmt: skip
 
 
@@ -199,7 +200,7 @@ def _report_tables(report: Report, found: DataSet) -> None:
         text = f"{p.rows:,} rows ({'counted' if p.is_counted else 'estimated from size and compression'})"
         other = p.path.with_suffix("") if p.path.suffix == ".gz" else None
         if other and other.exists():
-            report.add("info", name, f"{p.path.name} is read, {other.name} beside it is not")
+            report.add("info", name, f"both {p.path.name} and {other.name} exist; {p.path.name} is read")
         if p.suspicion:
             report.add("warning", name, f"{p.path}: {p.suspicion}", do=again)
         if p.rows == 0:
@@ -239,7 +240,7 @@ def compare_checksums(
     for path in differ:
         report.add(
             "error", f"{folder / path}", "another sha256 than in SHA256SUMS.txt", expected="the published file",
-            do="download it again; where it was changed on purpose, its results are your own",
+            do="download it again; if you changed it on purpose, results are not comparable",
         )  # fmt: skip
     rest = f", {len(paths) - len(there):,} listed files are not here" if len(paths) > len(there) else ""
     report.add(

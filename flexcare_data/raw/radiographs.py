@@ -21,7 +21,7 @@ _CHECKED = 10_000
 """Radiographs whose size is compared at each start of a build."""
 
 _AT_ONCE, _TOGETHER = 16, 1024
-"""Threads that ask for sizes, as on network drives each question is a round trip; files that one takes at a time."""
+"""Threads that read sizes, as on network drives each request is a round trip; files per request of a thread."""
 
 
 def radiograph_path(root: Path, subject_id: int, study_id: int, dicom_id: str) -> Path:
@@ -72,10 +72,9 @@ def _size(root: Path, dicom_id: str, subject_id: int, study_id: int) -> tuple[in
 def listing_digest(root: Path) -> str:
     """12 hex digits of which AP radiographs of the metadata table exist below ``root``, and how large they are.
 
-    Sizes and not contents, as these are hundreds of gigabytes; and not dates, as two copies of a release are the same
-    to a shared store. All sizes are asked for once and remembered for this user. From then on `_CHECKED` radiographs,
-    evenly spread over those that were missing and those that were present, are compared with what is remembered, so a
-    folder of up to that number of radiographs is compared completely. Any difference has all sizes asked for again.
+    Sizes are compared, not contents (hundreds of gigabytes) and not dates (they differ between copies). All sizes are
+    read once and cached for this user. Later starts compare a sample of `_CHECKED` radiographs. If one differs, all
+    sizes are read again.
     """
     folder = user_cache("radiographs")
     name = value_digest([str(root.resolve()), remembered_digest(locate(root, "metadata"))])[:24]

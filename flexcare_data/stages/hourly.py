@@ -1,8 +1,8 @@
-"""EVENTS to the hourly grid of every stay, ragged, and from the grid to the 76 input columns.
+"""EVENTS to the hourly grid of every stay, ragged; also the tails of samples that end inside an hour, and the scaler.
 
 In: `events.parquet`, STAYS. Out: `values.npy` (H, 17) float64 and `observed.npy` (H, 17) uint8 with one row per hour of
-every stay, and HOURLY_INDEX. Columns follow `variables.VARIABLES`: continuous ones hold the unnormalised number, the
-others the position of the value in `variables.CATEGORIES`.
+every stay, HOURLY_INDEX, scaler.json. Columns follow `variables.VARIABLES`: continuous ones hold the unnormalised
+number, the others the position of the value in `variables.CATEGORIES`. `series.expand` makes the 76 input columns.
 """
 
 from __future__ import annotations
@@ -130,7 +130,7 @@ def build_hourly(
         progress: called with stays done and in all.
 
     Returns:
-        Counts: stays asked for, stays with a series, hours.
+        Counts: stays requested, stays with a series, hours.
     """
     ends = ends.drop_nulls("los_hours").sort("stay_id")
     known, los = ends["stay_id"].to_numpy(), ends["los_hours"].to_numpy()

@@ -156,6 +156,6 @@ def run(work: StageWork) -> None:
 
 
 def section_marks(folder: Path) -> pl.DataFrame:
-    """SECTIONS with an empty text where there is a section: cohorts only ask whether there is one."""
+    """SECTIONS with empty texts: cohorts only need to know whether a section exists."""
     marks = [pl.when(pl.col(name).is_not_null()).then(pl.lit("")).alias(name) for name in SECTION_NAMES]
     return pl.scan_parquet(folder / "sections.parquet").with_columns(marks).collect()

@@ -15,7 +15,7 @@ from flexcare_data.hours import TOLERANCE, n_bins
 from flexcare_data.tasks.base import Cohort, Sources, Task, hours_after, make_cohort, with_last_image, with_note
 
 FEWEST_HOURS = 4
-"""An hour is asked only later than this after intime (published)."""
+"""Only later hours are drawn (published)."""
 
 
 def cohort_of_drawn_hours(

@@ -1,4 +1,4 @@
-"""Which radiographs there are, and when they were taken.
+"""AP radiographs of the metadata table and their study times.
 
 In: the metadata table of MIMIC-CXR-JPG. Out: AP radiographs with their study times.
 """

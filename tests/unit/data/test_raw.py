@@ -137,7 +137,7 @@ def test_header_only_is_an_empty_table(tmp_path, text):
         (STAY, "missing subject_id.*no line of column names"),
         (ICUSTAYS.replace("intime", "admittime") + STAY, "missing intime.*found subject_id, hadm_id, .*admittime"),
         (ICUSTAYS.replace("last", "first") + STAY, "missing last_careunit"),
-        (ICUSTAYS.strip() + ",los\n" + STAY.strip() + ",1\n", "los stands more than once"),
+        (ICUSTAYS.strip() + ",los\n" + STAY.strip() + ",1\n", "los occurs more than once"),
         (ICUSTAYS.replace(",", ";") + STAY.replace(",", ";"), "missing subject_id"),
         (ICUSTAYS + STAY * 3 + STAY.replace("Medical", '"Medical', 1), "never closed"),
         (ICUSTAYS + STAY.replace(",2.0", "") * 3, "expected 8 fields per row.*another number in all 3 rows"),
