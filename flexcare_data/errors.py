@@ -1,6 +1,6 @@
 """Errors that a user can fix, and the message that a command prints for any exception.
 
-In: an exception. Out: one message without a traceback, or None where the exception is a mistake of this program.
+In: an exception. Out: one message without a traceback, or None where the exception is a bug of this program.
 `UserError` is the base class of all errors that a user can fix. Errors of the system (a full disk, a lost permission, a
 removed file) come from Python and the libraries in different forms: an OSError with a number, one without, or an error
 of a library that quotes the system.
@@ -46,7 +46,7 @@ _CUT_SHORT = re.compile(r"\d+ requested and \d+ written")
 
 
 def message(error: BaseException, where: Path | None = None) -> str | None:
-    """Message for ``error``, or None where it is a mistake of the program; ``where``: the path being written.
+    """Message for ``error``, or None where it is a bug of the program; ``where``: the path being written.
 
     Example:
         >>> message(UserError("train.epochs: expected a number above 0, got 0"))

@@ -1,7 +1,7 @@
 """Origin of an output folder: real data from which folders, or fabricated data.
 
-In: the configuration, the configuration files that were given. Out: `origin.json` in the output folder, which the next
-build is compared with, so that a forgotten ``--configfile`` cannot turn results of real data into fabricated ones.
+In: the configuration, the configuration files that were given. Out: `origin.json` in the output folder. The next
+build is compared with it, so that a forgotten ``--configfile`` cannot replace results of real data by fabricated ones.
 """
 
 from __future__ import annotations

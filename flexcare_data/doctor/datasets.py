@@ -134,7 +134,7 @@ def _nearby(folder: Path) -> list[Path]:
             except OSError:
                 continue
             below += children[:50]
-        # PhysioNet's own tree holds a folder `files` above the data sets.
+        # PhysioNet's folders have a folder `files` above the data sets.
         below += [
             path / "files" for path in level if (path / "files").is_dir() and not (path / "files" / "p10").exists()
         ]

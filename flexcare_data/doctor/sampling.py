@@ -98,7 +98,7 @@ def _suspicion(path: Path, text: int) -> str:
         if file.read(2) != b"\x1f\x8b" or text > _MOST_UNWRAPPED:
             return ""
         file.seek(-4, os.SEEK_END)
-        (said,) = struct.unpack("<I", file.read(4))
-    if text / 2 <= said <= 2 * text:
+        (stored,) = struct.unpack("<I", file.read(4))
+    if text / 2 <= stored <= 2 * text:
         return ""
     return "the size stored at its end does not match: the file is cut off, or several gzip files were joined"

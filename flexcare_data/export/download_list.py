@@ -42,7 +42,7 @@ class ImageList:
     def summary(self) -> str:
         """Count and size against the whole release."""
         share = len(self.paths) / CXR_ROWS["metadata"]
-        there = "" if self.n_there is None else f"; {self.n_there:,} of them are there already"
+        there = "" if self.n_there is None else f"; {self.n_there:,} of them exist already"
         return (
             f"{len(self.paths):,} radiographs, about {self.estimated_bytes / 1e9:,.1f} GB of {CXR_BYTES / 1e9:,.0f} GB "
             f"({share:.1%}, at the mean size of {MEAN_BYTES / 1e6:.2f} MB){there}"

@@ -112,7 +112,7 @@ def recognise_mimiciv(found: Found) -> Edition:
 
 
 def _layout(found: Found, evidence: list[str]) -> tuple[str, ...]:
-    """Editions that have these files and columns; what was looked at is added to ``evidence``."""
+    """Editions that have these files and columns; the evidence is added to ``evidence``."""
     admissions = found.columns.get("admissions", ())
     if any(path.startswith("core/") for path in (*found.paths.values(), *found.listed)) or "ethnicity" in admissions:
         evidence.append("folder core/ or column ethnicity: 1.0")

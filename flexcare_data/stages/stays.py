@@ -26,8 +26,8 @@ def build_stays(
 ) -> tuple[pl.DataFrame, Flow]:
     """Select the stays of the benchmark and flag them.
 
-    In this order: stays with a transfer between units dropped; joined to their admission and patient; admissions with
-    exactly one remaining stay kept; flags made; adults kept. A comparison with a missing time is false.
+    In this order: stays with a transfer between units are dropped; admission and patient are joined; admissions with
+    exactly one remaining stay are kept; outcomes are added; adults are kept. A comparison with a missing time is false.
 
     Args:
         icustays: raw table, unique stay_id.

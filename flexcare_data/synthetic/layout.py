@@ -1,7 +1,7 @@
 """Path and columns of each fabricated table, by edition.
 
 In: nothing. Out: `EDITIONS`, `tables(edition)`. Columns and their order are those of the published files. Editions
-differ in layout only: the same seed gives the same patients in each of them, also where a real edition holds fewer
+differ in layout only: the same seed gives the same patients in each of them, also where a real edition has fewer
 facts (the date of a death after discharge is unknown in 1.0, but fabricated data keeps it).
 """
 

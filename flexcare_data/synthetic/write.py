@@ -59,7 +59,7 @@ def write_data_set(out: Path, *, patients: int, seed: int, edition: str, broken_
 def lab_chunks(
     people: Population, chunks: list[tuple[int, int]], *, seed: int, panel_hours: float = labs.PANEL_HOURS
 ) -> Iterable[pl.DataFrame]:
-    """labevents of all chunks, numbered through."""
+    """labevents of all chunks, numbered consecutively."""
     last = 0
     for start, stop in chunks:
         frame = labs.labevents(people, start, stop, seed=seed, first_id=last, panel_hours=panel_hours)

@@ -1,4 +1,4 @@
-"""All tasks. A task is one module here with a `TASK` in it, and nothing elsewhere (docs/add_a_task.md).
+"""All tasks. Each task is one module of this package with a `TASK`; no other file lists it (docs/add_a_task.md).
 
 The modules are found, not listed: a list would be code that every training depends on, so that one more task would
 train all models again. A module is imported when its task is used, so that a training runs its own tasks only.

@@ -1,6 +1,6 @@
-"""Cohorts that ask at one drawn whole hour of each stay: length of stay and decompensation.
+"""Cohorts whose prediction time is a drawn whole hour of each stay: length of stay and decompensation.
 
-In: stays with the last hour that may be asked. Out: the cohort, with the hour as period_length.
+In: stays with the last hour that may be drawn. Out: the cohort, with the hour as period_length.
 """
 
 from __future__ import annotations

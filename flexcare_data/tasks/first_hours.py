@@ -1,4 +1,4 @@
-"""Cohorts that ask a fixed number of hours after ICU admission: in-hospital mortality.
+"""Cohorts whose prediction time is a fixed number of hours after ICU admission: in-hospital mortality.
 
 In: labelled stays with a series. Out: the cohort, whose input is the first hours of the stay.
 """

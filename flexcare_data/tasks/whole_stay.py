@@ -1,6 +1,6 @@
 """Cohorts whose input is the whole ICU stay: phenotyping and readmission.
 
-In: labelled stays with a series. Out: the cohort, asked at the end of the stay.
+In: labelled stays with a series. Out: the cohort; the prediction time is the end of the stay.
 """
 
 from __future__ import annotations

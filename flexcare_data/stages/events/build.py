@@ -3,7 +3,8 @@
 In: chartevents, labevents as published, STAYS. Out: `events.parquet`, counts of rows and of every value dropped.
 
 Three passes, so that memory does not grow with the tables: (1) scan each table once and append the linked rows to
-buckets of subjects on disk, (2) settle each bucket in memory, (3) write the stays of all buckets in order of stay_id.
+buckets of subjects on disk, (2) resolve the duplicates of each bucket in memory, (3) write the stays of all buckets in
+order of stay_id.
 """
 
 from __future__ import annotations

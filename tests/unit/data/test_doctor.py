@@ -339,7 +339,7 @@ def test_list_of_radiographs(tmp_path, capsys):
     assert main(absent) == 0
     assert (tmp_path / "list.txt").read_text() == "files/p10/p10000032/s5/b.jpg\n"
     out = capsys.readouterr().out
-    assert "1 of them are there already" in out
+    assert "1 of them exist already" in out
     assert f"--base={BASE}" in out
 
 
