@@ -201,7 +201,7 @@ def test_the_compressed_file_goes_first(tmp_path):
 
 
 @pytest.mark.skipif(os.name != "posix", reason="needs POSIX permissions")
-@pytest.mark.parametrize(("target", "mode"), [("icu/icustays.csv", 0o000), ("icu", 0o000), (".", 0o000)])
+@pytest.mark.parametrize(("target", "mode"), [("icu/icustays.csv", 0o000), ("icu", 0o000), (".", 0o000), ("..", 0o000)])
 def test_no_permission_is_an_error_that_says_so(target, mode):
     """Run by another account where the tests are root's, as permissions do not bind root."""
     folder = Path(tempfile.mkdtemp(prefix="flexcare-"))
@@ -215,14 +215,14 @@ def test_no_permission_is_an_error_that_says_so(target, mode):
             "from flexcare_data.raw.tables import read_table\n"
             "if os.geteuid() == 0: os.setgroups([]); os.setgid(65534); os.setuid(65534)\n"
             f"try: read_table(Path({str(root)!r}), 'icustays', {{}})\n"
-            "except RawDataError as error: print('told:', error)"
+            "except RawDataError as error: print('error:', error)"
         )
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-        assert done.stdout.startswith("told:"), done.stderr
-        assert "permission" in done.stdout
+        assert done.stdout.startswith("error:"), done.stderr
+        assert "permission" in done.stdout and "ask its owner" in done.stdout and "set raw" not in done.stdout
         assert str(root) in done.stdout
     finally:
-        for path in (root, root / "icu", root / "icu" / "icustays.csv"):
+        for path in (folder, root, root / "icu", root / "icu" / "icustays.csv"):
             path.chmod(0o755)
         shutil.rmtree(folder)
 
