@@ -1,7 +1,7 @@
 """Commands of the data half: one per stage, then those that inspect, report and maintain.
 
-A command parses its arguments and calls one function; what decides a result is in that function, so this module is part
-of no key. Everything is imported inside the commands, which keeps `--help` fast.
+A command parses its arguments and calls one function; what decides a result is in that function, so no key depends on
+this module. Everything is imported inside the commands, which keeps `--help` fast.
 """
 
 from __future__ import annotations
@@ -110,7 +110,16 @@ def folders(*names: str) -> Callable:
 COHORTS = click.option(
     "--cohorts", type=FOLDER, multiple=True, required=True, help="Folder of a cohort; once for each."
 )
-PART = click.option("--part", type=JobPart.parse, help="2/8: do only the second of eight parts, and write no stage.")
+
+
+def _job_part(text: str) -> JobPart:
+    try:
+        return JobPart.parse(text)
+    except ValueError as error:  # of a ValueError click shows only the given text
+        raise click.BadParameter(str(error)) from None
+
+
+PART = click.option("--part", type=_job_part, help="2/8: do only the second of eight parts, and write no stage.")
 FABRICATED = options(
     click.option("--patients", type=click.IntRange(1), required=True, help="Number of patients."),
     click.option("--seed", type=int, default=1, help="Seed of the generator."),
@@ -136,15 +145,15 @@ def run_stage(stage: str, arguments: dict[str, Any], **settings: Any) -> None:
 
     from flexcare_data.options import Options
     from flexcare_data.plan import stage_row
-    from flexcare_data.schema import RAW_ROOTS
+    from flexcare_data.schema import RAW_ROOTS, cohort_stage
     from flexcare_data.stages.work import DeclaredOptions, StageWork
 
     row = stage_row(stage)
     given = Options.model_validate(dict(pair.partition("=")[::2] for pair in arguments["option"]))
     upstream = {name: arguments[name] for name in row.upstream if arguments.get(name)}
-    # A folder of the store is called cohort-<task>-<key>; of a command given by hand, cohort-<task>.
+    # Named by the table in it: a folder of the store is called cohort-<task>-<key>, one made by hand as the user likes.
     for folder in arguments.get("cohorts", ()):
-        upstream[f"cohort-{_task_of(folder)}"] = folder
+        upstream[cohort_stage(_task_of(folder))] = folder
     work = StageWork(
         name=stage,
         out=arguments["out"],
@@ -223,10 +232,11 @@ def sections(**arguments: Any) -> None:
 def cohort(task: str, **arguments: Any) -> None:
     """Samples and labels of one task."""
     from flexcare_data.discovery import task_names
+    from flexcare_data.schema import cohort_stage
 
     if task not in task_names():
         raise click.BadParameter(f"expected one of {', '.join(task_names())}, got {task}", param_hint="--task")
-    run_stage(f"cohort-{task}", arguments, task=task)
+    run_stage(cohort_stage(task), arguments, task=task)
 
 
 @commands.command("audit")
@@ -264,7 +274,7 @@ def images(which: str, processes: int, broken_share: float, allow_missing: bool,
 def synthetic(patients: int, seed: int, edition: str, **arguments: Any) -> None:
     """Fabricated raw data, as a stage of the store.
 
-    A model can learn its labels.
+    Labels follow planted signals.
     """
     run_stage("synthetic", arguments, patients=patients, seed=seed, edition=edition)
 
@@ -278,7 +288,7 @@ def synthetic(patients: int, seed: int, edition: str, **arguments: Any) -> None:
 def synthesize(patients: int, seed: int, edition: str, out: Path) -> None:
     """Fabricated raw data, in one subfolder per data set.
 
-    A model can learn its labels.
+    Labels follow planted signals.
     """
     from flexcare_data.synthetic.write import write_data_set
 
@@ -446,7 +456,7 @@ def store_verify(names: tuple[str, ...], folder: Path) -> int:
 def store_prune(names: tuple[str, ...], folder: Path, keep: tuple[str, ...], days: float | None, yes: bool) -> int:
     """List or remove folders that are no longer needed.
 
-    These are remains of killed jobs, and folders that no kept folder was made from.
+    Lists files of killed jobs, and folders that no kept folder depends on.
     """
     from flexcare_data.store.prune import prune
 

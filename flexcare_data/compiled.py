@@ -1,10 +1,10 @@
-"""The decorator of the compiled functions, with a cache of machine code that is never out of date.
+"""The decorator of the compiled functions, with a cache of machine code that is keyed by the code it contains.
 
 In: a Python function. Out: a function that numba compiles when it is first called.
 
 Numba keeps machine code as long as the file of the function is the same, although the code also contains the functions
-and constants of other modules that it uses. So each module has a cache folder of its own, named by a digest of the
-module and of everything that it imports from this project: after a change in any of them the folder is another one.
+and constants of other modules that it uses. So each module has a separate cache folder, named by a digest of the module
+and of everything that it imports from this project; any change gives another folder.
 """
 
 from __future__ import annotations

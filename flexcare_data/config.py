@@ -26,7 +26,8 @@ from pydantic_core import PydanticCustomError
 
 from flexcare_data import discovery
 from flexcare_data.errors import UserError
-from flexcare_data.options import PAPER_TASKS, PROTOCOLS, Options, resolve
+from flexcare_data.modalities import MAX_HOURS, MAX_NOTE_TOKENS
+from flexcare_data.options import PAPER_TASKS, Options, resolve
 from flexcare_data.package_files import package_folder
 
 CONFIG_DIR = package_folder("workflow/config")
@@ -107,7 +108,9 @@ class Notes(Section):
     storage: Literal["float16", "int8", "tokens"] = Field(
         "float16", description="token vectors as float16 or int8, or token ids (embedded during training)"
     )
-    max_tokens: int = Field(512, ge=1, le=512, description="word pieces that are kept of a note")
+    max_tokens: int = Field(
+        MAX_NOTE_TOKENS, ge=1, le=MAX_NOTE_TOKENS, description="word pieces that are kept of a note"
+    )
     batch_tokens: PositiveInt = Field(8192, description="word pieces in a batch of the encoder, padding included")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where the encoder runs")
     jobs: PositiveInt = Field(
@@ -139,7 +142,9 @@ class Train(Section):
     heads: PositiveInt = Field(2, description="attention heads")
     dropout: float = Field(0.1, ge=0, lt=1, description="dropout of the transformer layers")
     batch_size: PositiveInt = Field(32, description="samples of one task per batch")
-    max_hours: int = Field(512, ge=1, le=512, description="hours of a series that a model reads: the last ones")
+    max_hours: int = Field(
+        MAX_HOURS, ge=1, le=MAX_HOURS, description="hours of a series that a model reads: the last ones"
+    )
     epochs: PositiveInt = Field(25, description="epochs of FlexCare and its variants")
     lr: float = Field(1e-4, gt=0, description="base learning rate of FlexCare")
     baseline_epochs: PositiveInt = Field(40, description="epochs of a baseline and of DRG fine-tuning")
@@ -231,7 +236,7 @@ class Config(Section):
 
     @property
     def resolved_options(self) -> Options:
-        """Options of the protocol with the single ones on top."""
+        """Options of the protocol, overridden by single options."""
         return resolve(self.protocol, self.options)
 
     def deciding(self) -> dict[str, Any]:
@@ -252,7 +257,7 @@ class Config(Section):
 
 
 def load_config(user: dict[str, Any]) -> Config:
-    """The configuration with ``user`` (nested dict; values may be text, as ``--config`` gives them) on top.
+    """The configuration, overridden by ``user`` (nested dict; values may be text, as ``--config`` gives them).
 
     Where neither ``raw.mimiciv`` nor ``preset`` is set, the preset ``demo`` applies: its sizes suit the embedded data.
 
@@ -313,6 +318,3 @@ def _known_keys(path: list[str]) -> list[str]:
             return []
         model = annotation
     return list(model.model_fields)
-
-
-__all__ = ["PROTOCOLS", "Config", "ConfigError", "load_config"]

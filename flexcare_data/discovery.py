@@ -142,16 +142,6 @@ def tasks() -> dict[str, DeclaredTask]:
     return {task.name: task for task in sorted(found.values(), key=lambda task: (task.order, task.id))}
 
 
-def model_classes() -> dict[str, tuple[str, str]]:
-    """Module and class of each model by name.
-
-    Example:
-        >>> model_classes()["mt"]
-        ('flexcare_model.models.mt', 'MT')
-    """
-    return {name: (model.module, model.class_name) for name, model in models().items()}
-
-
 def task_names() -> tuple[str, ...]:
     """Names of all tasks, in their order."""
     return tuple(tasks())

@@ -1,6 +1,6 @@
 """Errors that a user can fix, and the message that a command prints for any exception.
 
-In: an exception. Out: one message without a traceback, or None where the exception is a mistake of this program.
+In: an exception. Out: one message without a traceback, or None where the exception is a bug of this program.
 `UserError` is the base class of all errors that a user can fix. Errors of the system (a full disk, a lost permission, a
 removed file) come from Python and the libraries in different forms: an OSError with a number, one without, or an error
 of a library that quotes the system.
@@ -23,7 +23,7 @@ class UserError(Exception):
 
 
 FULL_ERRORS = "FLEXCARE_FULL_ERRORS"
-_AGAIN = "nothing that was finished is lost, and the same command continues from there"
+_AGAIN = "finished results are kept; the same command continues"
 _FULL = f"free some space, or set store.path or output to a larger disk; {_AGAIN}"
 _ADVICE = {
     errno.ENOSPC: _FULL,
@@ -32,8 +32,8 @@ _ADVICE = {
     errno.EACCES: f"ask its owner for access, or set output and store.path to folders of your own; {_AGAIN}",
     errno.EPERM: f"ask its owner for access, or set output and store.path to folders of your own; {_AGAIN}",
     errno.EROFS: f"set output or store.path to a disk that you may write; {_AGAIN}",
-    errno.ENOENT: f"it was moved or removed while it was needed: put it back; {_AGAIN}",
-    errno.ESTALE: f"it was moved or removed while it was needed: put it back; {_AGAIN}",
+    errno.ENOENT: f"it was moved or removed while it was needed: restore it; {_AGAIN}",
+    errno.ESTALE: f"it was moved or removed while it was needed: restore it; {_AGAIN}",
     errno.EIO: f"the disk or its network connection failed: check it; {_AGAIN}",
     errno.EMFILE: f"allow more open files (ulimit -n 4096); {_AGAIN}",
     errno.ENFILE: f"too many files are open on this machine: try later; {_AGAIN}",
@@ -46,7 +46,7 @@ _CUT_SHORT = re.compile(r"\d+ requested and \d+ written")
 
 
 def message(error: BaseException, where: Path | None = None) -> str | None:
-    """Message for ``error``, or None where it is a mistake of the program; ``where``: the path being written.
+    """Message for ``error``, or None where it is a bug of the program; ``where``: the path being written.
 
     Example:
         >>> message(UserError("train.epochs: expected a number above 0, got 0"))
@@ -78,11 +78,11 @@ def system_message(error: BaseException, where: Path | None = None) -> str | Non
     """
     place = getattr(error, "filename", None) or where or "a file"
     if _NO_END in str(error):
-        return f"{place}: a file could not be written to its end: is the disk full, or file size limited? {_FULL}"
+        return f"{place}: a file is incomplete: the disk may be full, or a limit on file size was reached; {_FULL}"
     if damage := _DAMAGED.match(str(error)):
         return (
-            f"{place}: a table that it reads is damaged ({damage[0]}); find it with `python -m flexcare_data store "
-            "verify`, remove its folder and give the same command again"
+            f"{place}: a table that it reads is damaged ({damage[0]}); find it with `flexcare store verify`, "
+            "remove its folder and give the same command again"
         )
     number = _number(error)
     if number not in _ADVICE:
@@ -111,7 +111,7 @@ def withheld(error: BaseException) -> str:
     if in_model:
         lines = ["error: the model raised an exception; its file and line are below"]
     else:
-        lines = ["error: unexpected, a mistake of this program; please report what follows"]
+        lines = ["error: unexpected error, a bug of this program; please report the following lines"]
     following: BaseException | None = error
     while following is not None:
         lines += [line.rstrip() for line in traceback.format_tb(following.__traceback__)]

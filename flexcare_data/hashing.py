@@ -1,4 +1,4 @@
-"""Digests: of values, of files, and of files whose digest is remembered.
+"""Digests of values and of files, and a cache of the digests of files.
 
 In: a JSON value or a path. Out: hex digits. A key is the first 12 digits of the sha256 of a value's canonical JSON.
 """

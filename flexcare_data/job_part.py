@@ -9,8 +9,6 @@ from __future__ import annotations
 import re
 from typing import NamedTuple, TypeVar
 
-import click
-
 T = TypeVar("T")
 
 
@@ -29,11 +27,11 @@ class JobPart(NamedTuple):
             ['b', 'e']
 
         Raises:
-            click.BadParameter: for anything but two numbers of which the first is not larger, such as 2/8.
+            ValueError: for anything but two numbers of which the first is not larger, such as 2/8.
         """
         match = re.fullmatch(r"([1-9]\d{0,5})/([1-9]\d{0,5})", text)
         if match is None or int(match[1]) > int(match[2]):
-            raise click.BadParameter(f"expected one of several parts such as 2/8, got {text!r}")
+            raise ValueError(f"expected one of several parts such as 2/8, got {text!r}")
         return cls(int(match[1]), int(match[2]))
 
     def of(self, pieces: list[T]) -> list[T]:

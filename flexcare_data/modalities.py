@@ -18,3 +18,9 @@ IMAGE_SIDE = 256
 
 NOTE_WIDTH = 768
 """Length of the vector of one note token: the hidden size of the frozen encoder."""
+
+MAX_NOTE_TOKENS = 512
+"""Most word pieces of a note: the encoder has no positions beyond."""
+
+MAX_HOURS = 512
+"""Most hours of a series that a model reads."""

@@ -155,5 +155,5 @@ PROTOCOLS: dict[str, Options] = {
 
 
 def resolve(protocol: str, overrides: dict[str, Any]) -> Options:
-    """Options of ``protocol`` with ``overrides`` on top. Raises pydantic's ValidationError on a wrong override."""
+    """Options of ``protocol``, overridden by ``overrides``. Raises pydantic's ValidationError on a wrong override."""
     return Options.model_validate(PROTOCOLS[protocol].model_dump() | overrides)

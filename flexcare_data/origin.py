@@ -1,7 +1,7 @@
 """Origin of an output folder: real data from which folders, or fabricated data.
 
-In: the configuration, the configuration files that were given. Out: `origin.json` in the output folder, which the next
-build is compared with, so that a forgotten ``--configfile`` cannot turn results of real data into fabricated ones.
+In: the configuration, the configuration files that were given. Out: `origin.json` in the output folder. The next
+build is compared with it, so that a forgotten ``--configfile`` cannot replace results of real data by fabricated ones.
 """
 
 from __future__ import annotations
@@ -100,9 +100,7 @@ def read(output: Path) -> Origin | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (ValueError, TypeError):
-        raise OriginError(
-            f"{output / NAME}: expected what this workflow wrote, got something else; remove it"
-        ) from None
+        raise OriginError(f"{output / NAME}: expected a file written by this workflow; remove it") from None
 
 
 def _identity(name: str, root: Path) -> str:

@@ -1,4 +1,4 @@
-"""Process parts of a table in parallel, or ahead of their reader, and return them in order."""
+"""Process parts of a table in parallel, or prefetch them in a thread, and return them in order."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ Part = TypeVar("Part")
 Result = TypeVar("Result")
 
 
-def ahead(work: Callable[[Part], Result], parts: Iterable[Part], threads: int) -> Iterator[Result]:
+def map_in_order(work: Callable[[Part], Result], parts: Iterable[Part], threads: int) -> Iterator[Result]:
     """Apply ``work`` to each part in ``threads`` threads; results in order, at most ``threads`` parts in memory.
 
     Example:
-        >>> list(ahead(len, ["a", "bb", "ccc"], threads=2))
+        >>> list(map_in_order(len, ["a", "bb", "ccc"], threads=2))
         [1, 2, 3]
     """
     with ThreadPoolExecutor(threads) as pool:
@@ -30,7 +30,7 @@ def ahead(work: Callable[[Part], Result], parts: Iterable[Part], threads: int) -
             yield running.popleft().result()
 
 
-def in_thread(parts: Generator[Part, Any, Any], n_ahead: int) -> Iterator[Part]:
+def prefetch(parts: Generator[Part, Any, Any], n_ahead: int) -> Iterator[Part]:
     """Produce ``parts`` in a separate thread, at most ``n_ahead`` before the reader.
 
     Exceptions of the thread are raised here. A reader that stops early ends the thread.
@@ -48,7 +48,7 @@ def in_thread(parts: Generator[Part, Any, Any], n_ahead: int) -> Iterator[Part]:
         except BaseException as error:
             queue.put((None, error))
 
-    thread = Thread(target=make, name="ahead", daemon=True)
+    thread = Thread(target=make, name="prefetch", daemon=True)
     thread.start()
     try:
         while True:

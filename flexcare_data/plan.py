@@ -25,7 +25,7 @@ from flexcare_data.discovery import task_names
 from flexcare_data.hashing import remembered_digest, spec_key
 from flexcare_data.raw.files import RawDataError, locate
 from flexcare_data.raw.radiographs import listing_digest
-from flexcare_data.schema import OUTPUT_FORMAT, RAW, RAW_ROOTS
+from flexcare_data.schema import OUTPUT_FORMAT, RAW, RAW_ROOTS, cohort_stage, task_of_stage
 from flexcare_data.store.folders import is_complete
 
 TABLE_LIBRARIES = ("numpy", "polars", "pyarrow")
@@ -94,11 +94,6 @@ class Product:
     def target(self) -> str:
         """The first published name, which is a target."""
         return next(iter(self.published))
-
-
-def cohort_stage(task: str) -> str:
-    """Name of the stage that builds the cohort of ``task``."""
-    return f"cohort-{task}"
 
 
 _HOURLY = ("index.parquet", "values.npy", "observed.npy", "scaler.json")
@@ -221,11 +216,11 @@ def first_names() -> dict[str, str]:
 
 
 def stage_row(name: str, tasks: Iterable[str] = ()) -> Stage:
-    """The row of stage ``name`` where ``tasks`` are configured; the cohort of any task can be asked for."""
+    """The row of stage ``name`` where ``tasks`` are configured; the cohort of any task can be requested."""
     if name in SHARED_STAGES:
         return SHARED_STAGES[name]
-    if name.startswith("cohort-"):
-        return cohort_row(name.removeprefix("cohort-"))
+    if task := task_of_stage(name):
+        return cohort_row(task)
     return collected_rows(tasks)[name]
 
 
@@ -452,7 +447,7 @@ class Plan:
 
 
 def code_spec(*modules: str) -> dict[str, Any]:
-    """The code part of a spec: where it begins, and its digest. `check_code` compares it with the code that runs."""
+    """The code part of a spec: where it begins, and its digest. `changed_code` compares it with the code that runs."""
     return {"modules": list(modules), "digest": code_digest(*modules)}
 
 

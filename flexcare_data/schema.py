@@ -7,10 +7,12 @@ build writes) and `check`, which each stage calls on a table before writing it.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any, Literal, get_args
 
 import polars as pl
 
 from flexcare_data.errors import UserError
+from flexcare_data.modalities import MAX_HOURS, MAX_NOTE_TOKENS
 
 OUTPUT_FORMAT = 1
 """Version of the files below the output folder; files of another version are refused (`store.folders.check_format`)."""
@@ -66,7 +68,16 @@ class RawTable:
     key: tuple[str, ...] = ()
 
 
-def _raw(name, root, folders, columns, *, filename=None, renamed=None, key=()):
+def _raw(
+    name: str,
+    root: str,
+    folders: tuple[str, ...],
+    columns: dict[str, pl.DataType],
+    *,
+    filename: str = "",
+    renamed: dict[str, str] | None = None,
+    key: tuple[str, ...] = (),
+) -> RawTable:
     return RawTable(name, root, folders, filename or name, columns, renamed or {}, key)
 
 
@@ -74,6 +85,19 @@ _ID, _TEXT, _TIME, _INT, _FLOAT = pl.Int64(), pl.String(), pl.Datetime("us"), pl
 
 RAW_ROOTS = ("mimiciv", "mimic_cxr_jpg", "mimic_iv_note")
 """The three raw data sets, as in the section `raw` of the configuration."""
+
+SYNTHETIC_MARK = "SYNTHETIC"
+"""Name of the file in every root of fabricated data."""
+
+SPLIT_NAMES = ("train", "val", "test")
+SPLIT = pl.Enum(SPLIT_NAMES)
+
+Section = Literal["past_medical_history", "brief_hospital_course"]
+SECTION_NAMES: tuple[Section, ...] = get_args(Section)
+"""The sections of a discharge summary that can be an input."""
+
+Flow = list[dict[str, Any]]
+"""What each step of a selection kept: its name and counts."""
 
 CHEXPERT = (
     "Atelectasis", "Cardiomegaly", "Consolidation", "Edema", "Enlarged Cardiomediastinum", "Fracture",
@@ -182,7 +206,9 @@ STAYS = Table(
         Column("died_in_hospital", _FLAG, "1 if died during the admission (option `death_label`), else 0"),
         Column("died_in_unit", _FLAG, "1 if dod or deathtime is within [intime, outtime], else 0"),
         Column("died", _FLAG, "1 if a dod or deathtime is known, else 0"),
-        Column("readmission", _FLAG, "1 if back (option `readmission`), 0 if not, null where excluded", nullable=True),
+        Column(
+            "readmission", _FLAG, "1 if readmitted (option `readmission`), 0 if not, null where excluded", nullable=True
+        ),
     ),
 )  # fmt: skip
 
@@ -203,7 +229,7 @@ HOURLY_INDEX = Table(
         _STAY,
         Column("offset", _INT, "first row of the stay in values.npy and observed.npy"),
         Column("n_hours", _INT, "rows of the stay: bins of the full grid, from intime to los"),
-        Column("first_hours", _FLOAT, "hours of the first row charted in the stay, from intime on"),
+        Column("first_hours", _FLOAT, "hours from intime to the first charted row"),
     ),
 )  # fmt: skip
 
@@ -219,7 +245,7 @@ TAILS_INDEX = Table(
 
 SPLITS = Table(
     "splits", "data/splits.parquet", ("subject_id",),
-    (_SUBJECT, Column("split", pl.Enum(["train", "val", "test"]), "fold of the patient, one for all tasks")),
+    (_SUBJECT, Column("split", SPLIT, "split of the patient, one for all tasks")),
 )  # fmt: skip
 
 SECTIONS = Table(
@@ -230,8 +256,7 @@ SECTIONS = Table(
         Column("charttime", _TIME, "time the note is about", nullable=True),
         Column("storetime", _TIME, "time the note was filed and could be read", nullable=True),
         Column("file_order", _INT, "row of the note in discharge.csv, from 0"),
-        Column("past_medical_history", _TEXT, "cleaned section; null where missing", nullable=True),
-        Column("brief_hospital_course", _TEXT, "cleaned section; null where missing", nullable=True),
+        *(Column(name, _TEXT, "cleaned section; null where missing", nullable=True) for name in SECTION_NAMES),
     ),
 )  # fmt: skip
 
@@ -249,11 +274,11 @@ NOTES_INDEX = Table(
     "notes", "data/notes/index.parquet", ("note_id", "section"),
     (
         Column("note_id", _TEXT, "discharge summary"),
-        Column("section", pl.Enum(["past_medical_history", "brief_hospital_course"]), "section of the note"),
+        Column("section", pl.Enum(SECTION_NAMES), "section of the note"),
         Column("text_key", _TEXT, "hash of the text; equal texts share their vectors"),
         Column("shard", _TEXT, "file stem below data/notes/shards/ that holds the tokens"),
         Column("offset", _INT, "first token of the text in its shard"),
-        Column("n_tokens", _INT, "word pieces, at most 512; 0 where the tokenizer finds none"),
+        Column("n_tokens", _INT, f"word pieces, at most {MAX_NOTE_TOKENS}; 0 where the tokenizer finds none"),
     ),
 )  # fmt: skip
 
@@ -265,9 +290,11 @@ COHORT = Table(
         Column("hadm_id", _ID, "hospital admission; null where a radiograph belongs to none", nullable=True),
         Column("stay_id", _ID, "ICU stay whose series is the input; null without series", nullable=True),
         Column("study_id", _ID, "study of dicom_id; null without image", nullable=True),
-        Column("split", pl.Enum(["train", "val", "test"]), "fold of the patient"),
+        Column("split", SPLIT, "split of the patient"),
         Column("period_length", _FLOAT, "hours observed from intime; null without series", nullable=True),
-        Column("n_hours", _INT, "bins of the series before the cut to 512; null without series", nullable=True),
+        Column(
+            "n_hours", _INT, f"bins of the series before the cut to {MAX_HOURS}; null without series", nullable=True
+        ),
         Column("dicom_id", _TEXT, "radiograph; null without image", nullable=True),
         Column("note_id", _TEXT, "discharge summary whose section is the input; null where missing", nullable=True),
     ),
@@ -302,11 +329,27 @@ TABLES: dict[str, Table] = {
     )
 }
 
-KNOWN_ONLY_LATER = {
-    "past_medical_history": "section of the discharge summary of the same admission, written after the stay",
-    "brief_hospital_course": "section of the discharge summary of the same admission, written after the stay",
-}
+KNOWN_ONLY_LATER = dict.fromkeys(
+    SECTION_NAMES, "section of the discharge summary of the same admission, written after the stay"
+)
 """Inputs that a clinician could not have read at the prediction time, by the published design (option `notes`)."""
+
+_COHORT_STAGE = "cohort-"
+
+
+def cohort_stage(task: str) -> str:
+    """Name of the stage that builds the cohort of ``task``.
+
+    Example:
+        >>> cohort_stage("drg"), task_of_stage("cohort-drg"), task_of_stage("stays")
+        ('cohort-drg', 'drg', None)
+    """
+    return f"{_COHORT_STAGE}{task}"
+
+
+def task_of_stage(name: str) -> str | None:
+    """The task whose cohort stage ``name`` builds; None for other stages."""
+    return name.removeprefix(_COHORT_STAGE) if name.startswith(_COHORT_STAGE) else None
 
 
 def check(frame: pl.DataFrame, table: Table) -> pl.DataFrame:

@@ -3,7 +3,7 @@
 In: `data/hourly/` of an output folder, a task, samples of its cohort. Out: ranges of rows, the rows, 76 columns.
 
 The rows of a task are one array: first those of all stays, then those of `data/hourly/<task>_tails/`, where the input
-of a sample ends inside an hour (diagnosis). A sample reads at most two ranges of it, one after the other.
+of a sample ends inside an hour (diagnosis). A sample reads at most two ranges of it, in order.
 `HourlyRows.ranges` decides which ones; all other code only sees ranges. `stages.hourly.build_tails` writes the tails.
 """
 

@@ -1,4 +1,4 @@
-# Models. A run is a model, an experiment, a seed, and the key of all that decides it.
+# Models. A run is a model, an experiment, a seed, and a key, the hash of everything that determines its content.
 
 
 rule train:

@@ -80,8 +80,8 @@ def look_at(report: Report, root: str, folder: Path, tasks: Sequence[str], *, fa
         report.add("warning" if users else "error", name, problem, do=f"get it: {_download(root, name, edition)}")
     report.editions[root] = edition.text
     report.rows |= {name: {"rows": p.rows, "counted": p.is_counted} for name, p in probes.items()}
-    _tell_edition(report, found, partial=bool(problems))
-    _tell_tables(report, found)
+    _report_edition(report, found, partial=bool(problems))
+    _report_tables(report, found)
     return found
 
 
@@ -134,7 +134,7 @@ def _nearby(folder: Path) -> list[Path]:
             except OSError:
                 continue
             below += children[:50]
-        # PhysioNet's own tree holds a folder `files` above the data sets.
+        # PhysioNet's folders have a folder `files` above the data sets.
         below += [
             path / "files" for path in level if (path / "files").is_dir() and not (path / "files" / "p10").exists()
         ]
@@ -167,7 +167,7 @@ def _published_path(name: str, edition: Edition) -> str:
     return f"{folder}/{table.filename}.csv.gz".strip("/")
 
 
-def _tell_edition(report: Report, found: DataSet, partial: bool) -> None:
+def _report_edition(report: Report, found: DataSet, partial: bool) -> None:
     what, edition = TITLES[found.root], found.edition
     evidence = "; ".join(edition.evidence)
     if found.is_synthetic:
@@ -182,11 +182,12 @@ def _tell_edition(report: Report, found: DataSet, partial: bool) -> None:
             "info" if partial or found.root != "mimiciv" else "warning", what,
             f"layout of {edition.text} ({evidence or 'by its files'}), but not its rows: {counted}",
             expected="the rows of a published edition",
-            do="a subset builds, but its results are not comparable with published ones; else download it again",
+            do="A subset can be built, but its results are not comparable with published ones. "
+            "Otherwise download it again.",
         )  # fmt: skip
 
 
-def _tell_tables(report: Report, found: DataSet) -> None:
+def _report_tables(report: Report, found: DataSet) -> None:
     rows = editions.MIMICIV_ROWS.get(found.edition.names[-1] if found.edition.names else "", {})
     if found.root == "mimiciv" and not found.edition.is_exact:
         rows = {}
@@ -196,10 +197,10 @@ def _tell_tables(report: Report, found: DataSet) -> None:
         rows = editions.NOTE_ROWS
     again = "compare with the release: doctor --checksums; then download the file again"
     for name, p in found.probes.items():
-        told = f"{p.rows:,} rows ({'counted' if p.is_counted else 'estimated from size and compression'})"
+        text = f"{p.rows:,} rows ({'counted' if p.is_counted else 'estimated from size and compression'})"
         other = p.path.with_suffix("") if p.path.suffix == ".gz" else None
         if other and other.exists():
-            report.add("info", name, f"{p.path.name} is read, {other.name} beside it is not")
+            report.add("info", name, f"both {p.path.name} and {other.name} exist; {p.path.name} is read")
         if p.suspicion:
             report.add("warning", name, f"{p.path}: {p.suspicion}", do=again)
         if p.rows == 0:
@@ -208,9 +209,9 @@ def _tell_tables(report: Report, found: DataSet) -> None:
         expected = rows.get(name)
         slack = 0 if p.is_counted else _TOLERANCE
         if expected and not found.is_synthetic and abs(p.rows - expected) > slack * expected:
-            report.add("warning", name, told, expected=f"{expected:,} in edition {found.edition.text}", do=again)
+            report.add("warning", name, text, expected=f"{expected:,} in edition {found.edition.text}", do=again)
         else:
-            report.add("info", name, told)
+            report.add("info", name, text)
 
 
 def compare_checksums(
@@ -239,7 +240,7 @@ def compare_checksums(
     for path in differ:
         report.add(
             "error", f"{folder / path}", "another sha256 than in SHA256SUMS.txt", expected="the published file",
-            do="download it again; where it was changed on purpose, its results are your own",
+            do="download it again; if you changed it on purpose, results are not comparable",
         )  # fmt: skip
     rest = f", {len(paths) - len(there):,} listed files are not here" if len(paths) > len(there) else ""
     report.add(

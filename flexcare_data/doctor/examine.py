@@ -90,7 +90,7 @@ def _without_samples(report: Report, root: str, config: Config) -> None:
 
 def _absent(report: Report, root: str) -> None:
     what, text = f"raw.{root}", {
-        "mimiciv": "not set: fabricated data is built instead, no result means anything",
+        "mimiciv": "not set: fabricated data is built instead, results have no meaning",
         "mimic_cxr_jpg": "not set: no sample has a radiograph, and task diagnosis is empty",
         "mimic_iv_note": "not set: no sample has a note, and task drg is empty",
     }[root]  # fmt: skip
@@ -139,7 +139,7 @@ def _needs(report: Report, sets: Mapping[str, DataSet], config: Config) -> None:
     if there is not None:
         peak = max(memory, key=lambda part: memory[part])
         report.add(
-            "warning" if there < memory[peak] else "info", "memory", f"{_size(there)} there",
+            "warning" if there < memory[peak] else "info", "memory", f"{_size(there)} available",
             expected=f"about {_size(memory[peak])} ({peak})",
             do="use a machine with more memory" if there < memory[peak] else "",
         )  # fmt: skip

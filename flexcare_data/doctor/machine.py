@@ -91,7 +91,7 @@ def encoder_problem(name: str) -> tuple[str, str] | None:
         return (
             f"{folder} without *.safetensors",
             "pickled weights are not read; convert them once: "
-            f"python -m flexcare_model convert-encoder {name} FOLDER, and set notes.encoder to FOLDER",
+            f"flexcare convert-encoder {name} FOLDER, and set notes.encoder to FOLDER",
         )
     if not any((folder / file).is_file() for file in ("tokenizer.json", "vocab.txt", "tokenizer.model", "vocab.json")):
         return f"{folder} without a tokenizer", "add the encoder's vocab.txt or tokenizer.json to the folder"

@@ -14,8 +14,9 @@ from flexcare_data.config import Config
 from flexcare_data.doctor.datasets import DataSet
 from flexcare_data.doctor.findings import Report
 from flexcare_data.raw import editions
-from flexcare_data.raw.files import TITLES, WHERE, RawDataError, open_bytes
+from flexcare_data.raw.files import TITLES, WHERE, RawDataError, count_text
 from flexcare_data.raw.notes import read_notes
+from flexcare_data.raw.radiographs import is_ap, is_jpeg
 from flexcare_data.raw.tables import read_table
 
 _NOTES_SAMPLED = 5_000
@@ -90,12 +91,9 @@ def _report_overlap(report: Report, name: str, patients: pl.Series, subjects: pl
 
 def _years(report: Report, iv: DataSet, n: int) -> None:
     """Count patients admitted after the last radiograph, by the published groups of years."""
-    path = iv.probes["patients"].path
     if "anchor_year_group" not in iv.probes["patients"].columns:
         return
-    with open_bytes(path) as stream:
-        late = stream.read().count(b"2020 - 2022")
-    if late:
+    if late := count_text(iv.probes["patients"].path, b"2020 - 2022"):
         report.add("info", "patients", f"{late:,} of {n:,} are of 2020-2022, after the radiographs and most notes")
 
 
@@ -104,7 +102,7 @@ def check_radiographs(report: Report, sets: Mapping[str, DataSet], config: Confi
     cxr = sets.get("mimic_cxr_jpg")
     if cxr is None or "metadata" not in cxr.probes:
         return
-    list_them = "python -m flexcare_data image-list (target image_list) names the files that the tasks need"
+    list_them = "flexcare image-list (target image_list) names the files that the tasks need"
     if not (cxr.folder / "files").is_dir():
         report.add(
             "warning" if config.images.allow_missing else "error", "radiographs", f"no folder {cxr.folder / 'files'}",
@@ -112,18 +110,13 @@ def check_radiographs(report: Report, sets: Mapping[str, DataSet], config: Confi
         )  # fmt: skip
         return
     try:
-        metadata = read_table(cxr.folder, "metadata", {}).filter(pl.col("ViewPosition") == "AP")
+        metadata = read_table(cxr.folder, "metadata", {}).filter(is_ap())
     except RawDataError:
         return  # reported with the pairing
     sample = metadata.gather_every(max(1, metadata.height // _IMAGES_SAMPLED))
-    missing = broken = 0
-    for subject, study, dicom in sample.select("subject_id", "study_id", "dicom_id").iter_rows():
-        path = cxr.folder / "files" / f"p{subject}"[:3] / f"p{subject}" / f"s{study}" / f"{dicom}.jpg"
-        try:
-            with path.open("rb") as file:
-                broken += file.read(2) != b"\xff\xd8"
-        except OSError:
-            missing += 1
+    rows = sample.select("subject_id", "study_id", "dicom_id").iter_rows()
+    found = [is_jpeg(cxr.folder, *row) for row in rows]
+    missing, broken = found.count(None), found.count(False)
     text = f"{sample.height - missing:,} of {sample.height:,} checked AP radiographs exist"
     if broken:
         report.add(

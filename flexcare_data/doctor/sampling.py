@@ -30,7 +30,8 @@ class Probe:
     Attributes:
         path: the file.
         columns: its columns, as in the header.
-        rows: rows, counted where ``is_counted`` (then the whole file was inflated and is sound), else estimated.
+        rows: rows, counted where ``is_counted`` (then the whole file was inflated and is undamaged), else
+            estimated.
         inflated: bytes of text, counted or estimated as the rows.
         suspicion: why the file may be damaged though its beginning is valid; empty without a sign of it.
     """
@@ -97,7 +98,7 @@ def _suspicion(path: Path, text: int) -> str:
         if file.read(2) != b"\x1f\x8b" or text > _MOST_UNWRAPPED:
             return ""
         file.seek(-4, os.SEEK_END)
-        (said,) = struct.unpack("<I", file.read(4))
-    if text / 2 <= said <= 2 * text:
+        (stored,) = struct.unpack("<I", file.read(4))
+    if text / 2 <= stored <= 2 * text:
         return ""
-    return "its end is not that of a gzip file of this size: probably cut off, or several files joined"
+    return "the size stored at its end does not match: the file is cut off, or several gzip files were joined"

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import polars as pl
 
-from flexcare_data.raw.editions import CXR_BYTES, CXR_ROWS
+from flexcare_data.raw.editions import CXR_BYTES, CXR_ROWS, PAPER, URLS
 from flexcare_data.raw.radiographs import radiograph_path
 from flexcare_data.store.folders import atomic_write
 
-BASE = "https://physionet.org/files/mimic-cxr-jpg/2.0.0/"
-"""URL of the release; `files/` is below. 2.1.0 holds the same radiographs."""
+BASE = f"{URLS['mimic_cxr_jpg']}/{PAPER['mimic_cxr_jpg']}/"
+"""URL of the release 2.0.0; `files/` is below. 2.1.0 holds the same radiographs."""
 
 MEAN_BYTES = CXR_BYTES / CXR_ROWS["metadata"]
 """Of a radiograph: the size of the release over its number of radiographs."""
@@ -42,7 +42,7 @@ class ImageList:
     def summary(self) -> str:
         """Count and size against the whole release."""
         share = len(self.paths) / CXR_ROWS["metadata"]
-        there = "" if self.n_there is None else f"; {self.n_there:,} of them are there already"
+        there = "" if self.n_there is None else f"; {self.n_there:,} of them exist already"
         return (
             f"{len(self.paths):,} radiographs, about {self.estimated_bytes / 1e9:,.1f} GB of {CXR_BYTES / 1e9:,.0f} GB "
             f"({share:.1%}, at the mean size of {MEAN_BYTES / 1e6:.2f} MB){there}"

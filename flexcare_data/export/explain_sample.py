@@ -45,7 +45,7 @@ def _sample(output: Path, task: str, sample_id: str) -> dict:
         raise UnknownSampleError(f"{output}: expected a cohort named {task}; build it with `snakemake {task}`")
     rows = pl.scan_parquet(store.check_format(path)).filter(pl.col("sample_id") == str(sample_id)).collect().to_dicts()
     if not rows:
-        raise UnknownSampleError(f"{path}: no sample of that id; sample ids are in its first column")
+        raise UnknownSampleError(f"{path}: no sample with this id; see column sample_id")
     return rows[0]
 
 
@@ -59,7 +59,7 @@ def explain_sample(output: Path, task: str, sample_id: str) -> tuple[str, pl.Dat
     lines = [
         f"{TASKS[task].abbreviation} sample {sample['sample_id']}: {TASKS[task].description}",
         f"  patient {sample['subject_id']}, admission {sample['hadm_id']}, split {sample['split']}",
-        f"  asked at {window['prediction_time']}",
+        f"  prediction time {window['prediction_time']}",
         *_series_lines(output, sample),
         *_image_lines(window, sample),
         *_note_lines(output, window, sample, task),

@@ -46,10 +46,10 @@ def json_schema() -> str:
     return json.dumps(schema, indent=2) + "\n"
 
 
-def write_config_files(folder: Path = CONFIG_DIR) -> None:
-    """Write both files into ``folder``."""
-    (folder / "default.yaml").write_text(default_yaml())
-    (folder / "config.schema.json").write_text(json_schema())
+def write_config_files() -> None:
+    """Write both files into workflow/config/."""
+    (CONFIG_DIR / "default.yaml").write_text(default_yaml())
+    (CONFIG_DIR / "config.schema.json").write_text(json_schema())
 
 
 def _is_section(field: FieldInfo) -> bool:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import get_args
 
 import polars as pl
@@ -100,10 +99,10 @@ def renewed(page: str) -> str:
     return text
 
 
-def write_pages(folder: Path = DOCS) -> None:
-    """Renew the generated parts of all pages."""
+def write_pages() -> None:
+    """Renew the generated parts of all pages of docs/."""
     for page in PARTS:
-        (folder / page).write_text(renewed(page))
+        (DOCS / page).write_text(renewed(page))
 
 
 def _table(rows: Sequence[tuple[str, ...]]) -> str:

@@ -10,6 +10,8 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from flexcare_data.raw.files import PHYSIONET, PROJECTS
+
 TABLES = ("patients", "admissions", "icustays", "chartevents", "labevents")
 """Tables whose numbers of rows differ between editions of MIMIC-IV; the last two are large."""
 
@@ -38,14 +40,10 @@ NOTE_ROWS = {"discharge": 331_794}
 IMAGE_YEARS = "2011-2016"
 """Years in which the radiographs of MIMIC-CXR were taken."""
 
-URLS = {
-    "mimiciv": "https://physionet.org/files/mimiciv",
-    "mimic_cxr_jpg": "https://physionet.org/files/mimic-cxr-jpg",
-    "mimic_iv_note": "https://physionet.org/files/mimic-iv-note",
-}
+URLS = {root: f"{PHYSIONET}/files/{project}" for root, project in PROJECTS.items()}
 """Where the files of a data set are downloaded; an edition and a path follow."""
 
-DEMO_URL = "https://physionet.org/files/mimic-iv-demo/2.2"
+DEMO_URL = f"{PHYSIONET}/files/mimic-iv-demo/2.2"
 PAPER = {"mimiciv": "2.0", "mimic_cxr_jpg": "2.0.0", "mimic_iv_note": "2.2"}
 """The editions of the paper."""
 
@@ -114,7 +112,7 @@ def recognise_mimiciv(found: Found) -> Edition:
 
 
 def _layout(found: Found, evidence: list[str]) -> tuple[str, ...]:
-    """Editions that have these files and columns; what was looked at is added to ``evidence``."""
+    """Editions that have these files and columns; the evidence is added to ``evidence``."""
     admissions = found.columns.get("admissions", ())
     if any(path.startswith("core/") for path in (*found.paths.values(), *found.listed)) or "ethnicity" in admissions:
         evidence.append("folder core/ or column ethnicity: 1.0")

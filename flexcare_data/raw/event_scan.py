@@ -15,13 +15,15 @@ from pathlib import Path
 
 import numpy as np
 
-from flexcare_data.parallel import in_thread
+from flexcare_data.parallel import prefetch
 from flexcare_data.raw.event_scan_kernel import LINKED, NEEDED, REASONS, TEXT, scan_block
 from flexcare_data.raw.event_values import PairTable
 from flexcare_data.raw.files import RawDataError, open_bytes
+from flexcare_data.raw.tables import check_header, header_of
+from flexcare_data.schema import RAW
 
 BLOCK = 1 << 20
-"""Inflated bytes at a time. Larger blocks leave the cache of a core while the incomplete record is put in front."""
+"""Inflated bytes at a time. Larger blocks no longer fit the CPU cache when the incomplete record is prepended."""
 _BLOCKS_AHEAD = 8
 _ROWS = 1 << 17
 _LONGEST_RECORD = 64 << 20
@@ -86,7 +88,7 @@ def scan_events(
     out, texts = np.empty(_ROWS, LINKED), np.empty(_ROWS, TEXT)
     state = np.zeros(3, np.int64)  # where it stopped, rows out, rows seen
     links = (stays.hadm_id, stays.stay_id, stays.subject_id, stays.intime, stays.outtime)
-    blocks = in_thread(_blocks(path, progress), _BLOCKS_AHEAD)
+    blocks = prefetch(_blocks(path, progress), _BLOCKS_AHEAD)
     columns, n_columns, rest = _header(path, table, blocks)
 
     def scan(block: bytes, *, final: bool = False) -> Generator[np.ndarray, None, int]:
@@ -140,16 +142,8 @@ def _header(path: Path, table: str, blocks: Iterator[bytes]) -> tuple[tuple[int,
             break
         first += block
     line, _, rest = first.partition(b"\n")
-    names = [name.strip().strip('"') for name in line.decode("utf-8-sig", "replace").rstrip("\r").split(",")]
-    needed = [name for name in NEEDED if not (name == "stay_id" and table == "labevents")]
-    missing = [name for name in needed if name not in names]
-    if missing:
-        raise RawDataError(
-            f"{path}: expected columns {', '.join(needed)}; missing {', '.join(missing)}. Is this {table} of MIMIC-IV?"
-        )
-    repeated = sorted({name for name in needed if names.count(name) > 1})
-    if repeated:
-        raise RawDataError(f"{path}: column {', '.join(repeated)} stands more than once in the header")
+    names, needed = header_of(line), RAW[table].columns
+    check_header(names, path, RAW[table], needed)
     return tuple(names.index(name) if name in needed else -1 for name in NEEDED), len(names), rest
 
 

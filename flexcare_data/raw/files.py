@@ -15,20 +15,17 @@ from typing import IO
 from isal import igzip, isal_zlib
 
 from flexcare_data.errors import UserError
-from flexcare_data.schema import RAW
+from flexcare_data.schema import RAW, SYNTHETIC_MARK
 
-WHERE = {
-    "mimiciv": "https://physionet.org/content/mimiciv/",
-    "mimic_cxr_jpg": "https://physionet.org/content/mimic-cxr-jpg/",
-    "mimic_iv_note": "https://physionet.org/content/mimic-iv-note/",
-}
-"""Where each data set is downloaded."""
+PHYSIONET = "https://physionet.org"
+PROJECTS = {"mimiciv": "mimiciv", "mimic_cxr_jpg": "mimic-cxr-jpg", "mimic_iv_note": "mimic-iv-note"}
+"""Name of each data set in the addresses of PhysioNet."""
+
+WHERE = {root: f"{PHYSIONET}/content/{project}/" for root, project in PROJECTS.items()}
+"""Page of each data set, where access is requested."""
 
 TITLES = {"mimiciv": "MIMIC-IV", "mimic_cxr_jpg": "MIMIC-CXR-JPG", "mimic_iv_note": "MIMIC-IV-Note"}
 """What each data set is called."""
-
-MARK = "SYNTHETIC"
-"""A root that holds a file of this name was fabricated."""
 
 
 class RawDataError(UserError, ValueError):
@@ -44,7 +41,8 @@ def locate(root: Path, name: str) -> Path:
     table = RAW[name]
     kind = _kind(root)
     if kind != "a folder":
-        raise RawDataError(f"{root}: expected the folder of {TITLES[table.root]}, found {kind}; set raw.{table.root}")
+        advice = HELP.get(kind, f"set raw.{table.root}")
+        raise RawDataError(f"{root}: expected the folder of {TITLES[table.root]}, found {kind}; {advice}")
     places = [root / folder / f"{table.filename}{end}" for folder in table.folders for end in (".csv.gz", ".csv")]
     for path in places:
         kind = _kind(path)
@@ -120,6 +118,12 @@ def open_bytes(path: Path) -> ByteStream:
     return ByteStream(path)
 
 
+def count_text(path: Path, text: bytes) -> int:
+    """How often ``text`` occurs in a file that fits in memory."""
+    with open_bytes(path) as stream:
+        return stream.read().count(text)
+
+
 def is_marked_synthetic(root: Path | None) -> bool:
     """True if ``root`` was written by the generator."""
-    return root is not None and (root / MARK).exists()
+    return root is not None and (root / SYNTHETIC_MARK).exists()

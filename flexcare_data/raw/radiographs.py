@@ -21,13 +21,27 @@ _CHECKED = 10_000
 """Radiographs whose size is compared at each start of a build."""
 
 _AT_ONCE, _TOGETHER = 16, 1024
-"""Threads that ask for sizes, as on network drives each question is a round trip; files that one takes at a time."""
+"""Threads that read sizes, as on network drives each request is a round trip; files per request of a thread."""
 
 
 def radiograph_path(root: Path, subject_id: int, study_id: int, dicom_id: str) -> Path:
     """Where MIMIC-CXR-JPG keeps a radiograph: files/p10/p10000032/s50414267/<dicom_id>.jpg."""
     subject = f"p{subject_id}"
     return Path(f"{root}/files/{subject[:3]}/{subject}/s{study_id}/{dicom_id}.jpg")
+
+
+def is_jpeg(root: Path, subject_id: int, study_id: int, dicom_id: str) -> bool | None:
+    """Whether the file of a radiograph begins as a JPEG does; None where it cannot be read."""
+    try:
+        with radiograph_path(root, subject_id, study_id, dicom_id).open("rb") as file:
+            return file.read(2) == b"\xff\xd8"
+    except OSError:
+        return None
+
+
+def is_ap() -> pl.Expr:
+    """True for the rows of the metadata table with an antero-posterior view, the only one that the benchmark uses."""
+    return pl.col("ViewPosition") == "AP"
 
 
 def with_sizes(radiographs: pl.DataFrame, root: Path) -> pl.DataFrame:
@@ -58,10 +72,9 @@ def _size(root: Path, dicom_id: str, subject_id: int, study_id: int) -> tuple[in
 def listing_digest(root: Path) -> str:
     """12 hex digits of which AP radiographs of the metadata table exist below ``root``, and how large they are.
 
-    Sizes and not contents, as these are hundreds of gigabytes; and not dates, as two copies of a release are the same
-    to a shared store. All sizes are asked for once and remembered for this user. From then on `_CHECKED` radiographs,
-    evenly spread over those that were missing and those that were present, are compared with what is remembered, so a
-    folder of up to that number of radiographs is compared completely. Any difference has all sizes asked for again.
+    Sizes are compared, not contents (hundreds of gigabytes) and not dates (they differ between copies). All sizes are
+    read once and cached for this user. Later starts compare a sample of `_CHECKED` radiographs. If one differs, all
+    sizes are read again.
     """
     folder = user_cache("radiographs")
     name = value_digest([str(root.resolve()), remembered_digest(locate(root, "metadata"))])[:24]
@@ -73,7 +86,7 @@ def listing_digest(root: Path) -> str:
         if with_sizes(some.drop("bytes"), root)["bytes"].equals(some["bytes"]):
             return _digest_of(listing)
     table = read_table(root, "metadata", empty_counts())
-    radiographs = table.filter(pl.col("ViewPosition") == "AP").unique("dicom_id").sort("dicom_id")
+    radiographs = table.filter(is_ap()).unique("dicom_id").sort("dicom_id")
     listing = with_sizes(radiographs.select("dicom_id", "subject_id", "study_id"), root).drop("problem")
     if remembered:
         content = io.BytesIO()

@@ -68,7 +68,7 @@ def check_header(header: list[str], path: Path, table: RawTable, columns: Iterab
     """Raise a RawDataError unless each of ``columns`` is in ``header`` exactly once."""
     names = [table.renamed.get(column, column) for column in header]
     if missing := [column for column in columns if column not in names]:
-        # Without a header the first line is a patient's: it is shown only where it can be nothing but names.
+        # Without a header the first line is patient data. It is shown only if all fields look like column names.
         is_header = header and all(re.fullmatch(r"[A-Za-z_][A-Za-z_ ]*\d?", name) for name in header)
         found = ", ".join(header) if is_header else "no line of column names"
         raise RawDataError(
@@ -76,11 +76,11 @@ def check_header(header: list[str], path: Path, table: RawTable, columns: Iterab
             f"{table.filename} of {TITLES[table.root]}? Download it from {WHERE[table.root]}"
         )
     if repeated := [column for column in columns if names.count(column) > 1]:
-        raise RawDataError(f"{path}: column {', '.join(repeated)} stands more than once in the header, expected once")
+        raise RawDataError(f"{path}: column {', '.join(repeated)} occurs more than once in the header, expected once")
 
 
 def _split(data: bytes, path: Path, table: RawTable, dropped: Dropped) -> pl.DataFrame:
-    from flexcare_data.raw.csv_records import sieve
+    from flexcare_data.raw.csv_records import sieve  # imports numba, which commands that only plan do not need
 
     header = header_of(data)
     check_header(header, path, table, table.columns)

@@ -1,7 +1,7 @@
 """Stage `audit`: check every sample for leakage; a violation fails the build.
 
-In: the cohorts and the tables that they were built from. Out: the certificate, a count per check. Inputs that
-are known only later by the published design (`schema.KNOWN_ONLY_LATER`) are counted, not hidden.
+In: the cohorts and the tables that they were built from. Out: leakage.json, a count per check. Inputs that are known
+only later by the published design (`schema.KNOWN_ONLY_LATER`) are counted, not hidden.
 """
 
 from __future__ import annotations
@@ -24,14 +24,15 @@ from flexcare_data.tasks.base import available_from, hours_after
 if TYPE_CHECKING:
     from flexcare_data.options import Options
 
-Certificate = dict[str, Any]
+AuditCounts = dict[str, Any]
+"""Content of leakage.json: counts of the checks of the splits, of the scaler and of each task."""
 
 
-class LeakageError(UserError):
-    """A sample reads past its prediction time, or a patient is in two folds. Holds task, check and count."""
+class AuditError(UserError):
+    """A sample reads past its prediction time, or a patient is in two splits. Holds task, check and count."""
 
 
-def certify(
+def audit_cohorts(
     cohorts: dict[str, pl.DataFrame],
     windows: dict[str, pl.DataFrame],
     *,
@@ -42,18 +43,18 @@ def certify(
     radiographs: pl.DataFrame,
     options: Options,
     scaler: dict[str, Any],
-) -> Certificate:
+) -> AuditCounts:
     """Check every sample of ``cohorts`` (by task, with their WINDOWS) and return counts per check.
 
     Checks: the series ends at or before the prediction time or, where the whole stay is the input, the end of the stay;
-    the image was taken in its window and by the prediction time; the note obeys option `notes`; the fold is that of
+    the image was taken in its window and by the prediction time; the note obeys option `notes`; the split is that of
     the patient and no patient is in two; the scaler is published or fitted on train only. Times are looked up
     again in ``stays``, ``radiographs`` and ``sections``, not taken from the cohort.
 
     Raises:
-        LeakageError: naming task, check and the number of samples, never which.
+        AuditError: naming task, check and the number of samples, never which.
     """
-    certificate: Certificate = {"split": _split_check(cohorts, splits), "scaler": _scaler_check(scaler), "tasks": {}}
+    counts: AuditCounts = {"split": _split_check(cohorts, splits), "scaler": _scaler_check(scaler), "tasks": {}}
     for name, cohort in cohorts.items():
         asked = windows[name].select("sample_id", "prediction_time", "window_start", "window_end")
         timed = cohort.join(asked, on="sample_id", how="left", validate="1:1")
@@ -67,9 +68,9 @@ def certify(
         broken = {check: n for check, n in checks.items() if check.startswith("violation") and n}
         if broken:
             found = ", ".join(f"{n} samples: {check}" for check, n in broken.items())
-            raise LeakageError(f"{name}: {found}; expected 0")
-        certificate["tasks"][name] = checks
-    return certificate
+            raise AuditError(f"{name}: {found}; expected 0")
+        counts["tasks"][name] = checks
+    return counts
 
 
 def _split_check(cohorts: dict[str, pl.DataFrame], splits: pl.DataFrame) -> dict[str, int]:
@@ -77,13 +78,14 @@ def _split_check(cohorts: dict[str, pl.DataFrame], splits: pl.DataFrame) -> dict
     pairs = pl.concat([splits.select("subject_id", pl.col("split").cast(pl.String)), *seen]).unique()
     several = pairs.height - pairs["subject_id"].n_unique()
     if several:
-        raise LeakageError(f"splits: {several} patients in more than one fold, expected 0")
+        raise AuditError(f"splits: {several} patients in more than one split, expected 0")
+    # "fold" is a split here; the word stays, as it is part of a published file.
     return {"patients": splits.height, "patients in more than one fold": 0}
 
 
 def _scaler_check(scaler: dict[str, Any]) -> dict[str, Any]:
     if scaler["source"] not in ("mimic3", "train"):
-        raise LeakageError(f"scaler: expected one fitted on train or the published one, got {scaler['source']!r}")
+        raise AuditError(f"scaler: expected one fitted on train or the published one, got {scaler['source']!r}")
     return {"source": scaler["source"], "hours fitted on": scaler["n_hours"]}
 
 
@@ -127,7 +129,7 @@ def _note_checks(timed: pl.DataFrame, task: str, sections: pl.DataFrame, options
         "violation: note of another patient": noted.filter(pl.col("note_subject") != pl.col("subject_id")).height,
     }
     if options.notes == "none":
-        return checks | {"violation: a note although notes are off": noted.height}
+        return checks | {"violation: a note, but option `notes` is `none`": noted.height}
     if options.notes == "prior":
         return checks | {"violation: note filed after the prediction time": later}
     other = noted.filter((pl.col("note_hadm") != pl.col("hadm_id")).fill_null(True)).height
@@ -142,7 +144,7 @@ def _note_checks(timed: pl.DataFrame, task: str, sections: pl.DataFrame, options
 def run(work: StageWork) -> None:
     """Stage `audit`: leakage.json, and flow.json and dropped.json of the whole build."""
     folders = work.cohorts()
-    certificate = certify(
+    counts = audit_cohorts(
         {task: pl.read_parquet(folders[task] / f"{task}.parquet") for task in folders},
         {task: pl.read_parquet(folders[task] / "windows.parquet") for task in folders},
         stays=work.table("stays", "stays"),
@@ -161,4 +163,4 @@ def run(work: StageWork) -> None:
     with work.folder() as folder:
         write_json(folder / "flow.json", flow)
         write_json(folder / "dropped.json", dropped, sort_keys=True)
-        write_json(folder / "leakage.json", certificate)
+        write_json(folder / "leakage.json", counts)

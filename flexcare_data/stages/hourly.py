@@ -1,8 +1,8 @@
-"""EVENTS to the hourly grid of every stay, ragged, and from the grid to the 76 input columns.
+"""EVENTS to the hourly grid of every stay, ragged; also the tails of samples that end inside an hour, and the scaler.
 
 In: `events.parquet`, STAYS. Out: `values.npy` (H, 17) float64 and `observed.npy` (H, 17) uint8 with one row per hour of
-every stay, and HOURLY_INDEX. Columns follow `variables.VARIABLES`: continuous ones hold the unnormalised number, the
-others the position of the value in `variables.CATEGORIES`.
+every stay, HOURLY_INDEX, scaler.json. Columns follow `variables.VARIABLES`: continuous ones hold the unnormalised
+number, the others the position of the value in `variables.CATEGORIES`. `series.expand` makes the 76 input columns.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 
 from flexcare_data import progress as bars
 from flexcare_data.hours import TOLERANCE, n_bins
-from flexcare_data.parallel import ahead
+from flexcare_data.parallel import map_in_order
 from flexcare_data.schema import HOURLY_INDEX, TAILS_INDEX, check
 from flexcare_data.stages.work import StageWork, write_counts
 from flexcare_data.variables import CATEGORIES, CONTINUOUS, DEFAULTS, MERGED_SPELLINGS, VARIABLE, VARIABLES
@@ -130,7 +130,7 @@ def build_hourly(
         progress: called with stays done and in all.
 
     Returns:
-        Counts: stays asked for, stays with a series, hours.
+        Counts: stays requested, stays with a series, hours.
     """
     ends = ends.drop_nulls("los_hours").sort("stay_id")
     known, los = ends["stay_id"].to_numpy(), ends["los_hours"].to_numpy()
@@ -145,7 +145,7 @@ def build_hourly(
 
     done = [_Grids(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0), [], 0)]
     with _NpyWriter(out / "values.npy", np.float64) as values_file, _NpyWriter(out / "observed.npy", np.uint8) as seen:
-        for made in ahead(work, read_events(events, options), threads):
+        for made in map_in_order(work, read_events(events, options), threads):
             stay_of_row, top = np.repeat(made.stay_id, made.n_hours), 0
             for values, observed in made.pieces:
                 values_file.append(values)

@@ -39,7 +39,7 @@ def code_list(options: Options) -> pl.DataFrame:
 def codes_of_phenotypes(d_icd_diagnoses: pl.DataFrame, options: Options) -> pl.DataFrame:
     """The dictionary's codes of each phenotype: phenotype, icd_code, icd_version; unique rows.
 
-    Prefixes are expanded over the dictionary rows of their own version; codes outside the dictionary count nowhere.
+    Prefixes are expanded over the dictionary rows of their own version; codes outside the dictionary are ignored.
     """
     known = d_icd_diagnoses.select("icd_code", pl.col("icd_version").cast(pl.Int64)).unique()
     found = []
@@ -55,7 +55,7 @@ def build_phenotypes(
 ) -> pl.DataFrame:
     """stay_id and one 0/1 column per phenotype, for the stays with a diagnosis whose code is in the dictionary.
 
-    Codes are compared as text whatever their version (published), or within their version (option `icd`).
+    Codes are compared as text in any version (published), or within their version (option `icd`).
     """
     dictionary = d_icd_diagnoses.select("icd_code").unique()
     own = stays.select("stay_id", "subject_id", "hadm_id").join(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 import string
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,7 +16,7 @@ import polars as pl
 from flexcare_data import progress as bars
 from flexcare_data.raw.notes import read_notes
 from flexcare_data.raw.tables import Dropped, count, empty_counts, typed
-from flexcare_data.schema import SECTIONS, check
+from flexcare_data.schema import SECTION_NAMES, SECTIONS, check
 from flexcare_data.stages.work import StageWork, write_counts
 from flexcare_data.stages.work import scratch as scratch_folder
 
@@ -76,7 +76,6 @@ def build_sections(
     out: Path,
     scratch: Path,
     dropped: Dropped,
-    progress: Callable[[int], None] | None = None,
 ) -> dict[str, int]:
     """Write SECTIONS of ``notes`` (text columns as published, in file order) to ``out``; returns counts.
 
@@ -89,8 +88,6 @@ def build_sections(
         _sections_of(chunk, n_rows, options, dropped).write_parquet(part)
         parts.append(part)
         n_rows += len(chunk)
-        if progress:
-            progress(n_rows)
     empty = pl.DataFrame(schema={column.name: column.dtype for column in SECTIONS.columns})
     frame = pl.concat([pl.read_parquet(part) for part in parts]) if parts else empty
     unique = frame.unique("note_id", keep="last", maintain_order=True)
@@ -101,8 +98,7 @@ def build_sections(
     return {
         "notes": n_rows,
         "notes used": unique.height,
-        "with past medical history": unique["past_medical_history"].count(),
-        "with brief hospital course": unique["brief_hospital_course"].count(),
+        **{f"with {name.replace('_', ' ')}": unique[name].count() for name in SECTION_NAMES},
     }
 
 
@@ -160,7 +156,6 @@ def run(work: StageWork) -> None:
 
 
 def section_marks(folder: Path) -> pl.DataFrame:
-    """SECTIONS with an empty text where there is a section: cohorts only ask whether there is one."""
-    names = ("past_medical_history", "brief_hospital_course")
-    marks = [pl.when(pl.col(name).is_not_null()).then(pl.lit("")).alias(name) for name in names]
+    """SECTIONS with empty texts: cohorts only need to know whether a section exists."""
+    marks = [pl.when(pl.col(name).is_not_null()).then(pl.lit("")).alias(name) for name in SECTION_NAMES]
     return pl.scan_parquet(folder / "sections.parquet").with_columns(marks).collect()

@@ -1,4 +1,4 @@
-"""Assign patients to folds: SPLITS, one split for all tasks and modalities, 7:1:2 for train, val and test.
+"""Assign patients to train, val and test (7:1:2), once for all tasks and modalities.
 
 In: admissions in file order. Out: SPLITS.
 """
@@ -12,33 +12,32 @@ import polars as pl
 
 from flexcare_data.draws import keyed_share
 from flexcare_data.raw.tables import empty_counts
-from flexcare_data.schema import SPLITS, check
+from flexcare_data.schema import SPLIT, SPLITS, check
 from flexcare_data.stages.work import StageWork, write_counts
 
 if TYPE_CHECKING:
     from flexcare_data.options import Options
 
 TEST_SHARE, VAL_SHARE = 0.2, 0.1
-FOLDS = pl.Enum(["train", "val", "test"])
 
 
 def build_splits(admissions: pl.DataFrame, options: Options) -> pl.DataFrame:
-    """A fold for every patient with an admission.
+    """The split of every patient with an admission.
 
-    ``shuffle42`` (published): patients in order of first appearance are paired with a shuffled list of folds.
-    ``hash``: the fold is computed from the subject_id alone, so that a patient keeps it in every edition.
+    ``shuffle42`` (published): patients in order of first appearance are paired with a shuffled list of splits.
+    ``hash``: the split is computed from the subject_id alone, so that a patient keeps it in every edition.
     """
     subjects = admissions["subject_id"].unique(maintain_order=True).to_list()
-    folds = _shuffled(len(subjects)) if options.split == "shuffle42" else [_hashed(subject) for subject in subjects]
-    frame = pl.DataFrame({"subject_id": subjects, "split": folds}, schema={"subject_id": pl.Int64, "split": FOLDS})
+    names = _shuffled(len(subjects)) if options.split == "shuffle42" else [_hashed(subject) for subject in subjects]
+    frame = pl.DataFrame({"subject_id": subjects, "split": names}, schema={"subject_id": pl.Int64, "split": SPLIT})
     return check(frame.sort("subject_id"), SPLITS)
 
 
 def _shuffled(n: int) -> list[str]:
     n_test, n_val = int(TEST_SHARE * n), int(VAL_SHARE * n)
-    folds = ["test"] * n_test + ["val"] * n_val + ["train"] * (n - n_test - n_val)
-    random.Random(42).shuffle(folds)
-    return folds
+    names = ["test"] * n_test + ["val"] * n_val + ["train"] * (n - n_test - n_val)
+    random.Random(42).shuffle(names)
+    return names
 
 
 def _hashed(subject_id: int) -> str:

@@ -1,28 +1,24 @@
-"""Raw tables to STAYS: the ICU stays of the benchmark, their mortality and readmission flags, the flow counts.
+"""Raw tables to STAYS: the ICU stays of the benchmark and the flow counts.
 
 In: icustays, admissions, patients. Out: STAYS and one count of stays, admissions and patients per selection step.
+`outcomes` defines the labels of mortality and readmission, `phenotypes` those of the diagnoses.
 """
 
 from __future__ import annotations
 
-from datetime import timedelta
 from typing import TYPE_CHECKING
 
 import polars as pl
 
 from flexcare_data.raw.tables import empty_counts
-from flexcare_data.schema import STAYS, check
-from flexcare_data.stages import phenotypes
+from flexcare_data.schema import STAYS, Flow, check
+from flexcare_data.stages import outcomes, phenotypes
 from flexcare_data.stages.work import StageWork, write_counts
 
 if TYPE_CHECKING:
     from flexcare_data.options import Options
 
 ADULT_YEARS = 18
-READMISSION_WINDOW = timedelta(days=30)
-"""CMS counts readmissions within 30 days of discharge."""
-
-Flow = list[dict[str, int | str]]
 
 
 def build_stays(
@@ -30,8 +26,8 @@ def build_stays(
 ) -> tuple[pl.DataFrame, Flow]:
     """Select the stays of the benchmark and flag them.
 
-    In this order: stays with a transfer between units dropped; joined to their admission and patient; admissions with
-    exactly one remaining stay kept; flags made; adults kept. A comparison with a missing time is false.
+    In this order: stays with a transfer between units are dropped; admission and patient are joined; admissions with
+    exactly one remaining stay are kept; outcomes are added; adults are kept. A comparison with a missing time is false.
 
     Args:
         icustays: raw table, unique stay_id.
@@ -48,8 +44,8 @@ def build_stays(
     stays = stays.join(patients, on="subject_id", how="inner", validate="m:1", maintain_order="left")
     stays = _step(flow, "admission and patient known", stays)
     stays = _step(flow, "only stay of its admission", stays.filter(pl.len().over("hadm_id") == 1))
-    stays = _with_mortality(stays, options)
-    stays = _with_readmission(stays, admissions, options)
+    stays = outcomes.with_mortality(stays, options)
+    stays = outcomes.with_readmission(stays, admissions, options)
     stays = _with_age(stays, options)
     stays = _step(flow, f"age {ADULT_YEARS} or more", stays.filter(pl.col("age") >= ADULT_YEARS))
     stays = stays.with_columns(los_hours=pl.col("los") * 24.0)
@@ -63,54 +59,6 @@ def _step(flow: Flow, name: str, stays: pl.DataFrame) -> pl.DataFrame:
     unique = stays.select(pl.col("hadm_id").n_unique(), pl.col("subject_id").n_unique()).row(0)
     flow.append({"step": name, "stays": stays.height, "admissions": unique[0], "patients": unique[1]})
     return stays
-
-
-def _with_mortality(stays: pl.DataFrame, options: Options) -> pl.DataFrame:
-    """died_in_hospital, died_in_unit, died as 0 or 1. ``dod`` is a date, so a midnight."""
-    if options.death_label == "expire_flag":
-        in_hospital = pl.col("hospital_expire_flag") == 1
-    else:
-        # dischtime is often midnight of the day of death: then deathtime is after it.
-        in_hospital = pl.col("deathtime").is_between("admittime", "dischtime")
-    in_unit = _either(
-        pl.col("dod").is_between("intime", "outtime"), pl.col("deathtime").is_between("intime", "outtime")
-    )
-    died = pl.col("dod").is_not_null() | pl.col("deathtime").is_not_null()
-    return stays.with_columns(
-        died_in_hospital=in_hospital.fill_null(False).cast(pl.Int8),
-        died_in_unit=in_unit.cast(pl.Int8),
-        died=died.cast(pl.Int8),
-    )
-
-
-def _either(a: pl.Expr, b: pl.Expr) -> pl.Expr:
-    return a.fill_null(False) | b.fill_null(False)
-
-
-def _with_readmission(stays: pl.DataFrame, admissions: pl.DataFrame, options: Options) -> pl.DataFrame:
-    """readmission: 1 or 0, null after a death in the unit (published) or in hospital (option `hospital`)."""
-    hospital, unit, died = (pl.col(name) == 1 for name in ("died_in_hospital", "died_in_unit", "died"))
-    if options.readmission == "hospital":
-        later = admissions.sort("subject_id", "admittime", "hadm_id").select(
-            "hadm_id", next_admittime=pl.col("admittime").shift(-1).over("subject_id")
-        )
-        stays = stays.join(later, on="hadm_id", how="left", validate="m:1", maintain_order="left")
-        returned = _soon(pl.col("next_admittime"))
-        label = pl.when(~hospital).then(returned)
-    else:
-        following = stays.sort("subject_id", "admittime", "stay_id").select(
-            "stay_id", next_admittime=pl.col("admittime").shift(-1).over("subject_id")
-        )
-        stays = stays.join(following, on="stay_id", how="left", validate="1:1", maintain_order="left")
-        died_soon = died & ~hospital & ~unit & _soon(pl.col("dod"))
-        positive = (hospital & ~unit) | _soon(pl.col("next_admittime")) | died_soon
-        label = pl.when(~(died & hospital & unit)).then(positive)
-    return stays.with_columns(readmission=label.cast(pl.Int8))
-
-
-def _soon(time: pl.Expr) -> pl.Expr:
-    """Less than 30 days after dischtime; a time before it counts, a missing one does not."""
-    return (time - pl.col("dischtime") < READMISSION_WINDOW).fill_null(False)
 
 
 def _with_age(stays: pl.DataFrame, options: Options) -> pl.DataFrame:

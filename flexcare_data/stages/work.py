@@ -22,7 +22,7 @@ from flexcare_data.errors import UserError
 from flexcare_data.hashing import remembered_digest
 from flexcare_data.raw import files
 from flexcare_data.raw.tables import Dropped, read_table
-from flexcare_data.schema import RAW
+from flexcare_data.schema import RAW, task_of_stage
 from flexcare_data.store.folders import write_stage
 
 if TYPE_CHECKING:
@@ -110,8 +110,7 @@ class StageWork:
 
     def cohorts(self) -> dict[str, Path]:
         """Folders of the cohorts among ``upstream``, by task."""
-        prefix = "cohort-"
-        return {name.removeprefix(prefix): path for name, path in self.upstream.items() if name.startswith(prefix)}
+        return {task: path for name, path in self.upstream.items() if (task := task_of_stage(name))}
 
     def check_unchanged(self) -> None:
         """Raise ChangedError unless code and raw tables are those of the spec."""

@@ -302,7 +302,7 @@ def _move_in(building: Path, target: Path, spec: dict[str, Any]) -> None:
             if aside.exists() and is_complete(aside):
                 return
         remove(aside)
-    raise StoreError(f"{target}: could not be put in place in 10 attempts; remove what is there and try again")
+    raise StoreError(f"{target}: could not be replaced in 10 attempts; remove the folder and try again")
 
 
 # --- small things -----------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from flexcare_data.store.pools import POOL, part_name, read_pool
 
 
 def verify(store: Path, names: Iterable[str] = ()) -> list[str]:
-    """Read every byte again. Returns one line per problem, none if all is sound.
+    """Read every byte again. Returns one line per problem; none if nothing is damaged.
 
     Args:
         names: folders or keys; none means all.
@@ -103,7 +103,7 @@ def _why_incomplete(folder: Path) -> str:
         read_pool(folder) if (folder / POOL).exists() else read_manifest(folder)
     except StoreError as error:
         return str(error)
-    return "was incomplete a moment ago"
+    return "was incomplete when it was listed and is complete now"
 
 
 def _world_readable(path: Path) -> bool:

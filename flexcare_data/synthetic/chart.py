@@ -216,7 +216,7 @@ def _damage(rng, rows: _Rows) -> None:
     u = rng.random(len(stay))
     text = np.where(numeric & (u < 0.003), rng.integers(0, len(_MESS_TEXTS), len(stay)), text)
     # A slipped decimal point, a zero, and nines: far out, but within reach of the published standardisation, as a
-    # single 999999 in a series would drown everything else that a model sees of it.
+    # single 999999 in a series would hide everything else that a model sees of it.
     number = np.where((u > 0.003) & (u < 0.004), number * 10, number)
     number = np.where((u > 0.004) & (u < 0.0045), 0.0, number)
     number = np.where((u > 0.0045) & (u < 0.0047) & (item == 220045), 999.0, number)

@@ -10,6 +10,7 @@ import numpy as np
 import polars as pl
 
 from flexcare_data.package_files import package_file
+from flexcare_data.schema import PHENOTYPES
 from flexcare_data.synthetic import factors as planted
 from flexcare_data.synthetic.population import Population, generator
 
@@ -74,7 +75,7 @@ def diagnoses_icd(people: Population, *, seed: int) -> pl.DataFrame:
     n = admissions.height
     hidden = {name: admissions[name].to_numpy() for name in planted.FACTORS}
     version = admissions["icd_version"].to_numpy()
-    has = rng.random((n, planted.N_PHENOTYPES)) < planted.phenotypes(hidden)
+    has = rng.random((n, len(PHENOTYPES))) < planted.phenotypes(hidden)
     fate = rng.random(n)
     has[fate < 0.015] = False
     listed = _expanded()

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from flexcare_data.schema import CHEXPERT
+from flexcare_data.schema import CHEXPERT, PHENOTYPES
 
 FACTORS: tuple[str, ...] = ("ts_s", "ts_c", "img_s", "img_c", "note_s", "note_c", "note_d")
 _SPREAD = 0.3
@@ -33,7 +33,6 @@ DRG_CODES: tuple[tuple[int, str], ...] = (
 )
 """The code is chosen by three bits: ``4 * (note_d > 0) + 2 * (img_c > 0) + (ts_s > 0)``."""
 
-N_PHENOTYPES = 25
 _STRENGTH = 2.6
 
 
@@ -77,7 +76,7 @@ def drg(factors: dict[str, np.ndarray]) -> np.ndarray:
 def phenotypes(factors: dict[str, np.ndarray]) -> np.ndarray:
     """Probabilities (n, 25). Each phenotype follows one factor of each modality, chosen by its number."""
     columns = []
-    for k in range(N_PHENOTYPES):
+    for k in range(len(PHENOTYPES)):
         ts = factors["ts_c" if k & 1 else "ts_s"]
         image = factors["img_c" if k & 2 else "img_s"]
         note = factors["note_c" if k & 4 else "note_s"]

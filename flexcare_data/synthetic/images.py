@@ -41,8 +41,10 @@ class Radiographs:
 
 
 def radiographs(people: Population, *, seed: int) -> Radiographs:
-    """Studies of seven kinds: early in an ICU stay (two of three stays have one), later in it, before it, on the ward
-    after it, in admissions without ICU stay, between admissions, and of people who are in no admission at all.
+    """Studies of seven kinds.
+
+    Early in an ICU stay (two of three stays have one), later in it, before it, on the ward after it, in admissions
+    without ICU stay, between admissions, and of people without any admission.
     """
     rng = generator(seed, 7)
     studies = _studies(rng, people)
@@ -128,7 +130,7 @@ def _studies(rng, people: Population) -> dict[str, np.ndarray]:
     some(0.15, every, begin - 40 * DAY, begin - 2 * DAY, inside=False)
     some(0.1, every, end + 2 * DAY, end + 25 * DAY, inside=False)
     row, clock, inside = (np.concatenate(part) for part in zip(*parts, strict=True))
-    # Now and then two studies of a patient carry one time.
+    # Some studies of a patient have the same time.
     twin = np.flatnonzero(rng.random(len(row)) < 0.02)
     row, clock, inside = np.append(row, row[twin]), np.append(clock, clock[twin]), np.append(inside, inside[twin])
     strangers = max(2, people.patients.height // 15)
@@ -212,7 +214,7 @@ def draw(img_s: float, img_c: float, shape: int, rng: np.random.Generator) -> np
     """One image, uint8 (rows, columns)."""
     thorax, lungs, middle = (part[rng.integers(0, _VARIANTS)] for part in _shapes(shape))
     rows, columns = thorax.shape
-    # Opacity lifts the whole image; the middle is paid for by the rest, so that the mean shows opacity alone.
+    # Opacity lifts the whole image; the middle is compensated by the rest, so that the mean shows opacity alone.
     level = 105 + 34 * img_s - 7 * img_c + 6 * rng.standard_normal()
     grain = rng.standard_normal((rows // 8 + 1, columns // 8 + 1)).astype(np.float32)
     texture = 4 * np.repeat(np.repeat(grain, 8, 0), 8, 1)[:rows, :columns]

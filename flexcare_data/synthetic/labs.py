@@ -38,7 +38,7 @@ def labevents(
     order = np.lexsort((item, draw, clock[draw], visit[draw]))
     draw, item, value = draw[order], item[order], value[order]
     inside = (clock >= begin[visit]) & (clock <= end[visit])
-    # Specimens that were booked without the admission, also inside of it.
+    # Specimens that were recorded without the admission, also inside of it.
     unbooked = ~inside | (rng.random(len(visit)) < 0.08)
     n = len(draw)
     text = pl.Series(value).replace("", None)

@@ -1,7 +1,7 @@
 """Path and columns of each fabricated table, by edition.
 
 In: nothing. Out: `EDITIONS`, `tables(edition)`. Columns and their order are those of the published files. Editions
-differ in layout only: the same seed gives the same patients in each of them, also where a real edition holds fewer
+differ in layout only: the same seed gives the same patients in each of them, also where a real edition has fewer
 facts (the date of a death after discharge is unknown in 1.0, but fabricated data keeps it).
 """
 
@@ -17,14 +17,12 @@ EDITIONS: tuple[str, ...] = ("1.0", "2.0", "2.1", "2.2", "3.0", "3.1")
 WITH_PROVIDERS = ("2.2", "3.0", "3.1")
 """Editions with the provider and caregiver tables and with their columns elsewhere."""
 
-MARK = "SYNTHETIC"
-"""Name of the file in every root that marks its data as fabricated."""
-
 MARK_TEXT = (
     "SYNTHETIC DATA\n\n"
     "Everything below this folder was fabricated by a random generator (flexcare_data.synthetic).\n"
     "It describes no person. It has the layout of a PhysioNet release and none of its content.\n"
 )
+"""Content of the file `schema.SYNTHETIC_MARK` in every root."""
 
 
 @dataclass(frozen=True)

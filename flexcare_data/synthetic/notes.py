@@ -89,7 +89,7 @@ _COMPLAINTS = ("dyspnea", "abdominal pain", "altered mental status", "fever", "c
 
 
 def discharge(people: Population, *, seed: int) -> pl.DataFrame:
-    """Notes in the order of the file. Kinds of trouble, each in one to four of a hundred notes:
+    """Notes in the order of the file. Defects, each in one to four of a hundred notes:
 
     no history, an empty one, one that is `None`, a history without an end, no hospital course, a course that ends at
     other words, carriage returns, capital headings, second notes of an admission (with all sections or with none).

@@ -121,7 +121,7 @@ def populate(n: int, seed: int) -> Population:
 
 
 def _rounds(rng: np.random.Generator, n: int, begin: np.ndarray) -> list[dict[str, np.ndarray]]:
-    """First, second, ... admissions of the patients who have one; later ones start from how the earlier one ended."""
+    """First, second, ... admissions of the patients who have one; a later one begins after the earlier one."""
     who, admit, forced = np.arange(n), begin.astype(float), np.zeros(n, bool)
     rounds = []
     for k in range(_MAX_ADMISSIONS):

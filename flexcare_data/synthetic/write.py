@@ -6,7 +6,6 @@ with the mark of fabricated data and a `SHA256SUMS.txt`. The same arguments give
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import BinaryIO, cast
@@ -15,10 +14,11 @@ import numpy as np
 import polars as pl
 from isal import igzip
 
-from flexcare_data.schema import RAW_ROOTS
+from flexcare_data.hashing import file_digest
+from flexcare_data.schema import RAW_ROOTS, SYNTHETIC_MARK
 from flexcare_data.synthetic import chart, codes, images, labs, notes
 from flexcare_data.synthetic.items import chart_items, lab_items
-from flexcare_data.synthetic.layout import MARK, MARK_TEXT, Layout, tables
+from flexcare_data.synthetic.layout import MARK_TEXT, Layout, tables
 from flexcare_data.synthetic.population import Population, generator, populate
 
 _CHUNK = 800
@@ -59,7 +59,7 @@ def write_data_set(out: Path, *, patients: int, seed: int, edition: str, broken_
 def lab_chunks(
     people: Population, chunks: list[tuple[int, int]], *, seed: int, panel_hours: float = labs.PANEL_HOURS
 ) -> Iterable[pl.DataFrame]:
-    """labevents of all chunks, numbered through."""
+    """labevents of all chunks, numbered consecutively."""
     last = 0
     for start, stop in chunks:
         frame = labs.labevents(people, start, stop, seed=seed, first_id=last, panel_hours=panel_hours)
@@ -160,12 +160,8 @@ def chunks_of(n: int) -> list[tuple[int, int]]:
 
 def _finish(root: Path) -> None:
     """The mark, and the checksums of all files in the form of a PhysioNet release."""
-    (root / MARK).write_text(MARK_TEXT)
-    files = sorted(path for path in root.rglob("*") if path.is_file() and path.name not in (MARK, "SHA256SUMS.txt"))
-    lines = [f"{_sha256(path)} {path.relative_to(root).as_posix()}\n" for path in files]
+    (root / SYNTHETIC_MARK).write_text(MARK_TEXT)
+    unlisted = (SYNTHETIC_MARK, "SHA256SUMS.txt")
+    files = sorted(path for path in root.rglob("*") if path.is_file() and path.name not in unlisted)
+    lines = [f"{file_digest(path)} {path.relative_to(root).as_posix()}\n" for path in files]
     (root / "SHA256SUMS.txt").write_text("".join(lines))
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

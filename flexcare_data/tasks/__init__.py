@@ -1,4 +1,4 @@
-"""All tasks. A task is one module here with a `TASK` in it, and nothing elsewhere (docs/add_a_task.md).
+"""All tasks. Each task is one module of this package with a `TASK`; no other file lists it (docs/add_a_task.md).
 
 The modules are found, not listed: a list would be code that every training depends on, so that one more task would
 train all models again. A module is imported when its task is used, so that a training runs its own tasks only.
@@ -9,13 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from functools import cache
 from importlib import import_module
-from typing import get_args
 
 from flexcare_data import discovery
 from flexcare_data.errors import UserError
 from flexcare_data.options import Options
-from flexcare_data.schema import RAW
-from flexcare_data.tasks.base import METRICS, Section, Task
+from flexcare_data.schema import RAW, SECTION_NAMES
+from flexcare_data.tasks.base import METRICS, Task
 
 
 class TaskError(UserError):
@@ -76,7 +75,7 @@ def _check(module: str, task: Task) -> None:
     for field in ("labels", "raw", "options", "classes"):
         if not isinstance(getattr(task, field), tuple):
             raise TaskError(f"{where}: expected {field} as a tuple such as ('label',), got {getattr(task, field)!r}")
-    known = {"kind": tuple(METRICS), "section": get_args(Section)}
+    known = {"kind": tuple(METRICS), "section": SECTION_NAMES}
     for field, values in known.items():
         if getattr(task, field) not in values:
             raise TaskError(f"{where}: expected {field} to be one of {', '.join(values)}; got {getattr(task, field)!r}")

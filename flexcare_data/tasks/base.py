@@ -8,21 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import polars as pl
 
 from flexcare_data.discovery import USUAL_ORDER
 from flexcare_data.raw.tables import Dropped
-from flexcare_data.schema import COHORT, WINDOWS, check
+from flexcare_data.schema import COHORT, WINDOWS, Flow, Section, check
 
 if TYPE_CHECKING:
     from flexcare_data.options import Options
 
 Kind = Literal["binary", "multilabel", "multiclass"]
-Section = Literal["past_medical_history", "brief_hospital_course"]
-Flow = list[dict[str, Any]]
-"""What each step of a selection kept: its name and counts."""
 
 METRICS: dict[Kind, tuple[str, str]] = {
     "binary": ("auroc", "auprc"),

@@ -18,7 +18,7 @@ from flexcare_data.tasks.base import (
 )
 
 FEWEST_HOURS = 4
-"""A study this early in the stay or earlier has no series (published)."""
+"""Studies in the first 4 hours have no series (published)."""
 
 BLANK = -2
 

@@ -1,6 +1,6 @@
-"""Cohorts that ask at one drawn whole hour of each stay: length of stay and decompensation.
+"""Cohorts whose prediction time is a drawn whole hour of each stay: length of stay and decompensation.
 
-In: stays with the last hour that may be asked. Out: the cohort, with the hour as period_length.
+In: stays with the last hour that may be drawn. Out: the cohort, with the hour as period_length.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from flexcare_data.hours import TOLERANCE, n_bins
 from flexcare_data.tasks.base import Cohort, Sources, Task, hours_after, make_cohort, with_last_image, with_note
 
 FEWEST_HOURS = 4
-"""An hour is asked only later than this after intime (published)."""
+"""Only later hours are drawn (published)."""
 
 
 def cohort_of_drawn_hours(

@@ -1,4 +1,4 @@
-"""Cohorts that ask a fixed number of hours after ICU admission: in-hospital mortality.
+"""Cohorts whose prediction time is a fixed number of hours after ICU admission: in-hospital mortality.
 
 In: labelled stays with a series. Out: the cohort, whose input is the first hours of the stay.
 """
@@ -8,7 +8,8 @@ from __future__ import annotations
 import polars as pl
 
 from flexcare_data.hours import TOLERANCE, n_bins
-from flexcare_data.tasks.base import Cohort, Flow, Sources, Task, hours_after, make_cohort, with_last_image, with_note
+from flexcare_data.schema import Flow
+from flexcare_data.tasks.base import Cohort, Sources, Task, hours_after, make_cohort, with_last_image, with_note
 
 
 def cohort_of_first_hours(stays: pl.DataFrame, task: Task, sources: Sources, hours: int, flow: Flow) -> Cohort:

@@ -1,4 +1,7 @@
-"""Death in hospital, asked 48 hours after ICU admission."""
+"""Death in hospital, predicted 48 hours after ICU admission.
+
+The label is the column died_in_hospital of STAYS, which `flexcare_data.stages.outcomes.with_mortality` defines.
+"""
 
 from __future__ import annotations
 

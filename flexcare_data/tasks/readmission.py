@@ -1,4 +1,7 @@
-"""Readmission or death within 30 days of discharge."""
+"""Readmission or death within 30 days of discharge.
+
+The label is the column readmission of STAYS, which `flexcare_data.stages.outcomes.with_readmission` defines.
+"""
 
 from __future__ import annotations
 

@@ -1,13 +1,14 @@
 """Cohorts whose input is the whole ICU stay: phenotyping and readmission.
 
-In: labelled stays with a series. Out: the cohort, asked at the end of the stay.
+In: labelled stays with a series. Out: the cohort; the prediction time is the end of the stay.
 """
 
 from __future__ import annotations
 
 import polars as pl
 
-from flexcare_data.tasks.base import Cohort, Flow, Sources, Task, hours_after, make_cohort, with_last_image, with_note
+from flexcare_data.schema import Flow
+from flexcare_data.tasks.base import Cohort, Sources, Task, hours_after, make_cohort, with_last_image, with_note
 
 
 def cohort_of_whole_stays(stays: pl.DataFrame, task: Task, sources: Sources, flow: Flow) -> Cohort:

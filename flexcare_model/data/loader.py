@@ -15,7 +15,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from flexcare_data.modalities import MODALITIES
-from flexcare_data.parallel import in_thread
+from flexcare_data.parallel import prefetch
 from flexcare_model.data.batch import Batch
 from flexcare_model.data.dataset import SampleError, TaskDataset, to_device
 from flexcare_model.data.raw_batch import RawBatch
@@ -67,7 +67,7 @@ class BatchLoader:
             )
         else:
             made = (data.raw_batch(rows, convert=convert) for rows in groups)
-            source = in_thread(made, _AHEAD) if self.device.type == "cuda" and not data.resident else made
+            source = prefetch(made, _AHEAD) if self.device.type == "cuda" and not data.resident else made
         for raw in source:
             yield data.finish(raw, self.device, generator=generator)
 

@@ -1,8 +1,9 @@
 # Configuration, plan, and functions of the rules. docs/architecture.md explains keys.
 #
-# Snakemake asks one question only: does the file exist? Every output is named by the key of all that decides its content
-# (flexcare_data/plan.py, flexcare_model/plan.py), so a file that exists is right. Inputs are ancient(): dates do not matter.
-# The store is shared, so nothing in it is an output of a rule: a stage has an empty mark in the output folder instead.
+# Snakemake asks one question only: does the file exist? The name of every output has a key, a hash of everything that
+# determines its content (flexcare_data/plan.py, flexcare_model/plan.py), so a file that exists is right. Inputs are
+# ancient(): dates do not matter. The store is shared, so nothing in it is an output of a rule: a stage has an empty mark
+# in the output folder instead. Published names are links; one that shows something else is made again (published.smk).
 
 import difflib
 import fcntl

@@ -20,8 +20,9 @@ from typing import BinaryIO
 
 import polars as pl
 
+from flexcare_data.schema import SYNTHETIC_MARK
 from flexcare_data.synthetic import chart, codes, labs
-from flexcare_data.synthetic.layout import MARK, MARK_TEXT, tables
+from flexcare_data.synthetic.layout import MARK_TEXT, tables
 from flexcare_data.synthetic.population import Population, populate
 from flexcare_data.synthetic.write import chunks_of, lab_chunks, write_table
 
@@ -41,7 +42,7 @@ def fabricate(out: Path, *, rows: int, stays: int, seed: int, double: bool) -> d
     panel_hours = _density(lambda step: labs.labevents(people, 0, 300, seed=seed, panel_hours=step).height,
                            LAB_SHARE * rows * min(300, n) / n, labs.PANEL_HOURS)  # fmt: skip
     (out / "mimiciv").mkdir(parents=True, exist_ok=True)
-    (out / "mimiciv" / MARK).write_text(MARK_TEXT)
+    (out / "mimiciv" / SYNTHETIC_MARK).write_text(MARK_TEXT)
     small = {
         "patients": people.patients, "admissions": people.admissions, "icustays": people.stays,
         "diagnoses_icd": codes.diagnoses_icd(people, seed=seed), "d_icd_diagnoses": codes.d_icd_diagnoses(),

@@ -14,7 +14,7 @@ import pytest
 from support import conditions
 from support.killable import CONTEXT, call, digests, hidden, run, run_command, run_on_a_small_disk
 from support.prepared import PATCHES, Base
-from test_kills import expected
+from test_killed_stages import expected
 
 more = pytest.mark.drill
 STAGES = (

@@ -3,7 +3,8 @@
 In: chartevents, labevents as published, STAYS. Out: `events.parquet`, counts of rows and of every value dropped.
 
 Three passes, so that memory does not grow with the tables: (1) scan each table once and append the linked rows to
-buckets of subjects on disk, (2) settle each bucket in memory, (3) write the stays of all buckets in order of stay_id.
+buckets of subjects on disk, (2) resolve the duplicates of each bucket in memory, (3) write the stays of all buckets in
+order of stay_id.
 """
 
 from __future__ import annotations
@@ -22,11 +23,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from flexcare_data import progress
-from flexcare_data.parallel import ahead
+from flexcare_data.parallel import map_in_order
 from flexcare_data.raw.event_scan import KeptStays, ScanCounts, scan_events, size_of
 from flexcare_data.raw.event_scan_kernel import LINKED, REASONS
 from flexcare_data.raw.event_values import PairTable
 from flexcare_data.raw.tables import Dropped, count
+from flexcare_data.schema import Flow
 from flexcare_data.stages.events.cleaning import CleanPairs, clean_pairs
 from flexcare_data.stages.events.settle import NO_TEXT, ORDER, SETTLED, Settler
 from flexcare_data.stages.work import StageWork, write_counts
@@ -46,7 +48,7 @@ _NEVER = np.iinfo(np.int64).min
 class EventCounts:
     """Rows read and used by table, and what was dropped, by table, variable and reason."""
 
-    flow: dict[str, list[dict[str, int | str]]]
+    flow: dict[str, Flow]
     dropped: Dropped
 
 
@@ -112,7 +114,7 @@ def build_events(
     with runs.open("wb") as file:
         position = 0
         settle = Settler.of(kept, clean, options).settle
-        for stay, settled, repeats in ahead(settle, buckets.read(first_pair[:-1]), threads):
+        for stay, settled, repeats in map_in_order(settle, buckets.read(first_pair[:-1]), threads):
             for variable, n in enumerate(repeats):
                 count(result.dropped, "events", ORDER[variable], "further_value_at_one_time", int(n))
             file.write(settled.data)
@@ -239,7 +241,7 @@ def _write(
         use_dictionary=["stay_id", "variable", "value", "number"],
         write_statistics=["stay_id"],
     ) as writer:
-        for table in ahead(group, _groups(np.cumsum(slices[order, 1])), threads):
+        for table in map_in_order(group, _groups(np.cumsum(slices[order, 1])), threads):
             if table.num_rows:
                 writer.write_table(table)
 

@@ -3,8 +3,8 @@
 In: all linked rows of some subjects, and the cleaned number of each (item, text) pair. Out: the values of each stay,
 sorted by time and variable, and the number of further values at the same time.
 
-Events of a subject at one charttime form a row. A row belongs to every kept stay that one of its events is linked to,
-and to every kept stay of the subject with intime <= charttime <= outtime.
+All events of a subject at one charttime are a moment. A moment belongs to every kept stay that one of its events is
+linked to, and to every kept stay of the subject with intime <= charttime <= outtime.
 """
 
 from __future__ import annotations
@@ -67,21 +67,21 @@ class Settler:
         subject, time = self.kept.subject_id[linked["stay"]], linked["time"]
         order = _sorted_by(subject, time, code, rank if self.options.duplicates == "mean" else None)
         subject, time, code, rank, stay = (column[order] for column in (subject, time, code, rank, linked["stay"]))
-        new_row = _changes(subject, time)
-        new_value = new_row | _changes(code)
+        new_moment = _changes(subject, time)
+        new_value = new_moment | _changes(code)
         first = np.flatnonzero(new_value)
         repeats = np.bincount(code[~new_value], minlength=len(ORDER))
         text = np.maximum.reduceat(rank, first)
         number = self.number[text]
         if self.options.duplicates == "mean":
             number, text = self._means(rank, code, first, number, text)
-        row = np.cumsum(new_row) - 1
-        values = {"row": row[first], "variable": code[first], "number": number, "text": text}
+        moment = np.cumsum(new_moment) - 1
+        values = {"moment": moment[first], "variable": code[first], "number": number, "text": text}
         if self.options.gcs_total == "derived":
             values = _with_gcs_total(values)
-        start = np.flatnonzero(new_row)
-        rows = (subject[start], time[start], np.append(start, len(stay)), stay)
-        return *self._give_to_stays(values, rows), repeats
+        start = np.flatnonzero(new_moment)
+        moments = (subject[start], time[start], np.append(start, len(stay)), stay)
+        return *self._assign_to_stays(values, moments), repeats
 
     def _means(
         self, rank: np.ndarray, code: np.ndarray, first: np.ndarray, number: np.ndarray, text: np.ndarray
@@ -93,28 +93,28 @@ class Settler:
         averaged = (size > 1) & ~np.isin(code[first], categories) & (mean != number)
         return np.where(averaged, mean, number), np.where(averaged, NO_TEXT, text)
 
-    def _give_to_stays(
-        self, values: dict[str, np.ndarray], rows: tuple[np.ndarray, ...]
+    def _assign_to_stays(
+        self, values: dict[str, np.ndarray], moments: tuple[np.ndarray, ...]
     ) -> tuple[np.ndarray, np.ndarray]:
         kept = self.kept
-        dtypes = {"row": np.int64, "variable": np.int8, "number": np.float64, "text": np.int64}
+        dtypes = {"moment": np.int64, "variable": np.int8, "number": np.float64, "text": np.int64}
         columns = tuple(np.asarray(values[name], dtype) for name, dtype in dtypes.items())
-        arguments = (rows, columns, kept.by_subject, kept.sorted_subject, kept.intime, kept.outtime)
-        n = _give(*arguments, np.zeros(0, np.int64), np.zeros(0, SETTLED))
+        arguments = (moments, columns, kept.by_subject, kept.sorted_subject, kept.intime, kept.outtime)
+        n = _assign(*arguments, np.zeros(0, np.int64), np.zeros(0, SETTLED))
         stay, settled = np.empty(n, np.int64), np.empty(n, SETTLED)
-        _give(*arguments, stay, settled)
+        _assign(*arguments, stay, settled)
         return stay, settled
 
 
 @compiled
-def _give(rows, values, by_subject, sorted_subject, intime, outtime, stay, settled):
+def _assign(moments, values, by_subject, sorted_subject, intime, outtime, stay, settled):
     """Count the values that the stays get, and write as many of them as ``settled`` has room for.
 
-    ``rows`` are subject, time, first event of each row (and the end of the last), and the stay of each event;
-    ``values`` are row, variable, number and text, sorted by row.
+    ``moments`` are subject, time, first event of each moment (and the end of the last), and the stay of each event;
+    ``values`` are moment, variable, number and text, sorted by moment.
     """
-    subject, time, events, stay_of_event = rows
-    row_of_value, variable, number, text = values
+    subject, time, events, stay_of_event = moments
+    moment_of_value, variable, number, text = values
     n = top = first = value = np.int64(0)
     while top < len(subject):
         end = top
@@ -124,17 +124,17 @@ def _give(rows, values, by_subject, sorted_subject, intime, outtime, stay, settl
         while i < len(sorted_subject) and sorted_subject[i] == subject[top]:
             candidate = by_subject[i]
             value = first
-            for row in range(top, end):
-                member = intime[candidate] <= time[row] <= outtime[candidate]
-                event = events[row]
-                while not member and event < events[row + 1]:
+            for moment in range(top, end):
+                member = intime[candidate] <= time[moment] <= outtime[candidate]
+                event = events[moment]
+                while not member and event < events[moment + 1]:
                     member = stay_of_event[event] == candidate
                     event += 1
-                while value < len(row_of_value) and row_of_value[value] == row:
+                while value < len(moment_of_value) and moment_of_value[value] == moment:
                     if member:
                         if n < len(settled):
                             stay[n] = candidate
-                            settled[n].hours = (time[row] - intime[candidate]) / 3600.0
+                            settled[n].hours = (time[moment] - intime[candidate]) / 3600.0
                             settled[n].number, settled[n].text = number[value], text[value]
                             settled[n].variable = variable[value]
                         n += 1
@@ -165,16 +165,16 @@ def _changes(*columns: np.ndarray) -> np.ndarray:
 def _with_gcs_total(values: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Add the sum of the three grades where all three are charted at one time (Teasdale 1974)."""
     graded = np.isin(values["variable"], [ORDER.index(name) for name in GCS])
-    n_rows = int(values["row"][-1]) + 1
-    n_grades = np.bincount(values["row"][graded], minlength=n_rows)
-    total = np.bincount(values["row"][graded], weights=values["number"][graded], minlength=n_rows)
-    rows = np.flatnonzero(n_grades == len(GCS))
+    n_moments = int(values["moment"][-1]) + 1
+    n_grades = np.bincount(values["moment"][graded], minlength=n_moments)
+    total = np.bincount(values["moment"][graded], weights=values["number"][graded], minlength=n_moments)
+    moments = np.flatnonzero(n_grades == len(GCS))
     added = {
-        "row": rows,
-        "variable": np.full(len(rows), ORDER.index("gcs_total")),
-        "number": total[rows],
-        "text": np.full(len(rows), NO_TEXT),
+        "moment": moments,
+        "variable": np.full(len(moments), ORDER.index("gcs_total")),
+        "number": total[moments],
+        "text": np.full(len(moments), NO_TEXT),
     }
     merged = {name: np.concatenate([values[name], added[name]]) for name in values}
-    order = np.lexsort((merged["variable"], merged["row"]))
+    order = np.lexsort((merged["variable"], merged["moment"]))
     return {name: column[order] for name, column in merged.items()}

@@ -153,7 +153,7 @@ def decode_part(
 def _needed(dicoms: pl.DataFrame) -> pl.DataFrame:
     needed = dicoms.select("dicom_id", "subject_id", "study_id").unique().sort("dicom_id")
     if needed["dicom_id"].n_unique() != needed.height:
-        raise ValueError("images: a dicom_id stands for several studies, expected one")
+        raise ValueError("images: a dicom_id belongs to several studies, expected one")
     return needed
 
 
@@ -217,7 +217,10 @@ def _grow(
 
 
 def _reserve(path: Path, n: int) -> None:
-    """An array of ``n`` tensors whose place on the disk is taken: a mapped page without one kills the process."""
+    """Allocate an array of ``n`` tensors on disk.
+
+    Without allocation, a full disk kills the process when it writes to the mapped file.
+    """
     np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=(n, IMAGE_SIDE, IMAGE_SIDE)).flush()
     with path.open("r+b") as file:
         os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
@@ -237,14 +240,18 @@ def _workers(processes: int) -> Iterator[Any]:
                     yield future.result()
             except BrokenProcessPool:
                 raise ImageError(
-                    "a decoding process was killed, probably for want of memory; set resources.image_processes lower"
+                    "a decoding process was killed, probably because memory ran out; "
+                    "set resources.image_processes lower"
                 ) from None
 
         yield run
 
 
 def _end_with_parent() -> None:
-    """End this worker when the build is killed: it would wait for tasks for ever, as workers hold both ends."""
+    """End this worker when the build is killed.
+
+    Otherwise it waits forever, because workers keep both ends of the pipe open.
+    """
     parent = parent_process()
     assert parent is not None
 
@@ -269,7 +276,11 @@ def _refuse_many(
         return
     listing = out_dir / "problems.parquet"
     atomic_write(listing, table.write_parquet, group_readable=group_readable)
-    hint = "" if allow_missing or not counts["missing"] else "; a partial files/ folder: set images.allow_missing"
+    hint = (
+        ""
+        if allow_missing or not counts["missing"]
+        else "; if you have only a part of the radiographs, set images.allow_missing"
+    )
     raise ImageError(
         f"images: {counted} of {candidates} radiographs cannot be used, expected at most {broken_share:.2%} "
         f"(images.broken_share): {counts['problems']}; listed in {listing}{hint}"

@@ -1,4 +1,4 @@
-"""Which radiographs there are, and when they were taken.
+"""AP radiographs of the metadata table and their study times.
 
 In: the metadata table of MIMIC-CXR-JPG. Out: AP radiographs with their study times.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import polars as pl
 
+from flexcare_data.raw.radiographs import is_ap
 from flexcare_data.raw.tables import Dropped, count
 from flexcare_data.stages.work import StageWork
 
@@ -42,7 +43,7 @@ def ap_radiographs(metadata: pl.DataFrame) -> tuple[pl.DataFrame, dict[str, int]
     """
     radiographs = (
         metadata.with_row_index("file_order")
-        .filter(pl.col("ViewPosition") == "AP")
+        .filter(is_ap())
         .select(
             "dicom_id",
             "subject_id",

@@ -188,7 +188,7 @@ def test_a_partial_download_is_recognised_by_its_rows():
     report = Report()
     half = rows | {"chartevents": rows["chartevents"] // 2}
     found = data_set("mimiciv", Edition(("2.0",), True, ()), half)
-    doctor.datasets._tell_tables(report, found)
+    doctor.datasets._report_tables(report, found)
     ((what, found),) = findings(report, "warning")
     assert what == "chartevents"
     assert "estimated" in found
@@ -339,7 +339,7 @@ def test_list_of_radiographs(tmp_path, capsys):
     assert main(absent) == 0
     assert (tmp_path / "list.txt").read_text() == "files/p10/p10000032/s5/b.jpg\n"
     out = capsys.readouterr().out
-    assert "1 of them are there already" in out
+    assert "1 of them exist already" in out
     assert f"--base={BASE}" in out
 
 

@@ -60,7 +60,7 @@ def test_other_exceptions_are_reported_without_their_words():
     text = withheld(error)
     assert "flexcare_data/tasks/base.py" in text and type(error).__name__ in text
     assert str(error) not in text and FULL_ERRORS in text
-    assert "a mistake of this program" in text
+    assert "a bug of this program" in text
 
 
 def test_an_exception_outside_the_project_is_reported_without_its_words():

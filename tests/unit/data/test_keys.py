@@ -198,7 +198,7 @@ CHANGES = {
         ("stays",),
     ),
     "PA instead of AP": (
-        "flexcare_data/stages/images/study_times.py",
+        "flexcare_data/raw/radiographs.py",
         ('pl.col("ViewPosition") == "AP"', 'pl.col("ViewPosition") == "PA"'),
         (*COHORTS, "audit", "images"),
     ),

@@ -137,7 +137,7 @@ def test_header_only_is_an_empty_table(tmp_path, text):
         (STAY, "missing subject_id.*no line of column names"),
         (ICUSTAYS.replace("intime", "admittime") + STAY, "missing intime.*found subject_id, hadm_id, .*admittime"),
         (ICUSTAYS.replace("last", "first") + STAY, "missing last_careunit"),
-        (ICUSTAYS.strip() + ",los\n" + STAY.strip() + ",1\n", "los stands more than once"),
+        (ICUSTAYS.strip() + ",los\n" + STAY.strip() + ",1\n", "los occurs more than once"),
         (ICUSTAYS.replace(",", ";") + STAY.replace(",", ";"), "missing subject_id"),
         (ICUSTAYS + STAY * 3 + STAY.replace("Medical", '"Medical', 1), "never closed"),
         (ICUSTAYS + STAY.replace(",2.0", "") * 3, "expected 8 fields per row.*another number in all 3 rows"),
@@ -201,7 +201,7 @@ def test_the_compressed_file_goes_first(tmp_path):
 
 
 @pytest.mark.skipif(os.name != "posix", reason="needs POSIX permissions")
-@pytest.mark.parametrize(("target", "mode"), [("icu/icustays.csv", 0o000), ("icu", 0o000), (".", 0o000)])
+@pytest.mark.parametrize(("target", "mode"), [("icu/icustays.csv", 0o000), ("icu", 0o000), (".", 0o000), ("..", 0o000)])
 def test_no_permission_is_an_error_that_says_so(target, mode):
     """Run by another account where the tests are root's, as permissions do not bind root."""
     folder = Path(tempfile.mkdtemp(prefix="flexcare-"))
@@ -215,14 +215,14 @@ def test_no_permission_is_an_error_that_says_so(target, mode):
             "from flexcare_data.raw.tables import read_table\n"
             "if os.geteuid() == 0: os.setgroups([]); os.setgid(65534); os.setuid(65534)\n"
             f"try: read_table(Path({str(root)!r}), 'icustays', {{}})\n"
-            "except RawDataError as error: print('told:', error)"
+            "except RawDataError as error: print('error:', error)"
         )
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-        assert done.stdout.startswith("told:"), done.stderr
-        assert "permission" in done.stdout
+        assert done.stdout.startswith("error:"), done.stderr
+        assert "permission" in done.stdout and "ask its owner" in done.stdout and "set raw" not in done.stdout
         assert str(root) in done.stdout
     finally:
-        for path in (root, root / "icu", root / "icu" / "icustays.csv"):
+        for path in (folder, root, root / "icu", root / "icu" / "icustays.csv"):
             path.chmod(0o755)
         shutil.rmtree(folder)
 

@@ -16,9 +16,9 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import cross_val_predict
 
-from flexcare_data.schema import CHEXPERT
+from flexcare_data.schema import CHEXPERT, SYNTHETIC_MARK
 from flexcare_data.synthetic.items import UNKNOWN_GRADE
-from flexcare_data.synthetic.layout import EDITIONS, MARK
+from flexcare_data.synthetic.layout import EDITIONS
 from flexcare_data.synthetic.write import write_data_set
 from flexcare_data.variables import CATEGORIES, ITEMS
 
@@ -121,7 +121,7 @@ def test_files_and_headers_are_those_of_the_edition(small, edition):
     for path, header in OTHER_HEADERS.items():
         assert first_line(small[edition] / f"{path}.csv.gz") == header
     for name in ("mimiciv", "mimic_cxr_jpg", "mimic_iv_note"):
-        assert "SYNTHETIC" in (small[edition] / name / MARK).read_text()
+        assert "SYNTHETIC" in (small[edition] / name / SYNTHETIC_MARK).read_text()
 
 
 def test_headers_of_the_open_demo(open_data):
@@ -165,7 +165,7 @@ def test_checksums_name_every_file(small):
     root = small["2.2"] / "mimic_cxr_jpg"
     listed = dict(reversed(line.split(" ", 1)) for line in (root / "SHA256SUMS.txt").read_text().splitlines())
     found = digests(root)
-    assert listed == {name: found[name] for name in found if name not in (MARK, "SHA256SUMS.txt")}
+    assert listed == {name: found[name] for name in found if name not in (SYNTHETIC_MARK, "SHA256SUMS.txt")}
 
 
 def test_wrong_arguments_are_refused(tmp_path):

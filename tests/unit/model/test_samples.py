@@ -15,7 +15,7 @@ from support.fabricated_samples import write_output
 from torch.utils.data import DataLoader
 
 from flexcare_data.modalities import NOTE_WIDTH
-from flexcare_data.parallel import in_thread
+from flexcare_data.parallel import prefetch
 from flexcare_data.series import HourlyRows, expand
 from flexcare_data.store.folders import StoreError
 from flexcare_data.store.shards import ShardError
@@ -198,7 +198,7 @@ def test_batches_made_ahead(output):
     """What a GPU run does where inputs stay mapped: a thread makes the next batches; order, errors and end are kept."""
     data = load_task(output, "phenotyping", "train")
     groups = [np.arange(k, k + 3) for k in range(0, 30, 3)]
-    made = list(in_thread((data.raw_batch(rows) for rows in groups), 2))
+    made = list(prefetch((data.raw_batch(rows) for rows in groups), 2))
     assert len(made) == len(groups)
     for rows, raw in zip(groups, made, strict=True):
         assert torch.equal(raw.series, data.raw_batch(rows).series)
@@ -207,14 +207,14 @@ def test_batches_made_ahead(output):
         yield made[0]
         raise ValueError("a shard is gone")
 
-    stream = in_thread(failing(), 2)
+    stream = prefetch(failing(), 2)
     next(stream)
     with pytest.raises(ValueError, match="a shard is gone"):
         next(stream)
-    stopped = in_thread((raw for raw in made), 2)
+    stopped = prefetch((raw for raw in made), 2)
     next(stopped)
     stopped.close()  # a reader that stops early leaves no thread behind
-    assert not [thread for thread in threading.enumerate() if thread.name == "ahead"]
+    assert not [thread for thread in threading.enumerate() if thread.name == "prefetch"]
 
 
 def test_what_does_not_fit_stays_mapped(output):
