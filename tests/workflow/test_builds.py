@@ -234,8 +234,8 @@ def test_pruned_moved_and_dangling_stores(base, tmp_path):
     shutil.copytree(base / "store", tmp_path / "store", symlinks=True)
     config = merged(TINY, {"store": {"path": str(tmp_path / "store")}, "output": str(tmp_path / "out")})
     assert plan_and_build(tmp_path, "cohorts", config=config) == {"publish": 13, "cohorts": 1}
-    for stage in ("stays", "hourly"):
-        shutil.rmtree(next((tmp_path / "store").glob(f"{stage}-*")))
+    for name in ("stays.parquet", "hourly/index.parquet"):
+        shutil.rmtree((tmp_path / "out/data" / name).resolve().parent)
     assert plan_and_build(tmp_path, "cohorts", config=config) == {"stays": 1, "hourly": 1, "publish": 2, "cohorts": 1}
     (tmp_path / "store").rename(tmp_path / "moved")
     assert jobs(snakemake(tmp_path, "-n", "cohorts", config=config))["stays"] == 1

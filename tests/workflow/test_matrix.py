@@ -92,7 +92,7 @@ def expected_jobs(target: str, plan: Plan) -> dict[str, int]:
             seen.add(name)
             counts[rule_of(product)] += 1
             todo += product.inputs.values()
-    links = sum(not is_published(product, plan.config.output) for product in wanted)
+    links = sum(not exists(product) or not is_published(product, plan.config.output) for product in wanted)
     return dict(counts + Counter({"publish": links})) if links else {}
 
 
