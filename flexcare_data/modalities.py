@@ -1,4 +1,4 @@
-"""The three modalities of a sample: names, letters, combinations, and the shapes in which they are stored.
+"""The three modalities of a sample: names, letters, combinations, the shapes in which they are stored, largest sizes.
 
 In: nothing. Out: constants. The order (time series, image, note) is the same everywhere.
 """

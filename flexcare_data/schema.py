@@ -1,7 +1,8 @@
 """Every table of the project: columns, dtypes, units, key and place on disk.
 
 In: nothing. Out: `RAW` (the PhysioNet tables as published, with the columns that are read), `TABLES` (what the
-build writes) and `check`, which each stage calls on a table before writing it.
+build writes) and `check`, which each stage calls on a table before writing it. Also the names that several tables and
+stages share: splits, sections, labels, the stages of the cohorts.
 """
 
 from __future__ import annotations
@@ -36,8 +37,7 @@ class Column:
 class Table:
     """A table that the build writes: sorted by ``key``, which is unique.
 
-    ``open_ended`` tables carry further columns after the listed ones, each of ``extra_dtype`` (the labels of a
-    cohort).
+    A table with ``extra_dtype`` has further columns of that type after the listed ones (the labels of a cohort).
     """
 
     name: str
@@ -56,7 +56,7 @@ class RawTable:
     """A PhysioNet table. ``columns`` are the needed ones, by name; others in the file are ignored.
 
     ``folders`` are tried in order (edition 1.0 keeps three tables in ``core/``); ``renamed`` maps a column of
-    an older edition to today's name.
+    an older edition to its current name.
     """
 
     name: str

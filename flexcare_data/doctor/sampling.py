@@ -5,13 +5,11 @@ In: a root and the name of a table. Out: a `Probe`, or a RawDataError.
 
 from __future__ import annotations
 
-import os
-import struct
 from dataclasses import dataclass
 from pathlib import Path
 
 from flexcare_data.raw.csv_records import count_records
-from flexcare_data.raw.files import RawDataError, locate, open_bytes
+from flexcare_data.raw.files import RawDataError, locate, open_bytes, stored_size
 from flexcare_data.raw.tables import check_header, header_of
 from flexcare_data.schema import RAW
 
@@ -94,11 +92,7 @@ def probe(root: Path, name: str, *, count_up_to: int) -> Probe:
 
 def _suspicion(path: Path, text: int) -> str:
     """Compare the size at the end of a gzip file with the estimate: a file that was cut off ends in other bytes."""
-    with path.open("rb") as file:
-        if file.read(2) != b"\x1f\x8b" or text > _MOST_UNWRAPPED:
-            return ""
-        file.seek(-4, os.SEEK_END)
-        (stored,) = struct.unpack("<I", file.read(4))
-    if text / 2 <= stored <= 2 * text:
+    stored = stored_size(path)
+    if stored is None or text > _MOST_UNWRAPPED or text / 2 <= stored <= 2 * text:
         return ""
     return "the size stored at its end does not match: the file is cut off, or several gzip files were joined"

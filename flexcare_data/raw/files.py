@@ -73,6 +73,10 @@ def _kind(path: Path) -> str:
     return "a folder" if stat.S_ISDIR(mode) else "a file" if stat.S_ISREG(mode) else "something that is no file"
 
 
+_GZIP = b"\x1f\x8b"
+"""First bytes of a gzip file."""
+
+
 class ByteStream:
     """Inflated bytes of a `.csv` or `.csv.gz`; damage becomes a RawDataError that names the file."""
 
@@ -84,11 +88,11 @@ class ByteStream:
             raise RawDataError(f"{path}: cannot be opened ({error.strerror})") from None
         magic = self._file.read(2)
         self._file.seek(0)
-        if path.suffix == ".gz" and magic != b"\x1f\x8b":
+        if path.suffix == ".gz" and magic != _GZIP:
             self._file.close()
             found = "an empty file" if not magic else "something else"
             raise RawDataError(f"{path}: expected gzip data, found {found}; download it again")
-        self._stream = igzip.GzipFile(fileobj=self._file) if magic == b"\x1f\x8b" else self._file
+        self._stream = igzip.GzipFile(fileobj=self._file) if magic == _GZIP else self._file
 
     def __enter__(self) -> ByteStream:
         return self
@@ -122,6 +126,15 @@ def count_text(path: Path, text: bytes) -> int:
     """How often ``text`` occurs in a file that fits in memory."""
     with open_bytes(path) as stream:
         return stream.read().count(text)
+
+
+def stored_size(path: Path) -> int | None:
+    """The inflated size modulo 4 GB that a gzip file stores at its end; None for a file without compression."""
+    with path.open("rb") as file:
+        if file.read(2) != _GZIP:
+            return None
+        file.seek(-4, os.SEEK_END)
+        return int.from_bytes(file.read(4), "little")
 
 
 def is_marked_synthetic(root: Path | None) -> bool:

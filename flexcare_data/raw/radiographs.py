@@ -1,4 +1,4 @@
-"""Paths and sizes of the radiographs of MIMIC-CXR-JPG.
+"""Paths and sizes of the radiographs of MIMIC-CXR-JPG, and which of them are AP.
 
 In: ids, and the root of MIMIC-CXR-JPG. Out: paths, sizes, and a digest of the sizes, which changes
 when files are added, removed or changed.

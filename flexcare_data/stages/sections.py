@@ -1,6 +1,6 @@
 """Discharge summaries to SECTIONS: past medical history and brief hospital course, cleaned.
 
-In: rows of discharge.csv in file order. Out: SECTIONS. Also which note of an admission is its input.
+In: rows of discharge.csv in file order. Out: SECTIONS. Other stages read which sections a note has (`section_marks`).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Bedside charting: chartevents and outputevents of the ICU stays.
 
 In: a `Population` and a range of its stays. Out: the rows of these stays, sorted as published (by stay, time, item).
-All draws are arrays over events; stays are done some hundreds at a time, so memory does not grow with the data set.
+All draws are arrays over events; some hundreds of stays are made at a time, so memory does not grow with the data set.
 
 What is charted follows the stay's factors `ts_s` (breathing, oxygen, pulse, pressure, consciousness) and `ts_c`
 (weight, temperature, voice), a crisis of about a day (before a death in the unit, but also in some of the other severe

@@ -1,7 +1,7 @@
 """Hidden factors of an admission, and how every label follows from them.
 
-In: a random generator. Out: factors per admission and the logits of its labels. Three modalities show two factors each,
-and no factor shows in two of them, so a model without a modality cannot predict that part of a label:
+In: a random generator. Out: factors per admission and the probabilities of its labels. Three modalities show two
+factors each, and no factor shows in two of them, so a model without a modality cannot predict that part of a label:
 
     severity   chronicity   shown by
     ts_s       ts_c         the charted series (breathing, oxygen, pulse; weight, temperature, voice)

@@ -1,6 +1,6 @@
 """Laboratory results: labevents of all admissions, in the unit and on the ward, and some of outpatients.
 
-In: a `Population` and a range of its admissions. Out: their rows, sorted by patient, time and specimen. Labs carry no
+In: a `Population` and a range of its admissions. Out: their rows, sorted by patient, time and specimen. Labs show no
 planted factor, as the published standardisation leaves nothing of glucose and pH to learn from.
 """
 

@@ -163,7 +163,7 @@ def _parts(needed: pl.DataFrame, job: JobPart = WHOLE) -> list[pl.DataFrame]:
 
 
 def _known(pool: Pool, needed: pl.DataFrame) -> pl.DataFrame:
-    """dicom_id, shard (file), row of the tensors in the pool that were made of files of today's size."""
+    """dicom_id, shard (file), row of the tensors in the pool that were made of files of the current size."""
     parts = [pool.index(part).with_columns(shard=pl.lit(f"{part}.npy")) for part in pool.parts()]
     if not parts:
         return pl.DataFrame(schema={"dicom_id": pl.String, "shard": pl.String, "row": pl.Int64})
