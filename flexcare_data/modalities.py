@@ -18,3 +18,5 @@ IMAGE_SIDE = 256
 
 NOTE_WIDTH = 768
 """Length of the vector of one note token: the hidden size of the frozen encoder."""
+
+MAX_NOTE_TOKENS = 512

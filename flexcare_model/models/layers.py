@@ -15,7 +15,8 @@ from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.checkpoint import checkpoint
 
-from flexcare_model.data.batch import COLUMNS, MAX_LENGTH, MODALITIES, PATCH_SIZE, PATCHES, Batch
+from flexcare_data.modalities import MAX_NOTE_TOKENS, MODALITIES
+from flexcare_model.data.batch import COLUMNS, PATCH_SIZE, PATCHES, Batch
 from flexcare_model.models.packing import Packing
 
 CHUNK = 2**22
@@ -41,7 +42,7 @@ class Embedding(nn.Module):
         self.note = nn.Linear(note_width, width)
         self.time_series_position = nn.Parameter(torch.zeros(max_hours, width))
         self.image_position = nn.Parameter(torch.zeros(PATCHES, width))
-        self.note_position = nn.Parameter(torch.zeros(MAX_LENGTH, width))
+        self.note_position = nn.Parameter(torch.zeros(MAX_NOTE_TOKENS, width))
         self.class_tokens = nn.Parameter(torch.randn(3, width) * class_std if class_std else torch.zeros(3, width))
 
     def packed(self, batch: Batch, *, with_class: bool) -> tuple[Tensor, Packing]:

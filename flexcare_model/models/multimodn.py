@@ -17,7 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from flexcare_model.data.batch import MODALITIES, Batch
+from flexcare_data.modalities import MODALITIES
+from flexcare_model.data.batch import Batch
 from flexcare_model.models.base import Model, ModelConfig, Output, Readout, readout_loss
 from flexcare_model.models.layers import UnimodalEncoders, normal_parameter
 

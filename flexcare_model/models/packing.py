@@ -13,7 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from flexcare_model.data.batch import MODALITIES, Batch
+from flexcare_data.modalities import MODALITIES
+from flexcare_model.data.batch import Batch
 
 GROUP_COST = {"cpu": 32, "cuda": 16384}
 """Cost of one more group, in tokens: each group needs several small kernels, and on a GPU padding is cheaper."""

@@ -47,7 +47,7 @@ HISTORY = {
     **dict.fromkeys(_METRICS, pl.Float64),
 }  # fmt: skip
 """Columns of history.parquet. phase: train (loss: mean over batches of the whole training loss), val (loss: sum over
-batches of the prediction loss), after_<task> (test metrics after that task, where asked for)."""
+batches of the prediction loss), after_<task> (test metrics after that task, if requested)."""
 
 
 class TrainError(UserError):
@@ -55,8 +55,8 @@ class TrainError(UserError):
 
 
 @dataclass(frozen=True)
-class Splits:
-    """The samples of one task."""
+class SplitDatasets:
+    """The datasets of one task."""
 
     train: TaskDataset
     val: TaskDataset
@@ -78,7 +78,7 @@ class Loop:
 
     folder: Path
     run: RunConfig
-    data: dict[str, Splits]
+    data: dict[str, SplitDatasets]
     loader: BatchLoader
     model: Model
     optimizer: torch.optim.Optimizer
@@ -181,7 +181,7 @@ class Loop:
             adapt_rates(state.rates, state.losses)
 
     def evaluate_test(self, after: str) -> None:
-        """Add the test metrics of all tasks to the history, as of the moment after training the task ``after``."""
+        """Add the test metrics of all tasks after training ``after``."""
         for task in self.run.tasks:
             test = self.data[task].test
             assert test is not None  # loaded with `interaction`
@@ -220,5 +220,5 @@ def seed_everything(seed: int, epoch: int, part: str) -> int:
 
 
 def history_frame(state: TrainState) -> pl.DataFrame:
-    """history.parquet, in the order in which things happened."""
+    """history.parquet, rows in the order of training."""
     return pl.DataFrame(state.history, schema=HISTORY)

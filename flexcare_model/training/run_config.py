@@ -16,6 +16,7 @@ from pydantic import ValidationError
 
 from flexcare_data.config import Train
 from flexcare_data.errors import UserError
+from flexcare_model.data.batch import MAX_HOURS
 from flexcare_model.experiments import EXPERIMENTS
 from flexcare_model.models import MODELS, ModelConfig
 
@@ -38,7 +39,7 @@ class RunConfig:
     epochs: int
     lr: float
     batch_size: int = 32
-    max_hours: int = 512
+    max_hours: int = MAX_HOURS
     percent: int = 100
     pretrained: bool = False
     augment: bool = True

@@ -11,17 +11,19 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
+from support.checked_batches import checked
 from support.fabricated_samples import write_output
 from torch.utils.data import DataLoader
 
 from flexcare_data.modalities import NOTE_WIDTH
 from flexcare_data.parallel import in_thread
-from flexcare_data.series import HourlyRows, expand
+from flexcare_data.series import COLUMN_PLAN, ColumnPlan, HourlyRows, expand
 from flexcare_data.store.folders import StoreError
 from flexcare_data.store.shards import ShardError
 from flexcare_data.tasks import TASKS
 from flexcare_data.variables import CATEGORIES, COLUMNS, CONTINUOUS, VARIABLES
-from flexcare_model.data.dataset import SampleError, load_task, to_device
+from flexcare_model.data.dataset import load_task, to_device
+from flexcare_model.data.index import SampleError
 
 FIELDS = ("ts", "ts_len", "img", "note_tok", "note_len", "present", "label", "visible")
 
@@ -69,12 +71,38 @@ def recount_series(output, task, sample_id, max_hours):
 @pytest.mark.parametrize("task", ["in_hospital_mortality", "phenotyping", "diagnosis"])
 def test_series_equal_a_recount(output, task):
     data = load_task(output, task, None, max_hours=20, modalities=["time_series"])
-    batch = data.batch(range(len(data))).check()
+    batch = checked(data.batch(range(len(data))))
     for i, sample_id in enumerate(data.sample_ids):
         expected = recount_series(output, task, sample_id, 20)
         assert batch.ts_len[i] == len(expected)
         torch.testing.assert_close(batch.ts[i, : len(expected)], expected, rtol=0, atol=0)
         assert not batch.ts[i, len(expected) :].any()
+
+
+def test_arrays_and_tensors_expand_to_the_same_bits():
+    rng = np.random.default_rng(0)
+    values = rng.normal(80, 20, (500, len(VARIABLES)))
+    for column, name in enumerate(VARIABLES):
+        if name in CATEGORIES:  # -1 and the last number are no category
+            values[:, column] = rng.integers(-1, len(CATEGORIES[name]) + 1, len(values))
+    values[rng.random(values.shape) < 0.1] = np.nan
+    observed = rng.integers(0, 2, values.shape, dtype=np.uint8)
+    plan = COLUMN_PLAN.standardised(rng.normal(80, 20, len(CONTINUOUS)), rng.uniform(0.5, 30, len(CONTINUOUS)))
+    for columns in (COLUMN_PLAN, plan):
+        array = expand(values, observed, columns)
+        tensor = expand(
+            torch.from_numpy(values), torch.from_numpy(observed), ColumnPlan(*map(torch.from_numpy, columns)), torch
+        )
+        assert array.dtype == np.float64 and array.shape == (500, len(COLUMNS))
+        assert np.array_equal(array.view(np.int64), tensor.numpy().view(np.int64))
+        assert np.array_equal(array.astype(np.float32).view(np.int32), tensor.float().numpy().view(np.int32))
+    for column, name in enumerate(VARIABLES):
+        places = [COLUMNS.index(name)] if name in CONTINUOUS else np.flatnonzero(COLUMN_PLAN.variable == column)
+        cells, plain = values[:, column], expand(values, observed)[:, places]
+        if name in CONTINUOUS:
+            assert np.array_equal(plain[:, 0], cells, equal_nan=True)
+        else:
+            assert np.array_equal(plain.sum(axis=1), (cells >= 0) & (cells < len(CATEGORIES[name])))
 
 
 def test_series_equal_the_expansion_of_the_data_half(output):
@@ -104,7 +132,7 @@ def test_every_task_and_split_makes_a_valid_batch(output, task):
     for split in ("train", "val", "test"):
         data = load_task(output, task, split)
         assert len(data) > 0
-        batch = data.batch(range(len(data))).check()
+        batch = checked(data.batch(range(len(data))))
         assert batch.task_name == task
         assert not batch.img[~batch.present[:, 1]].any()
 
@@ -173,7 +201,7 @@ def test_storages(tmp_path):
     def embedder(pieces, length):
         return pieces.unsqueeze(-1).expand(-1, -1, NOTE_WIDTH).float()
 
-    batch = load_task(ids, "readmission", "val", embedder=embedder).batch(rows).check()
+    batch = checked(load_task(ids, "readmission", "val", embedder=embedder).batch(rows))
     assert batch.note_tok.shape[-1] == NOTE_WIDTH
 
 
@@ -288,7 +316,7 @@ def test_errors_name_what_is_missing(output, tmp_path):
 
 def test_a_foreign_cohort_without_labels(output):
     cohort = pl.read_parquet(output / "cohorts/readmission.parquet").drop("label").head(5)
-    assert load_task(output, "readmission", None, cohort=cohort).batch(range(5)).check().label.tolist() == [-2.0] * 5
+    assert checked(load_task(output, "readmission", None, cohort=cohort).batch(range(5))).label.tolist() == [-2.0] * 5
 
 
 @pytest.mark.parametrize(
