@@ -143,7 +143,7 @@ class HourlyRows:
 
     @cached_property
     def tails(self) -> Rows:
-        """Rows that replace the last ones of a stay for one sample; none for most tasks."""
+        """Rows that replace the last ones of the stay of a sample; no rows for most tasks."""
         if self.tails_folder.is_dir():
             return _open_rows(self.tails_folder)
         return Rows(self.stays.values[:0], self.stays.observed[:0])

@@ -50,8 +50,8 @@ class Batch:
         label: (B,) for binary and multi-class tasks, (B, C) for multi-label ones (-1 uncertain, -2 blank).
         task: id of the one task of the batch.
         visible: (B, 3) int64, **always on the CPU**: visible positions of each block, which is its class token and
-            its contents; 0 where absent. Models plan their work with it, without waiting for the GPU.
-            Made from the other fields if not given.
+            its contents; 0 where absent. Made from the other fields if not given. Models plan their work with it on the
+            CPU; a copy of the lengths from the GPU would wait there until all earlier batches are computed.
     """
 
     ts: Tensor

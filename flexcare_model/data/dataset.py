@@ -125,7 +125,7 @@ class TaskDataset(Dataset):
 
     @property
     def labelled(self) -> bool:
-        """False where the cohort came without labels."""
+        """False if the cohort has no labels."""
         return self.task.kind == "multilabel" or not bool((self.labels < 0).any())
 
     @property

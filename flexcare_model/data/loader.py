@@ -1,6 +1,6 @@
 """Batches of a dataset on a device, assembled in this process, in worker processes, or on the device.
 
-The order of the batches and the random numbers of the augmentation are the same in all three ways.
+The order of the batches and the random numbers of the augmentation are the same in all three cases.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Inputs as tensors on a device, where batches are assembled without the host.
+"""Inputs as tensors on a device, which assembles the batches; only the positions come from the host.
 
 In: memory-mapped readers of `flexcare_model.data.shards`, and what the samples of several datasets read from them. Out:
 one shared reader per modality, and the positions of each dataset in it. Only inputs that are read are uploaded.

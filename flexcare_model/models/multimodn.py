@@ -64,9 +64,9 @@ class MultiModN(Model):
         name = self.check_task(batch)
         unimodal = self.encoders(batch, self.embedding)  # (B, 3, d)
         state = self.initial_state.expand(len(batch), -1).to(unimodal.dtype)  # (B, d)
-        everyone = torch.arange(len(batch), device=state.device)
+        all_rows = torch.arange(len(batch), device=state.device)
         states, changes = [state], []
-        readouts = [Readout("initial", self.decode(state, name), everyone)]
+        readouts = [Readout("initial", self.decode(state, name), all_rows)]
         order = self.order()
         for m in order:
             proposed = self.modules_in[MODALITIES[m]](torch.cat([unimodal[:, m], state], dim=-1)).to(state.dtype)

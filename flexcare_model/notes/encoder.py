@@ -27,7 +27,7 @@ from flexcare_data.modalities import MAX_NOTE_TOKENS, NOTE_WIDTH
 
 FILES = ("*.json", "*.txt", "*.safetensors", "*.model")
 _MANIFEST = "manifest.json"
-"""Of a folder of the store; it is no part of the encoder."""
+"""A file of every folder of the store; it is not a part of the encoder."""
 _NO_EFFECT = ("transformers_version", "_name_or_path", "torch_dtype", "dtype", "architectures")
 _OFFLINE = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
 

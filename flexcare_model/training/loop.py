@@ -40,7 +40,7 @@ from flexcare_model.training.run_config import RunConfig
 logger = logging.getLogger(__name__)
 
 _BATCHES_PER_LOSS = 20
-"""The progress bar shows the mean loss every so many batches: to read it, the host waits for the GPU."""
+"""Batches between two updates of the loss in the progress bar: to read the loss, the host waits for the GPU."""
 _METRICS = (*METRICS["binary"], "average_precision", *METRICS["multilabel"], *METRICS["multiclass"])
 HISTORY = {
     "epoch": pl.Int64, "phase": pl.String, "task": pl.String, "loss": pl.Float64, "lr": pl.Float64,
@@ -72,7 +72,7 @@ class Loop:
         data: samples of each task.
         state: progress of the run; changed in place.
         interaction: score the test split of all tasks after each task.
-        save_seconds: save the state in the middle of an epoch if so much time has passed.
+        save_seconds: save the state in the middle of an epoch if it is older than this.
         origin: digests of data, first weights and code, stored with the state.
     """
 

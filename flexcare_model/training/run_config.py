@@ -48,7 +48,7 @@ class RunConfig:
     settings: ModelConfig = field(default_factory=ModelConfig)
 
     def to_json(self, task_outputs: dict[str, int]) -> str:
-        """The run as text, with the number of logits that the data gave each task."""
+        """The run as text, with the number of logits of each task, which depends on the data."""
         content = {"format": RUN_FORMAT, **asdict(self), "task_outputs": task_outputs}
         return json.dumps(content, indent=2, sort_keys=True) + "\n"
 
@@ -68,7 +68,7 @@ def resolve_run(model: str, experiment: str, seed: int, settings: dict[str, Any]
     """The run of ``model`` in ``experiment`` with ``seed`` under the `train` settings (missing ones: defaults).
 
     Raises:
-        RunConfigError: an unknown name or setting, or a single-task model asked for several tasks.
+        RunConfigError: an unknown name or setting, or several tasks for a single-task model.
     """
     problems = []
     if model not in MODELS:

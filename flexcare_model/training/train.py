@@ -35,7 +35,7 @@ from flexcare_model.training.run_config import Execution, RunConfig
 logger = logging.getLogger(__name__)
 
 _SUBSET_SEED = 0
-"""Of the fixed share of the training data: the same samples for every model and seed."""
+"""Seed of the fixed share of the training data: the same samples for every model and seed."""
 
 
 class NoSamplesError(TrainError):
@@ -63,7 +63,7 @@ def train(
         interaction: evaluate the test split of all tasks after each task of each epoch (paper's figure 7). Nothing is
             selected by it.
         embedder: encoder of word-piece ids, where the notes are stored as such.
-        save_seconds: write the state in the middle of an epoch if so much time has passed.
+        save_seconds: write the state in the middle of an epoch if it is older than this.
         key: key of the run, which covers its code; a state with another key is ignored.
 
     Returns:

@@ -1,4 +1,4 @@
-"""Samples and batches: equal to a slow recount from the files, whatever the way they are asked for."""
+"""Samples and batches: equal to a slow recount from the files, in every way of reading them."""
 
 from __future__ import annotations
 
@@ -267,7 +267,7 @@ def test_tails_of_two_tasks_are_on_the_device_side_by_side(output, tmp_path):
     tails = both / "data" / "hourly" / "readmission_tails"
     shutil.copytree(both / "data" / "hourly" / "diagnosis_tails", tails)
     index = pl.read_parquet(tails / "index.parquet")
-    ids = [str(int(name) - 20_000) for name in index["sample_id"]]  # the same stays, asked for another task
+    ids = [str(int(name) - 20_000) for name in index["sample_id"]]  # the same stays in another task
     cohort = pl.read_parquet(both / "cohorts/readmission.parquet")
     start = cohort.filter(pl.col("sample_id").is_in(ids)).sort("sample_id")["n_hours"] - 1
     index.with_columns(pl.Series("sample_id", ids), start=start).write_parquet(tails / "index.parquet")
@@ -282,6 +282,14 @@ def test_tails_of_two_tasks_are_on_the_device_side_by_side(output, tmp_path):
         assert_same(data.batch(rows), moved.batch(rows))
 
 
+def test_without_augmentation(output):
+    data = load_task(output, "diagnosis", "train")
+    plain = data.without_augmentation()
+    expected = load_task(output, "diagnosis", "train", augment=False).batch([0, 1])
+    assert_same(plain.batch([0, 1]), expected)
+    assert data.augment and not torch.equal(data.batch([0, 1]).img, expected.img)
+
+
 def test_modalities_taken_away(output):
     data = load_task(output, "diagnosis", None)
     bare = data.without("image", "note")
@@ -292,7 +300,7 @@ def test_modalities_taken_away(output):
 
 
 def test_a_broken_image(output):
-    """dicom-0001 has no tensor: its stay keeps the other inputs, its study cannot be asked for a diagnosis."""
+    """dicom-0001 has no tensor: its stay keeps the other inputs, its study is no sample of diagnosis."""
     diagnosis, mortality = load_task(output, "diagnosis", None), load_task(output, "in_hospital_mortality", None)
     assert "50001" not in diagnosis.sample_ids
     assert diagnosis.dropped == {"image without tensor": 1}

@@ -54,7 +54,7 @@ def finished(output):
 
 
 class Killed(BaseException):
-    """Stands for the signal that ends the process."""
+    """Raised in place of the signal that ends the process."""
 
 
 def assert_same_end(one: Path, two: Path):
