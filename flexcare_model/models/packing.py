@@ -167,7 +167,7 @@ class Rearrange(torch.autograd.Function):
     """``tokens[index]``, where each token has at most one position in the result (``inverse``, -1 for none).
 
     Padding is never read, so values in it get no gradient, and the gradient is a gather too. The gradient of torch's
-    index_select is a scatter-add. On a GPU its deterministic form sorts the index and adds the many padding tokens, which
+    index_select is a scatter-add. On a GPU its deterministic form sorts the index and adds up the padding tokens, which
     all have index 0, one after the other. On a CPU both take the same time.
     """
 
