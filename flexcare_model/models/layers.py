@@ -167,7 +167,7 @@ class EncoderLayer(nn.Module):
 class DropoutRelu(torch.autograd.Function):
     """dropout(relu(x)) that saves only its output, which is above 0 exactly where the gradient passes.
 
-    torch's own operations also save the output of relu and the dropout mask: a FlexCare step on 32 samples of phenotyping
+    torch's own operations also save the output of relu and the dropout mask: a FlexCare step on 32 phenotyping samples
     (``tests/bench/bench_model_step.py``) then keeps 405 MiB for the gradient instead of 322. The time is the same.
     """
 
