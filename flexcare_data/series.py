@@ -3,12 +3,14 @@
 In: `data/hourly/` of an output folder, a task, samples of its cohort. Out: ranges of rows, the rows, 76 columns.
 
 The rows of a task are one array: first those of all stays, then those of `data/hourly/<task>_tails/`, where the input
-of a sample ends inside an hour (diagnosis). A sample reads at most two ranges of it, in order.
-`HourlyRows.ranges` decides which ones; all other code only sees ranges. `stages.hourly.build_tails` writes the tails.
+of a sample ends inside an hour (diagnosis). A sample reads at most two ranges of it, one after the other.
+`HourlyRows.ranges` decides which ones, `row_numbers` lists their rows; all other code only sees ranges and numbers of
+rows. `stages.hourly.build_tails` writes the tails.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,24 +27,54 @@ _CELLS = [
     for variable, name in enumerate(VARIABLES)
     for category in (range(len(CATEGORIES[name])) if name in CATEGORIES else [-1])
 ]
-COLUMN_VARIABLE = np.array([variable for variable, _ in _CELLS])
-"""Variable (position in `VARIABLES`) of each of the 59 value columns, which come before the 17 observation masks."""
-COLUMN_CATEGORY = np.array([category for _, category in _CELLS])
-"""Category for which each value column is 1, else 0; -1 for the columns that hold the number itself."""
-
 _VALUES: Kinds = {"<f8": (len(VARIABLES),)}
 _OBSERVED: Kinds = {"|u1": (len(VARIABLES),)}
 _ROW_FILES = ("index.parquet", "values.npy", "observed.npy")
 
 
-def expand(values: np.ndarray, observed: np.ndarray) -> np.ndarray:
-    """(n, 17) values and observations to the (n, 76) matrix with columns `variables.COLUMNS`, unnormalised float64.
+class ColumnPlan(NamedTuple):
+    """How the 59 value columns, which come before the 17 observation masks, are made of the 17 variables.
 
-    `flexcare_model.data` makes the same columns, standardised, for whole batches.
+    Each field has one entry per value column: an array, or a tensor on the device of the rows.
+
+    Attributes:
+        variable: position of its variable in `VARIABLES`.
+        category: category for which the column is 1, else 0; -1 where the column is the number itself.
+        mean, std: of a number that is standardised; 0 and 1 elsewhere, which change no bit.
     """
-    cells = values[:, COLUMN_VARIABLE]
-    columns = np.where(COLUMN_CATEGORY < 0, cells, cells == COLUMN_CATEGORY)
-    return np.concatenate([columns, observed.astype(np.float64)], axis=1)
+
+    variable: Any
+    category: Any
+    mean: Any
+    std: Any
+
+    def standardised(self, mean: np.ndarray, std: np.ndarray) -> ColumnPlan:
+        """The plan with ``mean`` and ``std`` of the variables `CONTINUOUS`, in their order."""
+        is_number, columns = self.category < 0, self._replace(mean=self.mean.copy(), std=self.std.copy())
+        columns.mean[is_number], columns.std[is_number] = mean, std
+        return columns
+
+
+COLUMN_PLAN = ColumnPlan(
+    variable=np.array([variable for variable, _ in _CELLS]),
+    category=np.array([category for _, category in _CELLS]),
+    mean=np.zeros(len(_CELLS)),
+    std=np.ones(len(_CELLS)),
+)
+"""The columns `variables.COLUMNS`, not standardised."""
+
+
+def expand(values: Any, observed: Any, plan: ColumnPlan = COLUMN_PLAN, xp: Any = np) -> Any:
+    """Values and observations (..., 17) to float64 (..., 76) with the columns `variables.COLUMNS`.
+
+    A value that is none of the categories of its variable, NaN included, has 0 in all of their columns. ``xp`` is the
+    library of the rows and the plan: numpy or torch. Both give the same bits.
+    """
+    cells = values[..., plan.variable]  # a copy
+    cells -= plan.mean
+    cells /= plan.std
+    columns = xp.where(plan.category < 0, cells, cells == plan.category)
+    return xp.concatenate([columns, observed], axis=-1)
 
 
 def series_files(task: str) -> list[str]:
@@ -71,6 +103,21 @@ def last_rows(ranges: np.ndarray, n: int) -> np.ndarray:
     return kept
 
 
+def row_numbers(ranges: np.ndarray) -> np.ndarray:
+    """Row of each hour of each sample, int64 (B, T), for ``ranges`` (B, 2, 2); -1 after the last hour of a sample.
+
+    T is the number of hours of the longest sample, at least 1.
+
+    Example:
+        >>> row_numbers(np.array([[[40, 2], [90, 1]], [[7, 1], [0, 0]]])).tolist()
+        [[40, 41, 90], [7, -1, -1]]
+    """
+    first, n = ranges[:, :, :1], ranges[:, :, 1:]  # (B, 2, 1) each
+    step = np.arange(max(1, int(n.sum(axis=1).max(initial=0))))
+    later = step - n[:, 0]  # position in the second range
+    return np.where(later < 0, first[:, 0] + step, np.where(later < n[:, 1], first[:, 1] + later, -1))
+
+
 class Rows(NamedTuple):
     """Hourly rows: ``values`` (n, 17) float64 and ``observed`` (n, 17) uint8."""
 
@@ -96,7 +143,7 @@ class HourlyRows:
 
     @cached_property
     def tails(self) -> Rows:
-        """Rows that replace the last ones of a stay for one sample; none for most tasks."""
+        """Rows that replace the last ones of the stay of a sample; no rows for most tasks."""
         if self.tails_folder.is_dir():
             return _open_rows(self.tails_folder)
         return Rows(self.stays.values[:0], self.stays.observed[:0])
@@ -139,14 +186,40 @@ class HourlyRows:
         return ranges
 
     def read(self, ranges: np.ndarray) -> Rows:
-        """The rows of one sample, ``ranges`` (2, 2), one after the other."""
-        n_stays = len(self.stays.values)
-        parts = []
-        for first, n in ranges.tolist():
-            rows, start = (self.stays, first) if first < n_stays else (self.tails, first - n_stays)
-            parts.append([array[start : start + n] for array in rows])
-        values, observed = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
-        return Rows(values, observed)
+        """The rows of one sample, ``ranges`` (2, 2), or of several (B, 2, 2), one sample after the other."""
+        numbers = row_numbers(ranges.reshape(-1, 2, 2))
+        numbers = numbers[numbers >= 0]
+        tail = numbers - len(self.stays.values)
+        in_tails = tail >= 0
+        rows = Rows(*(array[np.where(in_tails, 0, numbers)] for array in self.stays))
+        for array, tails in zip(rows, self.tails, strict=True):
+            array[in_tails] = tails[tail[in_tails]]
+        return rows
+
+
+class SharedRows:
+    """The rows of several tasks of one output folder as one array: those of all stays once, then the tails by task."""
+
+    def __init__(self, tasks: Sequence[HourlyRows]) -> None:
+        by_name = {rows.task: rows for rows in tasks}
+        self.parts = [tasks[0].stays, *(rows.tails for rows in by_name.values())]
+        self._n_stays = len(self.parts[0].values)
+        ends = np.cumsum([len(part.values) for part in self.parts])
+        self._first_tail = dict(zip(by_name, ends[:-1].tolist(), strict=True))
+
+    @property
+    def nbytes(self) -> int:
+        return sum(array.nbytes for part in self.parts for array in part)
+
+    def read(self) -> Rows:
+        """All rows, in memory."""
+        return Rows(*(np.concatenate(arrays) for arrays in zip(*self.parts, strict=True)))
+
+    def ranges(self, task: str, ranges: np.ndarray) -> np.ndarray:
+        """The ``ranges`` (n, 2, 2) of the `HourlyRows` of ``task``, as ranges of these rows."""
+        first = ranges[:, :, 0]
+        moved = first + np.where(first < self._n_stays, 0, self._first_tail[task] - self._n_stays)
+        return np.stack([moved, ranges[:, :, 1]], axis=-1)
 
 
 def _open_rows(folder: Path) -> Rows:

@@ -25,11 +25,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from flexcare_data.modalities import IMAGE_SIDE, MODALITIES, NOTE_WIDTH
+from flexcare_data.modalities import IMAGE_SIDE, MAX_NOTE_TOKENS, MODALITIES, NOTE_WIDTH
 from flexcare_data.store.shards import read_output_table
 from flexcare_data.tasks import TASKS
 from flexcare_data.tasks.base import Task
-from flexcare_model.data.batch import COLUMNS, MAX_LENGTH, PATCHES, Batch
+from flexcare_model.data.batch import COLUMNS, MAX_HOURS, PATCHES, Batch
 from flexcare_model.data.index import (
     Inputs,
     Located,
@@ -44,7 +44,6 @@ from flexcare_model.data.index import (
 )
 from flexcare_model.data.on_device import UPLOADS
 from flexcare_model.data.raw_batch import Embedder, RawBatch
-from flexcare_model.data.shards import NoteMaps
 
 NO_IMAGES = torch.zeros(0, IMAGE_SIDE, IMAGE_SIDE, dtype=torch.uint8)
 
@@ -126,7 +125,7 @@ class TaskDataset(Dataset):
 
     @property
     def labelled(self) -> bool:
-        """False where the cohort came without labels."""
+        """False if the cohort has no labels."""
         return self.task.kind == "multilabel" or not bool((self.labels < 0).any())
 
     @property
@@ -167,6 +166,12 @@ class TaskDataset(Dataset):
         other.inputs = inputs
         return other
 
+    def without_augmentation(self) -> TaskDataset:
+        """The same samples, their images without random flip and map."""
+        other = copy.copy(self)
+        other.augment = False
+        return other
+
     def subset(self, rows: Sequence[int] | np.ndarray) -> TaskDataset:
         """The samples at ``rows``, in their order in this dataset."""
         other = copy.copy(self)
@@ -175,23 +180,15 @@ class TaskDataset(Dataset):
         other._keep(keep, None)
         return other
 
-    def raw_batch(self, rows: Sequence[int] | np.ndarray, *, convert: bool = False) -> RawBatch:
-        """The samples at ``rows`` as one batch of what the shards hold: no transform, no copy to a device.
-
-        ``convert`` reads note vectors as float32, which is fastest on the CPU. Without it they keep their stored type,
-        which is smallest to copy to a device.
-        """
+    def raw_batch(self, rows: Sequence[int] | np.ndarray) -> RawBatch:
+        """The samples at ``rows`` as one batch of what the shards hold: no transform, no copy to a device."""
         rows = np.ascontiguousarray(rows, dtype=np.int64)
         inputs = self.inputs.rows(rows)
         has_series, has_image, has_note = inputs.present.T
         ranges, texts, with_image = inputs.used("time_series"), inputs.used("note"), np.flatnonzero(has_image)
         tokens, scale = torch.zeros(len(rows), 0, self.note_width), None
         if has_note.any():
-            notes = inputs.readers["note"]
-            if convert and isinstance(notes, NoteMaps) and notes.storage != "tokens":
-                tokens = notes.gather_vectors(texts)
-            else:
-                tokens, scale = notes.gather(texts)
+            tokens, scale = inputs.readers["note"].gather(texts)
         if has_series.any():
             series = inputs.readers["time_series"].gather(ranges)
         else:
@@ -220,7 +217,7 @@ class TaskDataset(Dataset):
 
     def batch(self, rows: Sequence[int] | np.ndarray) -> Batch:
         """The samples at ``rows`` as one `Batch` on the CPU, ready for a model."""
-        return self.finish(self.raw_batch(rows, convert=True))
+        return self.finish(self.raw_batch(rows))
 
     def __getitems__(self, rows: list[int]) -> Batch:
         return self.batch(rows)
@@ -229,7 +226,7 @@ class TaskDataset(Dataset):
         if not -len(self) <= row < len(self):
             raise IndexError(f"{self.task.name}: expected a sample number below {len(self)}, got {row}")
         row = row % len(self)
-        raw = self.raw_batch([row], convert=True)
+        raw = self.raw_batch([row])
         whole = raw.finish(embedder=self.embedder, note_width=self.note_width)
         series, image, note = self.present[row]
         return Sample(
@@ -280,8 +277,8 @@ def load_task(
     task: str,
     split: str | None = "train",
     *,
-    max_hours: int = MAX_LENGTH,
-    max_tokens: int = MAX_LENGTH,
+    max_hours: int = MAX_HOURS,
+    max_tokens: int = MAX_NOTE_TOKENS,
     modalities: Iterable[str] = MODALITIES,
     augment: bool | None = None,
     cohort: Path | str | pl.DataFrame | None = None,

@@ -10,20 +10,18 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from flexcare_data.compiled import compiled
 from flexcare_data.modalities import IMAGE_SIDE
+from flexcare_model.data.batch import CROP_SIDE
 
-MODEL_SIZE = 224
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 MAX_DEGREES, MAX_TRANSLATION, SCALE = 45.0, 0.15, (0.85, 1.15)
 FLIP_PROBABILITY = 0.5
-_GAIN = np.array([1.0 / (255.0 * std) for std in STD], dtype=np.float32)
-_BIAS = np.array([-mean / std for mean, std in zip(MEAN, STD, strict=True)], dtype=np.float32)
+_GAIN = torch.tensor([1.0 / (255.0 * std) for std in STD]).view(1, 3, 1, 1)
+_BIAS = torch.tensor([-mean / std for mean, std in zip(MEAN, STD, strict=True)]).view(1, 3, 1, 1)
 
 
 @dataclass(frozen=True)
@@ -64,8 +62,8 @@ def draw_affine(n: int, generator: torch.Generator | None = None) -> Affine:
 
 def centre_crop(images: Tensor) -> Tensor:
     """The middle (n, 224, 224) of ``images`` (n, 256, 256)."""
-    first = (IMAGE_SIDE - MODEL_SIZE) // 2
-    return images[:, first : first + MODEL_SIZE, first : first + MODEL_SIZE]
+    first = (IMAGE_SIDE - CROP_SIDE) // 2
+    return images[:, first : first + CROP_SIDE, first : first + CROP_SIDE]
 
 
 def warp(images: Tensor, affine: Affine) -> Tensor:
@@ -76,20 +74,19 @@ def warp(images: Tensor, affine: Affine) -> Tensor:
     """
     device = images.device
     inverse = affine.inverse().to(device)
-    middle = (MODEL_SIZE - 1) / 2.0
-    steps = torch.arange(MODEL_SIZE, device=device, dtype=torch.float32) - middle
+    middle = (CROP_SIDE - 1) / 2.0
+    steps = torch.arange(CROP_SIDE, device=device, dtype=torch.float32) - middle
     down, right = torch.meshgrid(steps, steps, indexing="ij")
     pixels = torch.stack([right, down], -1).reshape(1, -1, 2)  # (1, 224 * 224, 2)
     source = (pixels - affine.shift.to(device).unsqueeze(1)) @ inverse.transpose(1, 2)  # (n, 224 * 224, 2)
-    grid = (source * (2.0 / IMAGE_SIDE)).view(-1, MODEL_SIZE, MODEL_SIZE, 2)
+    grid = (source * (2.0 / IMAGE_SIDE)).view(-1, CROP_SIDE, CROP_SIDE, 2)
     levels = images.unsqueeze(1).float()
     return functional.grid_sample(levels, grid, mode="nearest", padding_mode="zeros", align_corners=False).squeeze(1)
 
 
 def normalise(levels: Tensor) -> Tensor:
     """Grey ``levels`` (n, 224, 224) of 0 to 255 to three equal channels, ImageNet normalised (n, 3, 224, 224)."""
-    gain, bias = (torch.from_numpy(values).to(levels.device).view(1, 3, 1, 1) for values in (_GAIN, _BIAS))
-    return torch.addcmul(bias, levels.unsqueeze(1).float(), gain)
+    return torch.addcmul(_BIAS.to(levels.device), levels.unsqueeze(1).float(), _GAIN.to(levels.device))
 
 
 def model_images(
@@ -106,65 +103,9 @@ def model_images(
     """
     if not len(rows):
         # A view of one zero: no sample has an image, so nothing is allocated.
-        return torch.zeros(1, device=stored.device).expand(batch, 3, MODEL_SIZE, MODEL_SIZE)
+        return torch.zeros(1, device=stored.device).expand(batch, 3, CROP_SIDE, CROP_SIDE)
     affine = draw_affine(len(rows), generator) if augment else None
-    if stored.device.type == "cpu":
-        return _on_cpu(stored, rows, batch, affine)
     images = normalise(centre_crop(stored) if affine is None else warp(stored, affine))
     if len(rows) == batch:
         return images
     return torch.zeros(batch, *images.shape[1:], device=images.device).index_copy_(0, rows, images)
-
-
-def _on_cpu(stored: Tensor, rows: Tensor, batch: int, affine: Affine | None) -> Tensor:
-    """As `warp` or `centre_crop`, then `normalise`, in one pass over the result: no intermediate image."""
-    out = torch.empty(batch, 3, MODEL_SIZE, MODEL_SIZE)
-    absent = torch.ones(batch, dtype=torch.bool)
-    absent[rows] = False
-    out[absent] = 0.0
-    if affine is None:
-        _crop_images(out.numpy(), stored.numpy(), rows.numpy(), _GAIN, _BIAS)
-    else:
-        maps = torch.cat([affine.inverse().flatten(1), affine.shift], dim=1)  # (n, 6)
-        _warp_images(out.numpy(), stored.numpy(), rows.numpy(), maps.numpy(), _GAIN, _BIAS)
-    return out
-
-
-@compiled
-def _crop_images(out, stored, rows, gain, bias):
-    size = out.shape[2]
-    first = (stored.shape[1] - size) // 2
-    for i in range(len(rows)):
-        for channel in range(3):
-            for y in range(size):
-                source = stored[i, first + y, first : first + size]
-                _scale_line(out[rows[i], channel, y], source, gain[channel], bias[channel])
-
-
-@compiled
-def _warp_images(out, stored, rows, maps, gain, bias):
-    size, side = out.shape[2], stored.shape[1]
-    middle, centre = np.float32((size - 1) / 2), np.float32((side - 1) / 2)
-    line = np.empty(size, np.uint8)
-    for i in range(len(rows)):
-        image = stored[i]
-        a, b, c, d = maps[i, 0], maps[i, 1], maps[i, 2], maps[i, 3]
-        for y in range(size):
-            down = np.float32(y) - middle - maps[i, 5]
-            # Half a pixel is added to round; far outside stays negative or above the side.
-            column_of_row = b * down + centre + np.float32(0.5)
-            row_of_row = d * down + centre + np.float32(0.5)
-            for x in range(size):
-                right = np.float32(x) - middle - maps[i, 4]
-                column = np.int32(np.floor(a * right + column_of_row))
-                row = np.int32(np.floor(c * right + row_of_row))
-                inside = 0 <= column < side and 0 <= row < side
-                line[x] = image[row, column] if inside else 0
-            for channel in range(3):
-                _scale_line(out[rows[i], channel, y], line, gain[channel], bias[channel])
-
-
-@compiled
-def _scale_line(out, levels, gain, bias):
-    for x in range(len(out)):
-        out[x] = np.float32(levels[x]) * gain + bias

@@ -1,6 +1,6 @@
 """Batches of a dataset on a device, assembled in this process, in worker processes, or on the device.
 
-The order of the batches and the random numbers of the augmentation are the same in all three ways.
+The order of the batches and the random numbers of the augmentation are the same in all three cases.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from torch.utils.data import DataLoader, Dataset
 from flexcare_data.modalities import MODALITIES
 from flexcare_data.parallel import prefetch
 from flexcare_model.data.batch import Batch
-from flexcare_model.data.dataset import SampleError, TaskDataset, to_device
+from flexcare_model.data.dataset import TaskDataset, to_device
+from flexcare_model.data.index import SampleError
 from flexcare_model.data.raw_batch import RawBatch
 
 logger = logging.getLogger(__name__)
@@ -54,11 +55,10 @@ class BatchLoader:
         self, data: TaskDataset, groups: Sequence[np.ndarray], generator: torch.Generator | None = None
     ) -> Iterator[Batch]:
         """One batch per group of rows of ``data``, in order."""
-        convert = self.device.type == "cpu"
         if self.workers and not data.on_device:  # a worker process has no access to tensors of the GPU
             source: Iterator[RawBatch] = iter(
                 DataLoader(
-                    _RawBatches(data, convert),
+                    _RawBatches(data),
                     batch_sampler=[rows.tolist() for rows in groups],
                     num_workers=self.workers,
                     collate_fn=_unchanged,
@@ -66,7 +66,7 @@ class BatchLoader:
                 )
             )
         else:
-            made = (data.raw_batch(rows, convert=convert) for rows in groups)
+            made = (data.raw_batch(rows) for rows in groups)
             source = prefetch(made, _AHEAD) if self.device.type == "cuda" and not data.resident else made
         for raw in source:
             yield data.finish(raw, self.device, generator=generator)
@@ -75,17 +75,17 @@ class BatchLoader:
 class _RawBatches(Dataset):
     """A dataset of whole batches for a DataLoader, whose workers return the stored inputs."""
 
-    def __init__(self, data: TaskDataset, convert: bool):
-        self.data, self.convert = data, convert
+    def __init__(self, data: TaskDataset):
+        self.data = data
 
     def __len__(self) -> int:
         return len(self.data)
 
     def __getitem__(self, row: int) -> RawBatch:
-        return self.data.raw_batch([row], convert=self.convert)
+        return self.data.raw_batch([row])
 
     def __getitems__(self, rows: Sequence[int]) -> RawBatch:
-        return self.data.raw_batch(rows, convert=self.convert)
+        return self.data.raw_batch(rows)
 
 
 def _unchanged(batch: Any) -> Any:
@@ -108,6 +108,6 @@ def place_inputs(datasets: Sequence[TaskDataset], where: str, device: torch.devi
     logger.info("inputs on the GPU: %s", ", ".join(done) or "none, they do not fit")
     if where == "cuda" and not all(data.resident for data in placed):
         raise SampleError(
-            f"train.data_device: cuda was asked for, only {', '.join(done) or 'nothing'} fits on the GPU; use auto"
+            f"train.data_device: cuda is set, but only {', '.join(done) or 'nothing'} fits on the GPU; use auto"
         )
     return placed

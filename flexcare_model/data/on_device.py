@@ -1,4 +1,4 @@
-"""Inputs as tensors on a device, where batches are assembled without the host.
+"""Inputs as tensors on a device, which assembles the batches; only the positions come from the host.
 
 In: memory-mapped readers of `flexcare_model.data.shards`, and what the samples of several datasets read from them. Out:
 one shared reader per modality, and the positions of each dataset in it. Only inputs that are read are uploaded.
@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from flexcare_data.modalities import IMAGE_SIDE
-from flexcare_data.series import COLUMN_CATEGORY, COLUMN_VARIABLE
+from flexcare_data.series import ColumnPlan, SharedRows, expand, row_numbers
 from flexcare_data.store.shards import ShardedRows
-from flexcare_model.data.shards import ImageMaps, NoteMaps, SeriesMaps, longest_series
+from flexcare_model.data.shards import ImageMaps, NoteMaps, SeriesMaps
 
 _CHUNK = 1024
 """Images or texts per copy to the device; limits the memory on the host and the number of copies."""
@@ -37,49 +37,28 @@ class Upload:
 class SeriesOnDevice:
     """Hourly rows on a device; the 76 columns are made there, batch by batch."""
 
-    def __init__(self, values: Tensor, observed: Tensor, mean: np.ndarray, std: np.ndarray):
-        """``mean``, ``std`` of the continuous variables; rows as in `HourlyRows`."""
-        device = values.device
+    def __init__(self, values: Tensor, observed: Tensor, plan: ColumnPlan):
+        """Rows as in `SharedRows`; ``plan`` of the columns, with arrays."""
         self.values, self.observed = values, observed
-        self.variable = torch.from_numpy(COLUMN_VARIABLE).to(device)
-        self.category = torch.from_numpy(COLUMN_CATEGORY.astype(np.float64)).to(device)
-        self.one_hot = self.category >= 0
-        numbers = COLUMN_CATEGORY < 0
-        shift, scale = np.zeros(len(numbers)), np.ones(len(numbers))
-        shift[numbers], scale[numbers] = mean, std
-        self.shift, self.scale = torch.from_numpy(shift).to(device), torch.from_numpy(scale).to(device)
+        self.plan = ColumnPlan(*(torch.from_numpy(field).to(values.device) for field in plan))
 
     def gather(self, ranges: np.ndarray) -> Tensor:
-        device = self.values.device
-        first, n = torch.from_numpy(ranges).to(device).unbind(-1)  # (B, 2) each
-        step = torch.arange(longest_series(ranges), device=device).unsqueeze(0)  # (1, T)
-        row = torch.where(step < n[:, :1], first[:, :1] + step, first[:, 1:] + step - n[:, :1])  # (B, T)
-        inside = step < n.sum(dim=1, keepdim=True)
-        row = torch.where(inside, row, 0)
-        cells = self.values[row][..., self.variable]  # (B, T, 59)
-        columns = torch.where(self.one_hot, (cells == self.category).double(), (cells - self.shift) / self.scale)
-        series = torch.cat([columns.float(), self.observed[row].float()], dim=-1)  # (B, T, 76)
-        return series.masked_fill_(~inside.unsqueeze(-1), 0.0)
+        row = torch.from_numpy(row_numbers(ranges)).to(self.values.device)  # (B, T)
+        padding, row = row < 0, row.clamp(min=0)
+        series = expand(self.values[row], self.observed[row], self.plan, torch)  # (B, T, 76)
+        return series.float().masked_fill_(padding.unsqueeze(-1), 0.0)
 
 
 def upload_series(readers: Sequence[SeriesMaps], ranges: Sequence[np.ndarray]) -> Upload:
-    """Plan the upload of all rows of the stays, which all readers share, then of the tails of each task."""
-    tasks = list({reader.rows.tails_folder: reader.rows for reader in readers}.values())
-    parts = [tasks[0].stays, *(rows.tails for rows in tasks)]
-    n_stays = len(parts[0].values)
-    base = np.cumsum([0, *(len(part.values) for part in parts)])
-    moved = dict(zip((rows.tails_folder for rows in tasks), base[1:] - n_stays, strict=False))
+    """Plan the upload of all rows that the readers share."""
+    shared = SharedRows([reader.rows for reader in readers])
 
     def run(device: torch.device) -> tuple[SeriesOnDevice, list[np.ndarray]]:
-        values, observed = (torch.from_numpy(np.concatenate(arrays)).to(device) for arrays in zip(*parts, strict=True))
-        places = []
-        for reader, old in zip(readers, ranges, strict=True):
-            new = old.copy()
-            new[:, :, 0] += np.where(old[:, :, 0] < n_stays, 0, moved[reader.rows.tails_folder])
-            places.append(new)
-        return SeriesOnDevice(values, observed, *readers[0].scaler), places
+        values, observed = (torch.from_numpy(array).to(device) for array in shared.read())
+        places = [shared.ranges(reader.rows.task, old) for reader, old in zip(readers, ranges, strict=True)]
+        return SeriesOnDevice(values, observed, readers[0].plan), places
 
-    return Upload(sum(array.nbytes for part in parts for array in part), run)
+    return Upload(shared.nbytes, run)
 
 
 class ImagesOnDevice:

@@ -15,6 +15,7 @@ from flexcare_data.modalities import NOTE_WIDTH
 from flexcare_model.data.batch import Batch
 from flexcare_model.data.image_transforms import model_images
 from flexcare_model.data.index import SampleError
+from flexcare_model.notes.storage import dequantize
 
 Embedder = Callable[[Tensor, Tensor], Tensor]
 """Word-piece ids (B, N) and lengths (B,) to token vectors (B, N, width): the frozen encoder, for shards of ids."""
@@ -62,10 +63,10 @@ class RawBatch:
         if tokens.ndim == 2:
             empty = torch.zeros(len(tokens), 0, note_width, device=tokens.device)
             notes = embedder(tokens.long(), lengths[:, 2]) if tokens.shape[1] and embedder else empty
+        elif self.token_scale is not None:
+            notes = dequantize(tokens, send(self.token_scale), torch)
         else:
-            notes = tokens.float()
-        if self.token_scale is not None:
-            notes = notes.mul_(send(self.token_scale).float().unsqueeze(-1))
+            notes = tokens
         images = model_images(
             send(self.images), send(self.image_rows), len(self.present), augment=augment, generator=generator
         )

@@ -1,5 +1,7 @@
 """All models by name. A model is one module in this folder, with a class that sets `name`; nothing else refers to it
 (docs/add_a_model.md). A module is imported when its model is used, so that a training imports its own model only.
+
+It is code in an `__init__.py` because `from flexcare_model.models import MODELS, Model` is the public import.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from flexcare_data.modalities import NOTE_WIDTH
 from flexcare_data.tasks import TASKS
-from flexcare_model.data.batch import MAX_LENGTH, Batch
+from flexcare_model.data.batch import MAX_HOURS, Batch
 from flexcare_model.models.layers import Embedding, EncoderLayer
 from flexcare_model.models.losses import prediction_loss
 
@@ -36,7 +36,7 @@ class ModelConfig:
     layers: int = 4
     heads: int = 2
     dropout: float = 0.1
-    max_hours: int = MAX_LENGTH
+    max_hours: int = MAX_HOURS
     note_width: int = NOTE_WIDTH
     note_dropout: float = 0.0
     attention_mask: Literal["strict", "released"] = "strict"

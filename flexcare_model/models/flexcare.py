@@ -28,9 +28,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from flexcare_data.modalities import COMBINATIONS, LETTERS
+from flexcare_data.modalities import COMBINATIONS, LETTERS, MODALITIES
 from flexcare_data.tasks import TASKS
-from flexcare_model.data.batch import MODALITIES, Batch
+from flexcare_model.data.batch import Batch
 from flexcare_model.models.base import Model, ModelConfig, Output, full_precision
 from flexcare_model.models.layers import EncoderLayer
 from flexcare_model.models.losses import decorrelation, expected_load, prediction_loss, squared_variation

@@ -26,7 +26,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from flexcare_model.data.batch import MODALITIES, Batch
+from flexcare_data.modalities import MODALITIES
+from flexcare_model.data.batch import Batch
 from flexcare_model.models.base import Model, ModelConfig, Output, full_precision
 from flexcare_model.models.layers import EncoderLayer, UnimodalEncoders, class_output, normal_parameter
 from flexcare_model.models.losses import prediction_loss

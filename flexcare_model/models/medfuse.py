@@ -16,7 +16,8 @@ from torch import nn
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pack_padded_sequence
 
-from flexcare_model.data.batch import MODALITIES, Batch
+from flexcare_data.modalities import MODALITIES
+from flexcare_model.data.batch import Batch
 from flexcare_model.models.base import Model, ModelConfig, Output
 from flexcare_model.models.layers import UnimodalEncoders
 

@@ -18,7 +18,8 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from flexcare_model.data.batch import MODALITIES, Batch
+from flexcare_data.modalities import MODALITIES
+from flexcare_model.data.batch import Batch
 from flexcare_model.models.base import Model, ModelConfig, Output, Readout, readout_loss
 from flexcare_model.models.layers import EncoderLayer, class_output, normal_parameter
 from flexcare_model.models.losses import prediction_loss

@@ -17,7 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from flexcare_model.data.batch import MODALITIES, Batch
+from flexcare_data.modalities import MODALITIES
+from flexcare_model.data.batch import Batch
 from flexcare_model.models.base import Model, ModelConfig, Output, Readout, readout_loss
 from flexcare_model.models.layers import UnimodalEncoders, normal_parameter
 
@@ -63,9 +64,9 @@ class MultiModN(Model):
         name = self.check_task(batch)
         unimodal = self.encoders(batch, self.embedding)  # (B, 3, d)
         state = self.initial_state.expand(len(batch), -1).to(unimodal.dtype)  # (B, d)
-        everyone = torch.arange(len(batch), device=state.device)
+        all_rows = torch.arange(len(batch), device=state.device)
         states, changes = [state], []
-        readouts = [Readout("initial", self.decode(state, name), everyone)]
+        readouts = [Readout("initial", self.decode(state, name), all_rows)]
         order = self.order()
         for m in order:
             proposed = self.modules_in[MODALITIES[m]](torch.cat([unimodal[:, m], state], dim=-1)).to(state.dtype)

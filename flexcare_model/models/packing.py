@@ -13,10 +13,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from flexcare_model.data.batch import MODALITIES, Batch
+from flexcare_data.modalities import MODALITIES
+from flexcare_model.data.batch import Batch
 
 GROUP_COST = {"cpu": 32, "cuda": 16384}
-"""Cost of one more group, in tokens: each group needs several small kernels, and on a GPU padding is cheaper."""
+"""Cost of one more group, in tokens: each group needs several small kernels, and on a GPU padding is cheaper.
+
+On one CPU thread a FlexCare step (32 samples of phenotyping) takes 0.8 s with a cost of 32 and 5 s with 16384.
+"""
 
 
 @dataclass(frozen=True)
@@ -162,8 +166,9 @@ class SampleSequences:
 class Rearrange(torch.autograd.Function):
     """``tokens[index]``, where each token has at most one position in the result (``inverse``, -1 for none).
 
-    Padding is never read, so values in it get no gradient, and the gradient is a gather too. It is deterministic,
-    which a scatter-add on a GPU is not, and faster.
+    Padding is never read, so values in it get no gradient, and the gradient is a gather too. The gradient of torch's
+    index_select is a scatter-add. On a GPU its deterministic form sorts the index and adds up the padding tokens, which
+    all have index 0, one after the other. On a CPU both take the same time.
     """
 
     @staticmethod

@@ -44,7 +44,8 @@ def put(arrays: dict[str, np.ndarray], start: int, vectors: np.ndarray) -> None:
     """Store ``vectors`` (n, width) float32 from row ``start`` on."""
     if not np.isfinite(vectors).all() or np.abs(vectors).max() > np.finfo(np.float16).max:
         raise EncoderError(
-            "the encoder gave values that are not finite in float16; expected values within 65,504. Check its weights"
+            "the encoder returned values that are not finite in float16; expected values within 65,504. "
+            "Check its weights"
         )
     place = slice(start, start + len(vectors))
     if "scale" in arrays:

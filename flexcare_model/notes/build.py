@@ -26,7 +26,7 @@ import torch
 from flexcare_data.code_digest import code_digest
 from flexcare_data.hashing import spec_key
 from flexcare_data.job_part import WHOLE, JobPart
-from flexcare_data.modalities import NOTE_WIDTH
+from flexcare_data.modalities import MAX_NOTE_TOKENS, NOTE_WIDTH
 from flexcare_data.progress import meter
 from flexcare_data.schema import NOTES_INDEX, check
 from flexcare_data.stages.work import StageWork
@@ -65,7 +65,7 @@ def build(
     out_dir: Path,
     spec: dict[str, Any],
     storage: str = "float16",
-    max_tokens: int = 512,
+    max_tokens: int = MAX_NOTE_TOKENS,
     batch_tokens: int = 8192,
     device: str = "auto",
     threads: int | None = None,

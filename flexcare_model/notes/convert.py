@@ -38,7 +38,7 @@ def convert(source: str, folder: Path) -> None:
     wanted = model.state_dict()
     absent = [key for key in wanted if key not in renamed and not key.startswith("pooler.")]
     if absent:
-        raise EncoderError(f"encoder {source}: {len(absent)} weights are missing, {absent[0]} for one")
+        raise EncoderError(f"encoder {source}: {len(absent)} weights are missing, for example {absent[0]}")
     for key in wanted:
         if key not in renamed:
             renamed[key] = torch.zeros_like(wanted[key])  # an unused pooler; zeros keep the file reproducible

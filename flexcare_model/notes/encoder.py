@@ -1,4 +1,4 @@
-"""The frozen note encoder, loaded from a local folder or from the hub.
+"""The frozen note encoder (BioBERT by default), loaded from a local folder or from the hub.
 
 In: a folder with ``config.json``, tokenizer files and ``*.safetensors``, or the hub name of such a repository (looked
 up in the local cache first, and only there where ``HF_HUB_OFFLINE`` is set). Out: `Encoder`. Pickled weights are never
@@ -23,11 +23,11 @@ from torch import Tensor
 
 from flexcare_data.errors import UserError
 from flexcare_data.hashing import file_digest
-from flexcare_data.modalities import NOTE_WIDTH
+from flexcare_data.modalities import MAX_NOTE_TOKENS, NOTE_WIDTH
 
 FILES = ("*.json", "*.txt", "*.safetensors", "*.model")
 _MANIFEST = "manifest.json"
-"""Of a folder of the store; it is no part of the encoder."""
+"""A file of every folder of the store; it is not a part of the encoder."""
 _NO_EFFECT = ("transformers_version", "_name_or_path", "torch_dtype", "dtype", "architectures")
 _OFFLINE = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
 
@@ -51,7 +51,7 @@ class Encoder:
     @cached_property
     def longest(self) -> int:
         """Number of word pieces that fit the position table."""
-        return int(getattr(self.model.config, "max_position_embeddings", 512))
+        return int(getattr(self.model.config, "max_position_embeddings", MAX_NOTE_TOKENS))
 
     def pieces(self, texts: Sequence[str], max_tokens: int) -> list[np.ndarray]:
         """Word-piece ids of each text, int32, the first ``max_tokens``; no special tokens. May be empty."""
@@ -116,7 +116,7 @@ def load_encoder(name: str) -> Encoder:
     # The pooler is not used; any other missing weight would be random.
     absent = sorted(key for key in loading["missing_keys"] if not key.startswith("pooler."))
     if absent:
-        raise EncoderError(f"encoder {name}: {len(absent)} weights are missing, {absent[0]} for one")
+        raise EncoderError(f"encoder {name}: {len(absent)} weights are missing, for example {absent[0]}")
     if model.config.hidden_size != NOTE_WIDTH:
         raise EncoderError(
             f"encoder {name}: expected token vectors of width {NOTE_WIDTH}, got {model.config.hidden_size}"
@@ -173,8 +173,8 @@ def local_folder(name: str, patterns: Sequence[str], needed: str) -> Path:
     if cached is not None:
         return cached
     raise EncoderError(
-        f"encoder {name}: no such folder, and the hub does not give it ({reason}); set notes.encoder to a folder "
-        "with the encoder, or to `tiny` for a trial"
+        f"encoder {name}: no such folder, and it cannot be downloaded from the hub ({reason}); set notes.encoder to a "
+        "folder with the encoder, or to `tiny` for a trial"
     )
 
 
@@ -185,7 +185,7 @@ def check_files(folder: Path, name: str) -> None:
         return
     raise EncoderError(
         f"encoder {name}: expected weights as *.safetensors, found none. Pickled weights can run code when loaded and "
-        f"are not read; convert them once: python -m flexcare_model convert-encoder {name} FOLDER, and set "
+        f"are not read; convert them once: flexcare convert-encoder {name} FOLDER, and set "
         "notes.encoder to FOLDER"
     )
 

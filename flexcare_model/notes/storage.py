@@ -5,6 +5,8 @@ In: float32 vectors. Out: their stored form, and back.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 STORAGES = {"float16": np.float16, "int8": np.int8, "tokens": np.int32}
@@ -19,6 +21,8 @@ def quantize(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.rint(vectors / divisor).clip(-127, 127).astype(np.int8), scale
 
 
-def dequantize(vectors: np.ndarray, scale: np.ndarray) -> np.ndarray:
-    """float32 vectors from the output of `quantize`."""
-    return vectors.astype(np.float32) * scale.astype(np.float32)[:, None]
+def dequantize(vectors: Any, scale: Any, xp: Any = np) -> Any:
+    """float32 vectors (..., width) from the output of `quantize`: arrays, or tensors with torch as ``xp``."""
+    out = xp.asarray(vectors, dtype=xp.float32)  # a copy, as `vectors` are int8
+    out *= xp.asarray(scale, dtype=xp.float32)[..., None]
+    return out

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from flexcare_data.modalities import NOTE_WIDTH
+from flexcare_data.modalities import MAX_NOTE_TOKENS, NOTE_WIDTH
 from flexcare_model.notes.encoder import quiet
 
 _SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
@@ -28,7 +28,7 @@ def make_tiny_encoder(folder: Path, texts: Iterable[str], *, seed: int = 0, word
         num_hidden_layers=2,
         num_attention_heads=4,
         intermediate_size=256,
-        max_position_embeddings=512,
+        max_position_embeddings=MAX_NOTE_TOKENS,
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

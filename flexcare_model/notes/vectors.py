@@ -20,7 +20,7 @@ _SCALES: Kinds = {"<f2": ()}
 
 
 class NoteVectors:
-    """Reads the vectors of notes from a ``data/notes`` folder (or the stage it shows), opened when first used.
+    """Reads the vectors of notes from a ``data/notes`` folder or a folder of the stage `notes`, opened when first used.
 
     Tokens are numbered over all shards in their order, from 0.
 

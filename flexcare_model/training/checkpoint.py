@@ -41,14 +41,11 @@ def save_model(folder: Path, weights: dict[str, Tensor], run: RunConfig, task_ou
     _save(folder / WEIGHTS, weights, {"config_sha256": _digest(text)})
 
 
-def load_model(
-    folder: Path, *, expected: RunConfig | None = None, device: torch.device | str = "cpu"
-) -> tuple[Model, RunConfig]:
+def load_model(folder: Path, *, device: torch.device | str = "cpu") -> tuple[Model, RunConfig]:
     """The trained model of the run in ``folder``, in eval mode, and its run.
 
     Raises:
-        CheckpointError: if a file is missing or damaged, if the weights were not saved with this config.json, or if
-            the run is not ``expected``.
+        CheckpointError: if a file is missing or damaged, or if the weights were not saved with this config.json.
     """
     path = folder / CONFIG
     if not path.is_file() or not (folder / WEIGHTS).is_file():
@@ -58,10 +55,6 @@ def load_model(
         run, task_outputs = parse_run(text)
     except RunConfigError as error:
         raise CheckpointError(f"{folder}: {error}") from None
-    if expected is not None and (lines := differences(expected, run)):
-        raise CheckpointError(
-            f"{folder}: the run was trained with another config (expected, found):\n" + "\n".join(lines)
-        )
     weights, metadata = _load(folder / WEIGHTS)
     if metadata.get("config_sha256") != _digest(text):
         raise CheckpointError(f"{folder}: {WEIGHTS} was saved with another {CONFIG}; restore the file or train again")
@@ -82,7 +75,7 @@ def check_weights(model: Model, weights: dict[str, Tensor], path: Path) -> None:
     wrong = sorted(set(own) ^ set(weights)) + [n for n in own if n in weights and own[n].shape != weights[n].shape]
     if wrong:
         raise CheckpointError(
-            f"{path}: {len(wrong)} tensors do not fit this model, {wrong[0]} for one; it belongs to another config"
+            f"{path}: {len(wrong)} tensors do not fit this model, for example {wrong[0]}; it belongs to another config"
         )
 
 
@@ -157,7 +150,7 @@ def load_state(
 ) -> TrainState | None:
     """Restore model and optimizer from the killed run in ``folder``; None where there is nothing to resume.
 
-    A state made of other data or by other code is of no use and left aside.
+    A checkpoint from other data or other code is ignored.
     """
     path = folder / STATE
     if not path.is_file():

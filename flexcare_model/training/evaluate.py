@@ -76,9 +76,9 @@ def score(
     ``details``: names of tensors with a row per sample (see the model's docstring); those it lacks are left out.
     """
     wanted = tuple(details)
-    training, augment = model.training, data.augment
+    data = data.without_augmentation()
+    training = model.training
     model.eval()
-    data.augment = False
     logits: list[Tensor] = []
     losses: list[Tensor] = []
     named: dict[str, list[Tensor]] = {name: [] for name in wanted}
@@ -94,7 +94,6 @@ def score(
                         named[name].append(output.details[name])
     finally:
         model.train(training)
-        data.augment = augment
     return Scores(
         task=data.task,
         sample_ids=data.sample_ids,

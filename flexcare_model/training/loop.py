@@ -40,14 +40,14 @@ from flexcare_model.training.run_config import RunConfig
 logger = logging.getLogger(__name__)
 
 _BATCHES_PER_LOSS = 20
-"""The progress bar shows the mean loss every so many batches: to read it, the host waits for the GPU."""
+"""Batches between two updates of the loss in the progress bar: to read the loss, the host waits for the GPU."""
 _METRICS = (*METRICS["binary"], "average_precision", *METRICS["multilabel"], *METRICS["multiclass"])
 HISTORY = {
     "epoch": pl.Int64, "phase": pl.String, "task": pl.String, "loss": pl.Float64, "lr": pl.Float64,
     **dict.fromkeys(_METRICS, pl.Float64),
 }  # fmt: skip
 """Columns of history.parquet. phase: train (loss: mean over batches of the whole training loss), val (loss: sum over
-batches of the prediction loss), after_<task> (test metrics after that task, where asked for)."""
+batches of the prediction loss), after_<task> (test metrics after that task, if requested)."""
 
 
 class TrainError(UserError):
@@ -55,8 +55,8 @@ class TrainError(UserError):
 
 
 @dataclass(frozen=True)
-class Splits:
-    """The samples of one task."""
+class SplitDatasets:
+    """The datasets of one task."""
 
     train: TaskDataset
     val: TaskDataset
@@ -72,13 +72,13 @@ class Loop:
         data: samples of each task.
         state: progress of the run; changed in place.
         interaction: score the test split of all tasks after each task.
-        save_seconds: save the state in the middle of an epoch if so much time has passed.
+        save_seconds: save the state in the middle of an epoch if it is older than this.
         origin: digests of data, first weights and code, stored with the state.
     """
 
     folder: Path
     run: RunConfig
-    data: dict[str, Splits]
+    data: dict[str, SplitDatasets]
     loader: BatchLoader
     model: Model
     optimizer: torch.optim.Optimizer
@@ -181,7 +181,7 @@ class Loop:
             adapt_rates(state.rates, state.losses)
 
     def evaluate_test(self, after: str) -> None:
-        """Add the test metrics of all tasks to the history, as of the moment after training the task ``after``."""
+        """Add the test metrics of all tasks after training ``after``."""
         for task in self.run.tasks:
             test = self.data[task].test
             assert test is not None  # loaded with `interaction`
@@ -220,5 +220,5 @@ def seed_everything(seed: int, epoch: int, part: str) -> int:
 
 
 def history_frame(state: TrainState) -> pl.DataFrame:
-    """history.parquet, in the order in which things happened."""
+    """history.parquet, rows in the order of training."""
     return pl.DataFrame(state.history, schema=HISTORY)

@@ -15,7 +15,8 @@ import polars as pl
 import torch
 
 from flexcare_data.modalities import LETTERS
-from flexcare_model.data.dataset import SampleError, TaskDataset, load_task
+from flexcare_model.data.dataset import TaskDataset, load_task
+from flexcare_model.data.index import SampleError
 from flexcare_model.data.loader import BatchLoader
 from flexcare_model.models import Model
 from flexcare_model.notes.encoder import Encoder, EncoderError, load_encoder

@@ -16,6 +16,7 @@ from pydantic import ValidationError
 
 from flexcare_data.config import Train
 from flexcare_data.errors import UserError
+from flexcare_model.data.batch import MAX_HOURS
 from flexcare_model.experiments import EXPERIMENTS
 from flexcare_model.models import MODELS, ModelConfig
 
@@ -38,7 +39,7 @@ class RunConfig:
     epochs: int
     lr: float
     batch_size: int = 32
-    max_hours: int = 512
+    max_hours: int = MAX_HOURS
     percent: int = 100
     pretrained: bool = False
     augment: bool = True
@@ -47,7 +48,7 @@ class RunConfig:
     settings: ModelConfig = field(default_factory=ModelConfig)
 
     def to_json(self, task_outputs: dict[str, int]) -> str:
-        """The run as text, with the number of logits that the data gave each task."""
+        """The run as text, with the number of logits of each task, which depends on the data."""
         content = {"format": RUN_FORMAT, **asdict(self), "task_outputs": task_outputs}
         return json.dumps(content, indent=2, sort_keys=True) + "\n"
 
@@ -67,7 +68,7 @@ def resolve_run(model: str, experiment: str, seed: int, settings: dict[str, Any]
     """The run of ``model`` in ``experiment`` with ``seed`` under the `train` settings (missing ones: defaults).
 
     Raises:
-        RunConfigError: an unknown name or setting, or a single-task model asked for several tasks.
+        RunConfigError: an unknown name or setting, or several tasks for a single-task model.
     """
     problems = []
     if model not in MODELS:

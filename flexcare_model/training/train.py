@@ -29,13 +29,13 @@ from flexcare_model.training.checkpoint import (
     save_model,
 )
 from flexcare_model.training.data_digest import data_digest
-from flexcare_model.training.loop import Loop, Splits, TrainError, history_frame, seed_everything
+from flexcare_model.training.loop import Loop, SplitDatasets, TrainError, history_frame, seed_everything
 from flexcare_model.training.run_config import Execution, RunConfig
 
 logger = logging.getLogger(__name__)
 
 _SUBSET_SEED = 0
-"""Of the fixed share of the training data: the same samples for every model and seed."""
+"""Seed of the fixed share of the training data: the same samples for every model and seed."""
 
 
 class NoSamplesError(TrainError):
@@ -63,7 +63,7 @@ def train(
         interaction: evaluate the test split of all tasks after each task of each epoch (paper's figure 7). Nothing is
             selected by it.
         embedder: encoder of word-piece ids, where the notes are stored as such.
-        save_seconds: write the state in the middle of an epoch if so much time has passed.
+        save_seconds: write the state in the middle of an epoch if it is older than this.
         key: key of the run, which covers its code; a state with another key is ignored.
 
     Returns:
@@ -99,7 +99,7 @@ def train(
         state = TrainState(rates=dict.fromkeys(run.tasks, run.lr), losses={task: [] for task in run.tasks})
         if pretrained is not None:
             fresh = load_pretrained(model, pretrained, run)
-            logger.info("started from %s; %d tensors are fresh", pretrained, len(fresh))
+            logger.info("started from %s; %d tensors keep their initial values", pretrained, len(fresh))
     sizes = ", ".join(f"{TASKS[t].abbreviation} {len(s.train):,}/{len(s.val):,}" for t, s in data.items())
     n_parameters = sum(parameter.numel() for parameter in model.parameters())
     logger.info(
@@ -124,11 +124,11 @@ def train(
 def choose_device(name: str) -> torch.device:
     """The device of the setting `device`: auto is CUDA where there is one."""
     if name == "cuda" and not torch.cuda.is_available():
-        raise TrainError("train.device: cuda was asked for, and there is no CUDA device; use auto or cpu")
+        raise TrainError("train.device: cuda is set, and there is no CUDA device; use auto or cpu")
     return torch.device("cuda" if name == "cuda" or (name == "auto" and torch.cuda.is_available()) else "cpu")
 
 
-def _load(output: Path, run: RunConfig, interaction: bool, embedder: Embedder | None) -> dict[str, Splits]:
+def _load(output: Path, run: RunConfig, interaction: bool, embedder: Embedder | None) -> dict[str, SplitDatasets]:
     data = {}
     for task in run.tasks:
         parts = {}
@@ -145,7 +145,7 @@ def _load(output: Path, run: RunConfig, interaction: bool, embedder: Embedder | 
         size = len(parts["train"])
         if size < run.batch_size:
             logger.warning("%s: %d training samples are less than a batch of %d", task, size, run.batch_size)
-        data[task] = Splits(parts["train"], parts["val"], parts.get("test"))
+        data[task] = SplitDatasets(parts["train"], parts["val"], parts.get("test"))
     if not any(len(splits.train) for splits in data.values()):
         raise NoSamplesError(
             f"expected training samples in the cohorts of {', '.join(run.tasks)} in {output}, got none"
@@ -153,11 +153,13 @@ def _load(output: Path, run: RunConfig, interaction: bool, embedder: Embedder | 
     return data
 
 
-def _placed(data: dict[str, Splits], where: str, device: torch.device) -> dict[str, Splits]:
+def _placed(data: dict[str, SplitDatasets], where: str, device: torch.device) -> dict[str, SplitDatasets]:
     """``data`` with its inputs where the setting `data_device` says."""
     parts = {(task, name): part for task, s in data.items() for name, part in vars(s).items() if part is not None}
     placed = dict(zip(parts, place_inputs(list(parts.values()), where, device), strict=True))
-    return {task: Splits(placed[task, "train"], placed[task, "val"], placed.get((task, "test"))) for task in data}
+    return {
+        task: SplitDatasets(placed[task, "train"], placed[task, "val"], placed.get((task, "test"))) for task in data
+    }
 
 
 def _is_out_of_memory(error: Exception) -> bool:

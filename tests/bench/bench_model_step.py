@@ -20,8 +20,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from flexcare_data.modalities import MAX_NOTE_TOKENS
 from flexcare_data.tasks import TASKS
-from flexcare_model.data.batch import IMAGE_SIZE, MAX_LENGTH, Batch
+from flexcare_model.data.batch import CROP_SIDE, MAX_HOURS, Batch
 from flexcare_model.models import MODELS, Model, ModelConfig
 
 SAMPLES = 32
@@ -50,12 +51,13 @@ def fabricate(task: str, size: int, seed: int, *, full: bool = False) -> Batch:
     """A batch of ``task`` with table 2's availability, or with everything present at full length."""
     rng = np.random.default_rng(seed)
     present = rng.random((size, 3)) >= np.array(COHORTS[task].missing)
-    hours = np.clip(rng.lognormal(np.log(MEAN_HOURS) - SPREAD**2 / 2, SPREAD, size), 5, MAX_LENGTH).astype(np.int64)
-    tokens = np.clip(rng.lognormal(np.log(MEAN_TOKENS) - SPREAD**2 / 2, SPREAD, size), 1, MAX_LENGTH).astype(np.int64)
+    hours = np.clip(rng.lognormal(np.log(MEAN_HOURS) - SPREAD**2 / 2, SPREAD, size), 5, MAX_HOURS).astype(np.int64)
+    tokens = rng.lognormal(np.log(MEAN_TOKENS) - SPREAD**2 / 2, SPREAD, size)
+    tokens = np.clip(tokens, 1, MAX_NOTE_TOKENS).astype(np.int64)
     if task == "in_hospital_mortality":
         hours[:] = 48
     if full:
-        present[:], hours[:], tokens[:] = True, MAX_LENGTH, MAX_LENGTH
+        present[:], hours[:], tokens[:] = True, MAX_HOURS, MAX_NOTE_TOKENS
     hours, tokens = hours * present[:, 0], tokens * present[:, 2]
     kind, labels = TASKS[task].kind, len(TASKS[task].labels)
     label = rng.integers(0, 2, (size, labels) if kind == "multilabel" else size)
@@ -63,13 +65,13 @@ def fabricate(task: str, size: int, seed: int, *, full: bool = False) -> Batch:
     return Batch(
         ts=torch.randn(size, max(1, hours.max()), 76, generator=generator),
         ts_len=torch.from_numpy(hours),
-        img=torch.randn(size, 3, IMAGE_SIZE, IMAGE_SIZE, generator=generator),
+        img=torch.randn(size, 3, CROP_SIDE, CROP_SIDE, generator=generator),
         note_tok=torch.randn(size, tokens.max(), 768, generator=generator),
         note_len=torch.from_numpy(tokens),
         present=torch.from_numpy(present),
         label=torch.from_numpy(label).float(),
         task=TASKS[task].id,
-    ).check()
+    )
 
 
 def make(encoder: str) -> tuple[Model, torch.optim.Optimizer]:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.invented_batches import PATTERNS, changed, make_batch
+from support.checked_batches import checked
+from support.invented_batches import PATTERNS, make_batch
 
-from flexcare_model.data.batch import COLUMNS, single_task, task_of
+from flexcare_model.data.batch import task_of
 from flexcare_model.models.packing import Packing, group_rows
 
 
@@ -22,71 +21,15 @@ def test_visible_counts_class_token_and_contents():
     assert np.array_equal(batch.rows, np.array(PATTERNS, dtype=bool))
 
 
-def test_take_trims_to_the_longest():
-    batch = make_batch()
-    part = batch.take([4, 6]).check()
-    assert part.ts.shape[1] == max(1, int(batch.ts_len[4])) and part.note_tok.shape[1] == int(batch.note_len[6])
-    assert torch.equal(part.label, batch.label[[4, 6]])
-
-
 def test_moved_batch_is_the_same():
     batch = make_batch()
-    moved = batch.to("cpu").check()
+    moved = checked(batch.to("cpu"))
     assert torch.equal(moved.ts, batch.ts) and moved.visible is batch.visible and moved.task_name == batch.task_name
 
 
-def test_two_tasks_in_one_batch_are_refused():
-    assert single_task([3, 3, 3]) == 3
-    with pytest.raises(ValueError, match=r"expected samples of one task, got task ids \[0, 3\]"):
-        single_task([3, 0, 3])
-    with pytest.raises(ValueError, match="expected samples of one task"):
-        replace(make_batch(), task=torch.tensor([0, 3])).check()
+def test_an_unknown_task_is_refused():
     with pytest.raises(ValueError, match="expected a task id of"):
         task_of(7)
-
-
-def break_batch(batch, name):
-    present, ts_len, note_len = batch.present.clone(), batch.ts_len.clone(), batch.note_len.clone()
-    if name == "empty row":
-        present[4, 0] = False
-        ts_len[4] = 0
-    elif name == "longer than padded":
-        ts_len[0] = batch.ts.shape[1] + 1
-    elif name == "length of an absent note":
-        note_len[1] = 1
-    elif name == "series without hours":
-        ts_len[0] = 0
-    return changed(batch, present=present, ts_len=ts_len, note_len=note_len)
-
-
-@pytest.mark.parametrize(
-    ("name", "message"),
-    [
-        ("empty row", "1 of 7 rows have no modality"),
-        ("longer than padded", "1 values of ts_len outside 0 to"),
-        ("length of an absent note", "1 values of note_len above 0 where note is absent"),
-        ("series without hours", "1 values of ts_len are 0 where time_series is present"),
-    ],
-)
-def test_broken_lengths_are_refused(name, message):
-    with pytest.raises(ValueError, match=message):
-        break_batch(make_batch(), name).check()
-
-
-@pytest.mark.parametrize(
-    ("fields", "message"),
-    [
-        ({"img": torch.zeros(7, 3, 200, 200)}, r"img expected shape \(7, 3, 224, 224\), got \(7, 3, 200, 200\)"),
-        ({"label": torch.zeros(7, 2)}, r"label expected shape \(7,\)"),
-        ({"ts": torch.zeros(7, 600, COLUMNS)}, "at most 512"),
-        ({"note_tok": torch.zeros(7, 11, 12, dtype=torch.int64)}, "note_tok expected a float dtype"),
-        ({"ts": torch.zeros(7, 9, 75)}, "ts expected shape"),
-        ({"visible": torch.zeros(7, 3, dtype=torch.int64)}, "visible does not agree"),
-    ],
-)
-def test_wrong_shapes_are_refused(fields, message):
-    with pytest.raises(ValueError, match=message):
-        replace(make_batch(), **fields).check()
 
 
 @settings(max_examples=60, deadline=None)

@@ -14,7 +14,8 @@ from flexcare_data.modalities import COMBINATIONS
 from flexcare_data.options import PAPER_TASKS
 from flexcare_data.tasks import TASKS
 from flexcare_model.__main__ import main
-from flexcare_model.data.dataset import SampleError, load_task, number_of_classes
+from flexcare_model.data.dataset import load_task
+from flexcare_model.data.index import SampleError, number_of_classes
 from flexcare_model.data.loader import BatchLoader
 from flexcare_model.models import MODELS
 from flexcare_model.training.checkpoint import load_model, save_model

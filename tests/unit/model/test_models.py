@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from support.checked_batches import checked, take
 from support.invented_batches import (
     NAMES,
     OUTPUTS,
@@ -17,8 +18,9 @@ from support.invented_batches import (
     scores,
 )
 
+from flexcare_data.modalities import MODALITIES
 from flexcare_data.tasks import TASKS
-from flexcare_model.data.batch import COLUMNS, MODALITIES
+from flexcare_model.data.batch import COLUMNS
 from flexcare_model.models import MODELS
 
 WITHOUT_ONE = {
@@ -95,23 +97,23 @@ def test_absent_content_has_no_effect(name, options, filling):
 def test_a_sample_alone_scores_as_in_a_batch(name):
     model, batch = make_model(name), make_batch(PATTERNS * 3, hours=60, tokens=90)
     together = scores(model, batch)
-    alone = torch.cat([scores(model, batch.take([row])) for row in range(len(batch))])
+    alone = torch.cat([scores(model, take(batch, [row])) for row in range(len(batch))])
     torch.testing.assert_close(alone, together, rtol=0, atol=2e-6)
     order = torch.randperm(len(batch), generator=torch.Generator().manual_seed(0)).tolist()
-    torch.testing.assert_close(scores(model, batch.take(order)), together[order], rtol=0, atol=2e-6)
+    torch.testing.assert_close(scores(model, take(batch, order)), together[order], rtol=0, atol=2e-6)
 
 
 def test_m3care_reads_its_batch():
     model, batch = make_model("m3care"), make_batch()
     with torch.no_grad():
         model.threshold.fill_(-50.0)  # everyone is a neighbour
-    assert not torch.allclose(scores(model, batch.take([4])), scores(model, batch)[4:5], atol=1e-4)
+    assert not torch.allclose(scores(model, take(batch, [4])), scores(model, batch)[4:5], atol=1e-4)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_another_order_of_the_rows_reorders_the_scores(name):
     model, batch = make_model(name), make_batch()
-    torch.testing.assert_close(scores(model, batch.take([6, 5, 4, 3, 2, 1, 0])), scores(model, batch).flip(0), rtol=0,
+    torch.testing.assert_close(scores(model, take(batch, [6, 5, 4, 3, 2, 1, 0])), scores(model, batch).flip(0), rtol=0,
                                atol=1e-5)  # fmt: skip
 
 
@@ -136,7 +138,7 @@ def test_nothing_is_nan(name, patterns):
 def test_a_note_without_word_pieces_is_present_and_empty(name):
     model = make_model(name).train()
     batch = make_batch([(0, 0, 1), (1, 0, 1)], tokens=1)
-    batch = changed(batch, note_tok=batch.note_tok[:, :0], note_len=torch.zeros(2, dtype=torch.int64)).check()
+    batch = checked(changed(batch, note_tok=batch.note_tok[:, :0], note_len=torch.zeros(2, dtype=torch.int64)))
     output = model(batch)
     model.loss(output, batch).backward()
     assert output.logits.isfinite().all()

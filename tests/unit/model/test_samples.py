@@ -1,4 +1,4 @@
-"""Samples and batches: equal to a slow recount from the files, whatever the way they are asked for."""
+"""Samples and batches: equal to a slow recount from the files, in every way of reading them."""
 
 from __future__ import annotations
 
@@ -11,17 +11,19 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
+from support.checked_batches import checked
 from support.fabricated_samples import write_output
 from torch.utils.data import DataLoader
 
 from flexcare_data.modalities import NOTE_WIDTH
 from flexcare_data.parallel import prefetch
-from flexcare_data.series import HourlyRows, expand
+from flexcare_data.series import COLUMN_PLAN, ColumnPlan, HourlyRows, expand
 from flexcare_data.store.folders import StoreError
 from flexcare_data.store.shards import ShardError
 from flexcare_data.tasks import TASKS
 from flexcare_data.variables import CATEGORIES, COLUMNS, CONTINUOUS, VARIABLES
-from flexcare_model.data.dataset import SampleError, load_task, to_device
+from flexcare_model.data.dataset import load_task, to_device
+from flexcare_model.data.index import SampleError
 
 FIELDS = ("ts", "ts_len", "img", "note_tok", "note_len", "present", "label", "visible")
 
@@ -69,12 +71,38 @@ def recount_series(output, task, sample_id, max_hours):
 @pytest.mark.parametrize("task", ["in_hospital_mortality", "phenotyping", "diagnosis"])
 def test_series_equal_a_recount(output, task):
     data = load_task(output, task, None, max_hours=20, modalities=["time_series"])
-    batch = data.batch(range(len(data))).check()
+    batch = checked(data.batch(range(len(data))))
     for i, sample_id in enumerate(data.sample_ids):
         expected = recount_series(output, task, sample_id, 20)
         assert batch.ts_len[i] == len(expected)
         torch.testing.assert_close(batch.ts[i, : len(expected)], expected, rtol=0, atol=0)
         assert not batch.ts[i, len(expected) :].any()
+
+
+def test_arrays_and_tensors_expand_to_the_same_bits():
+    rng = np.random.default_rng(0)
+    values = rng.normal(80, 20, (500, len(VARIABLES)))
+    for column, name in enumerate(VARIABLES):
+        if name in CATEGORIES:  # -1 and the last number are no category
+            values[:, column] = rng.integers(-1, len(CATEGORIES[name]) + 1, len(values))
+    values[rng.random(values.shape) < 0.1] = np.nan
+    observed = rng.integers(0, 2, values.shape, dtype=np.uint8)
+    plan = COLUMN_PLAN.standardised(rng.normal(80, 20, len(CONTINUOUS)), rng.uniform(0.5, 30, len(CONTINUOUS)))
+    for columns in (COLUMN_PLAN, plan):
+        array = expand(values, observed, columns)
+        tensor = expand(
+            torch.from_numpy(values), torch.from_numpy(observed), ColumnPlan(*map(torch.from_numpy, columns)), torch
+        )
+        assert array.dtype == np.float64 and array.shape == (500, len(COLUMNS))
+        assert np.array_equal(array.view(np.int64), tensor.numpy().view(np.int64))
+        assert np.array_equal(array.astype(np.float32).view(np.int32), tensor.float().numpy().view(np.int32))
+    for column, name in enumerate(VARIABLES):
+        places = [COLUMNS.index(name)] if name in CONTINUOUS else np.flatnonzero(COLUMN_PLAN.variable == column)
+        cells, plain = values[:, column], expand(values, observed)[:, places]
+        if name in CONTINUOUS:
+            assert np.array_equal(plain[:, 0], cells, equal_nan=True)
+        else:
+            assert np.array_equal(plain.sum(axis=1), (cells >= 0) & (cells < len(CATEGORIES[name])))
 
 
 def test_series_equal_the_expansion_of_the_data_half(output):
@@ -104,7 +132,7 @@ def test_every_task_and_split_makes_a_valid_batch(output, task):
     for split in ("train", "val", "test"):
         data = load_task(output, task, split)
         assert len(data) > 0
-        batch = data.batch(range(len(data))).check()
+        batch = checked(data.batch(range(len(data))))
         assert batch.task_name == task
         assert not batch.img[~batch.present[:, 1]].any()
 
@@ -173,7 +201,7 @@ def test_storages(tmp_path):
     def embedder(pieces, length):
         return pieces.unsqueeze(-1).expand(-1, -1, NOTE_WIDTH).float()
 
-    batch = load_task(ids, "readmission", "val", embedder=embedder).batch(rows).check()
+    batch = checked(load_task(ids, "readmission", "val", embedder=embedder).batch(rows))
     assert batch.note_tok.shape[-1] == NOTE_WIDTH
 
 
@@ -239,7 +267,7 @@ def test_tails_of_two_tasks_are_on_the_device_side_by_side(output, tmp_path):
     tails = both / "data" / "hourly" / "readmission_tails"
     shutil.copytree(both / "data" / "hourly" / "diagnosis_tails", tails)
     index = pl.read_parquet(tails / "index.parquet")
-    ids = [str(int(name) - 20_000) for name in index["sample_id"]]  # the same stays, asked for another task
+    ids = [str(int(name) - 20_000) for name in index["sample_id"]]  # the same stays in another task
     cohort = pl.read_parquet(both / "cohorts/readmission.parquet")
     start = cohort.filter(pl.col("sample_id").is_in(ids)).sort("sample_id")["n_hours"] - 1
     index.with_columns(pl.Series("sample_id", ids), start=start).write_parquet(tails / "index.parquet")
@@ -254,6 +282,14 @@ def test_tails_of_two_tasks_are_on_the_device_side_by_side(output, tmp_path):
         assert_same(data.batch(rows), moved.batch(rows))
 
 
+def test_without_augmentation(output):
+    data = load_task(output, "diagnosis", "train")
+    plain = data.without_augmentation()
+    expected = load_task(output, "diagnosis", "train", augment=False).batch([0, 1])
+    assert_same(plain.batch([0, 1]), expected)
+    assert data.augment and not torch.equal(data.batch([0, 1]).img, expected.img)
+
+
 def test_modalities_taken_away(output):
     data = load_task(output, "diagnosis", None)
     bare = data.without("image", "note")
@@ -264,7 +300,7 @@ def test_modalities_taken_away(output):
 
 
 def test_a_broken_image(output):
-    """dicom-0001 has no tensor: its stay keeps the other inputs, its study cannot be asked for a diagnosis."""
+    """dicom-0001 has no tensor: its stay keeps the other inputs, its study is no sample of diagnosis."""
     diagnosis, mortality = load_task(output, "diagnosis", None), load_task(output, "in_hospital_mortality", None)
     assert "50001" not in diagnosis.sample_ids
     assert diagnosis.dropped == {"image without tensor": 1}
@@ -288,7 +324,7 @@ def test_errors_name_what_is_missing(output, tmp_path):
 
 def test_a_foreign_cohort_without_labels(output):
     cohort = pl.read_parquet(output / "cohorts/readmission.parquet").drop("label").head(5)
-    assert load_task(output, "readmission", None, cohort=cohort).batch(range(5)).check().label.tolist() == [-2.0] * 5
+    assert checked(load_task(output, "readmission", None, cohort=cohort).batch(range(5))).label.tolist() == [-2.0] * 5
 
 
 @pytest.mark.parametrize(

@@ -54,7 +54,7 @@ def finished(output):
 
 
 class Killed(BaseException):
-    """Stands for the signal that ends the process."""
+    """Raised in place of the signal that ends the process."""
 
 
 def assert_same_end(one: Path, two: Path):
@@ -84,7 +84,7 @@ def test_history_has_every_task_of_every_epoch(finished):
 def test_validation_loss_is_the_sum_over_batches(output, finished):
     """Recounted batch by batch from the kept weights."""
     folder, state = finished
-    model, run = load_model(folder, expected=run_of()[0])
+    model, run = load_model(folder)
     history = pl.read_parquet(folder / "history.parquet").filter(
         (pl.col("epoch") == state.best_epoch) & (pl.col("phase") == "val")
     )
@@ -207,8 +207,6 @@ def test_a_state_of_another_config_is_refused(output, tmp_path, monkeypatch):
 
 def test_weights_of_another_config_are_refused(finished, tmp_path):
     folder, _ = finished
-    with pytest.raises(CheckpointError, match=r"(?s)another config.*settings.experts: 4, 10"):
-        load_model(folder, expected=run_of(experts=4)[0])
     (tmp_path / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes())
     (tmp_path / "config.json").write_text((folder / "config.json").read_text().replace('"seed": 40', '"seed": 42'))
     with pytest.raises(CheckpointError, match="saved with another"):

@@ -13,7 +13,8 @@ from support.fabricated_samples import write_output
 from flexcare_data.modalities import COMBINATIONS, LETTERS
 from flexcare_data.tasks import TASKS
 from flexcare_model.analysis import inside as analysis
-from flexcare_model.data.dataset import SampleError, load_task
+from flexcare_model.data.dataset import load_task
+from flexcare_model.data.index import SampleError
 from flexcare_model.data.loader import BatchLoader
 from flexcare_model.models import MODELS, ModelConfig
 from flexcare_model.training.evaluate import score
