@@ -74,7 +74,7 @@ def _positives(name: str, title: str, labels: tuple[str, ...], parts: dict[str, 
         values = {split: part[label].to_numpy() for split, part in parts.items()}
         known = {split: int((found >= 0).sum()) for split, found in values.items()}
         sizes = dict(zip(parts, partition_texts(list(known.values()), below), strict=True))
-        # The samples of a split are shown elsewhere: a small number that were not assessed must not follow from it.
+        # The samples of a split are shown elsewhere. A small number of unassessed samples must not be computable.
         sizes = {s: HIDDEN if is_near(known[s], [parts[s].height], below) else text for s, text in sizes.items()}
         cells: list[Cell] = [words("positive" if label == "label" else label)]
         record: dict[str, Any] = {"label": label}
@@ -190,7 +190,7 @@ def dropped(results: Results, *, below: int) -> Layout | None:
     return Layout("dropped", "Dropped and nulled values by reason", header, tuple(rows), frame, grouped=2)
 
 
-def certificate(results: Results, *, below: int) -> list[Layout]:
+def audit(results: Results, *, below: int) -> list[Layout]:
     """The leakage certificate: the checks, the number of rows of each, and the violations (with any, a build fails)."""
     written = results.json("data/leakage.json")
     if written is None:

@@ -25,8 +25,8 @@ class FlowStep:
 def flow_diagrams(results: Results, *, below: int) -> dict[str, list[FlowStep]]:
     """Flow steps of `data/flow.json` by cohort (`stays` first); empty where the file is absent.
 
-    Diagrams begin where others end, and end in cohorts that tables show: a count is left out where its difference to
-    one of these is a small number.
+    Diagrams begin where others end, and end in cohorts that tables show. A count is left out if its difference to a
+    shown count is small.
     """
     shown = _sizes_elsewhere(results, below)
     written = results.json("data/flow.json") or {}
@@ -51,7 +51,7 @@ def flow_diagrams(results: Results, *, below: int) -> dict[str, list[FlowStep]]:
 
 
 _FAMILY = {"samples": "stays"}
-"""Units that are counted as one, as one of either is one of the other in most cohorts."""
+"""Units treated as one, because in most cohorts one sample is one stay."""
 
 
 def _sizes_elsewhere(results: Results, below: int) -> dict[str, set[int]]:

@@ -49,7 +49,7 @@ def partition_texts(counts: Sequence[int], below: int) -> list[str]:
     """
     texts = [count_text(count, below) for count in counts]
     hidden = [index for index, count in enumerate(counts) if is_small(count, below)]
-    while _tells([counts[index] for index in hidden], below):
+    while _reveals([counts[index] for index in hidden], below):
         others = [index for index, count in enumerate(counts) if count > 0 and index not in hidden]
         if not others:
             break
@@ -58,8 +58,8 @@ def partition_texts(counts: Sequence[int], below: int) -> list[str]:
     return texts
 
 
-def _tells(hidden: Sequence[int], below: int) -> bool:
-    """Whether the sum of ``hidden`` cells, each known to be small or not, allows only one value for a small one."""
+def _reveals(hidden: Sequence[int], below: int) -> bool:
+    """True if a small hidden count can be computed from the sum of the hidden cells."""
     total = sum(hidden)
     bounds = [(1, below - 1) if is_small(count, below) else (below, total) for count in hidden]
     lowest, highest = sum(low for low, _ in bounds), sum(high for _, high in bounds)
@@ -68,7 +68,7 @@ def _tells(hidden: Sequence[int], below: int) -> bool:
 
 
 def share_text(part: int, whole: int, below: int, *, decimals: int = 2) -> str:
-    """``part / whole`` in percent; a bound where ``part`` or its complement is small, as the whole is shown beside.
+    """``part / whole`` in percent; a bound where ``part`` or its complement is small, as the whole is shown next to it.
 
     >>> share_text(25, 100, 10), share_text(3, 100, 10), share_text(97, 100, 10), share_text(0, 0, 10)
     ('25.00', '<10.00', '>90.00', '–')
