@@ -140,10 +140,9 @@ def _metrics(published: Results, corrected: Results) -> Layout:
     schema = {"task": pl.String, "metric": pl.String, "method": pl.String} | dict.fromkeys(SIDES, pl.Float64)
     notes = (
         "Each side is tested on its own test split, whose samples and labels differ. The target `compare_protocols` "
-        "trains FlexCare only. For the baselines, run `snakemake baselines --config protocol=flexcare output=results` "
-        "and `snakemake baselines --config protocol=corrected output=results_corrected`; then "
-        "`python -m flexcare_model compare-protocols --flexcare results --corrected results_corrected --out comparison` "
-        "compares all methods that both folders have.",
+        "trains FlexCare only. To compare the baselines too, run `snakemake all --config protocol=flexcare output=one` "
+        "and `snakemake all --config protocol=corrected output=two`, then "
+        "`python -m flexcare_model compare-protocols --flexcare one --corrected two --out comparison`.",
     )
     if not rows:
         notes = ("No method was trained under both protocols: run the target `compare_protocols`.",)
