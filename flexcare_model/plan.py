@@ -1,8 +1,8 @@
 """The products of the cohorts: runs, analyses, tables, figures and pages, each with its inputs, key and folder.
 
 In: the `Plan` of the data half. Out: a `Product` for each. A product is stored in ``<output>/by_key/``, under a key of
-everything that decides it. A changed setting makes a new product beside the old one, and a table shows only runs of
-its own configuration. No model library is imported.
+everything that decides it. A changed setting makes a new product and keeps the old one; a table shows only runs of
+its configuration. No model library is imported.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class RunError(UserError):
 
 
 class ModelPlan:
-    """Products made from trained models, under one configuration."""
+    """Products made from the cohorts, under one configuration."""
 
     def __init__(self, data: Plan) -> None:
         self.data = data
@@ -97,7 +97,7 @@ class ModelPlan:
             return self.trained_tasks
         for task in tasks:
             if task not in self.config.tasks:
-                # Radiographs and notes are prepared for the configured cohorts; without them a model learns from less.
+                # Radiographs and notes are prepared for configured cohorts only. A model would be trained without them.
                 raise RunError(f"{task}: expected a configured task; add it to `tasks` (now {list(self.config.tasks)})")
             known = {**self.data.without_samples, **self.data.left_out, **self.not_trained}
             if task in known:

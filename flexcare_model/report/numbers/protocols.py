@@ -1,4 +1,4 @@
-"""Comparison of the protocols: the benchmark under protocol `flexcare` beside protocol `corrected`.
+"""Comparison of the protocols `flexcare` and `corrected`.
 
 In: the output folders of both. Out: `Layout`s (cohort sizes, labels, options, metrics).
 """

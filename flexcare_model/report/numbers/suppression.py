@@ -35,10 +35,10 @@ def is_near(count: int, shown: Iterable[int], below: int) -> bool:
 
 
 def partition_texts(counts: Sequence[int], below: int) -> list[str]:
-    """Texts of cells whose sum is shown elsewhere.
+    """Texts of cells whose sum another table shows.
 
-    As long as subtraction and the bounds of the hidden cells would reveal a small one, the smallest shown cell above
-    zero is hidden too. Where all are hidden, or zero, there is nothing else to hide.
+    While a small count can be computed from the sum and the bounds of the hidden cells, the smallest shown cell above
+    zero is hidden too. If all cells are hidden or zero, no further cell can be hidden.
 
     >>> partition_texts([700, 4, 120], 10)
     ['700', '<10', 'n.s.']
@@ -87,8 +87,8 @@ def share_text(part: int, whole: int, below: int, *, decimals: int = 2) -> str:
 def funnel_texts(counts: Sequence[int], below: int, shown: Iterable[int] = ()) -> list[str | None]:
     """Texts of falling counts; None where a count would show that a step removed 1 to ``below`` - 1.
 
-    The last count is the cohort's size, which is shown elsewhere: counts are kept from the end backwards as long as
-    their difference to no count shown (here, or in ``shown``: counts of the same unit elsewhere) is small.
+    The last count is the size of the cohort, which other tables show. From the last count backwards, a count is shown
+    if its difference to every count that is already shown is not small. ``shown`` has those of other tables.
 
     >>> funnel_texts([140, 129, 126, 126], 10)
     ['140', None, '126', '126']

@@ -1,4 +1,4 @@
-"""The paper's tables 2 to 6 from an output folder, with the published values beside ours.
+"""The paper's tables 2 to 6 from an output folder, with the published values next to ours.
 
 In: `Results`, the expected seeds. Out: `Layout`s. A missing run is named in its cell and below the table.
 """

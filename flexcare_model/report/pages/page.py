@@ -1,7 +1,8 @@
 """report.html: one self-contained file that opens from disk.
 
 In: `Results`, facts about the build (`About`). Out: the page as text. The texts and the style are in
-`workflow/report/`; this module defines the sections and their contents. Nothing on the page belongs to one patient.
+`workflow/report/`; this module puts the sections together. The page has no data of a single
+patient.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from flexcare_model.report.catalogue import SECTIONS, figures_of, tables_of
 from flexcare_model.report.figures.training_curves import training_curves
 from flexcare_model.report.make import make_figure, make_tables
 from flexcare_model.report.numbers import facts, methods, provenance
-from flexcare_model.report.numbers.flow import FlowStep, flow_diagrams
+from flexcare_model.report.numbers.flow import FLOW_TITLES, FlowStep, flow_diagrams
 from flexcare_model.report.numbers.layout import Layout
 from flexcare_model.report.numbers.results import Results
 from flexcare_model.report.pages.elements import (
@@ -169,15 +170,6 @@ def _data_sections(results: Results, about: About) -> list[Section]:
     ]
 
 
-FLOW_TITLES = {
-    "stays": "ICU stays",
-    "chartevents": "Charted events",
-    "labevents": "Laboratory events",
-    "series": "Time series",
-    "discharge": "Discharge summaries",
-}
-
-
 def _flow_diagrams(diagrams: dict[str, list[FlowStep]]) -> str:
     blocks = []
     for name, steps in diagrams.items():
@@ -201,8 +193,8 @@ def _flow_diagrams(diagrams: dict[str, list[FlowStep]]) -> str:
     return f'<div class="funnels">{"".join(blocks)}</div>' if blocks else ""
 
 
-HALF = 14
-"""Columns above which a table is shown as two below each other."""
+SPLIT_ABOVE = 14
+"""A table with more columns is shown in two parts, one below the other."""
 
 
 def _section(results: Results, about: About, anchor: str, title: str) -> Section:
@@ -218,7 +210,7 @@ def _section(results: Results, about: About, anchor: str, title: str) -> Section
         if layout.name.endswith("_wide"):  # the same numbers in another form
             parts.append(details(layout.title, table(layout, heading=False)))
         else:
-            parts += [table(part, heading=has_headings) for part in layout.parts(HALF)]
+            parts += [table(part, heading=has_headings) for part in layout.parts(SPLIT_ABOVE)]
     for entry in figures:
         figure = make_figure(entry, results, below=about.below)
         if figure is not None:
