@@ -16,7 +16,9 @@ from typing import Any
 import click
 
 from flexcare_data.cli import COHORTS, FOLDER, OUT, PART, STAGE, Menu, folders, run_stage
+from flexcare_data.modalities import MODALITIES
 from flexcare_data.store.recipe import Recipe, link_all
+from flexcare_model.report.catalogue import FIGURES, TABLES
 
 
 def prepare_environment() -> None:
@@ -105,7 +107,7 @@ def convert_encoder(source: str, out: Path) -> None:
 @RECIPE
 @click.option("--model", help="Name of the model, such as flexcare or medfuse.")
 @click.option(
-    "--experiment", default="six_tasks", help="six_tasks, the name of a task, or drg_<percent>pct[_pretrained]."
+    "--experiment", help="The name of a task, or drg_<percent>pct[_pretrained] (default: all tasks together)."
 )
 @click.option("--seed", type=int, default=40, help="Seed of all random numbers.")
 @click.option("--settings", type=json.loads, default="{}", help="Section `train` of the configuration (JSON).")
@@ -123,7 +125,7 @@ def train(
     output: Path | None,
     recipe: Path | None,
     model: str | None,
-    experiment: str,
+    experiment: str | None,
     seed: int,
     settings: dict[str, Any],
     pretrained: Path | None,
@@ -137,6 +139,7 @@ def train(
     A training that was killed continues where it stopped.
     """
     from flexcare_data.hashing import spec_key
+    from flexcare_model.experiments import MULTI_TASK
     from flexcare_model.training.train_and_evaluate import run
 
     execution = {name: value for name, value in fast.items() if value is not None}
@@ -159,7 +162,7 @@ def train(
                 verify=made.check_unchanged,
             )
         return
-    name, place = _given(model, "--model"), _given(output, "--output")
+    name, place, experiment = _given(model, "--model"), _given(output, "--output"), experiment or MULTI_TASK
     folder = out or place / "runs" / name / experiment / f"seed{seed}"
     run(
         place,
@@ -180,7 +183,7 @@ def train(
 @click.option("--split", type=click.Choice(["train", "val", "test"]), help="Default: all samples.")
 @click.option("--cohort", type=FOLDER, help="Your cohort table; labels are not needed.")
 @click.option(
-    "--without", multiple=True, type=click.Choice(["time_series", "image", "note"]),
+    "--without", multiple=True, type=click.Choice(MODALITIES),
     help="A modality to remove; repeat for several.",
 )  # fmt: skip
 @OUTPUT
@@ -269,7 +272,7 @@ def statistics(recipe: Path | None, output: Path | None, below: int, replicates:
 
 
 @commands.command("tables")
-@click.argument("name", type=click.Choice(["table2", "table3", "table4", "table5", "table6", "statistics"]))
+@click.argument("name", type=click.Choice(list(TABLES)))
 @RECIPE
 @OUTPUT
 @BELOW
@@ -289,17 +292,14 @@ def tables(name: str, recipe: Path | None, output: Path | None, below: int, seed
 
 
 @commands.command("figure")
-@click.argument("name")
+@click.argument("name", type=click.Choice(list(FIGURES)))
 @RECIPE
 @OUTPUT
 @BELOW
 @SYNTHETIC
 @OUT
 def figure(name: str, recipe: Path | None, output: Path | None, below: int, synthetic: bool, out: Path) -> None:
-    """Draw a figure, as SVG and PNG.
-
-    NAME is the name of its file, from figure1b to calibration.
-    """
+    """Draw a figure, as SVG and PNG."""
     from flexcare_model.report.numbers.results import Results
     from flexcare_model.report.write import write_figure
 

@@ -1,13 +1,13 @@
 """The products of the cohorts: runs, analyses, tables, figures and pages, each with its inputs, key and folder.
 
 In: the `Plan` of the data half. Out: a `Product` for each. A product is stored in ``<output>/by_key/``, under a key of
-everything that decides it. A changed setting makes a new product beside the old one, and a table shows only runs of
-its own configuration. No model library is imported.
+everything that decides it. A changed setting makes a new product and keeps the old one; a table shows only runs of
+its configuration. No model library is imported.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
@@ -21,8 +21,18 @@ from flexcare_data.plan import Plan, Product, code_spec, cohort_stage, library_v
 from flexcare_data.schema import OUTPUT_FORMAT
 from flexcare_data.store.folders import MANIFEST
 from flexcare_model.experiments import EXPERIMENTS, MULTI_TASK, TRANSFER
+from flexcare_model.report.catalogue import (
+    ENTRIES,
+    FIGURES,
+    PAGES,
+    STATISTICS,
+    TABLES,
+    FigureEntry,
+    TableEntry,
+    modules_of,
+)
 
-RUN_LIBRARIES = ("numpy", "polars", "torch", "torchvision")
+RUN_LIBRARIES = ("numpy", "polars", "torch")
 REPORT_LIBRARIES = ("jinja2", "matplotlib", "numpy", "polars", "scikit-learn", "scipy")
 RUN_FILES = ("metrics.json", "model.safetensors", "config.json", "history.parquet", "predictions")
 
@@ -37,23 +47,13 @@ _FLEXCARE_SETTINGS = (
 )  # fmt: skip
 """Settings of `train` that decide FlexCare and its variants."""
 
-TABLE_STEMS = {
-    **{f"table{n}": (f"table{n}", f"table{n}_wide") for n in (3, 4, 5, 6)},
-    "table2": ("table2",),
-    "statistics": ("uncertainty", "comparisons", "calibration", "subgroups"),
-}
-"""Files of each target that makes tables, without their ending."""
-FIGURES = ("figure1b", "figure1c", "figure4", "figure5", "figure6", "figure7", "missing_modalities", "calibration")
-PAGES = ("report", "so_far", "paper")
-STATISTICS = ("estimates", "comparisons", "curves", "calibration", "subgroups")
-
 
 class RunError(UserError):
     """An invalid run: an unknown name, or a cohort without samples."""
 
 
 class ModelPlan:
-    """Products made from trained models, under one configuration."""
+    """Products made from the cohorts, under one configuration."""
 
     def __init__(self, data: Plan) -> None:
         self.data = data
@@ -97,7 +97,7 @@ class ModelPlan:
             return self.trained_tasks
         for task in tasks:
             if task not in self.config.tasks:
-                # Radiographs and notes are prepared for the configured cohorts; without them a model learns from less.
+                # Radiographs and notes are prepared for configured cohorts only. A model would be trained without them.
                 raise RunError(f"{task}: expected a configured task; add it to `tasks` (now {list(self.config.tasks)})")
             known = {**self.data.without_samples, **self.data.left_out, **self.not_trained}
             if task in known:
@@ -206,16 +206,6 @@ class ModelPlan:
         scratch = [name for name in TRANSFER if not EXPERIMENTS[name].pretrained]
         return [*self.runs([reference().name], TRANSFER), *self.runs(baselines, scratch)]
 
-    def runs_of_table(self, table: str) -> list[Product]:
-        """Runs that a table of the paper shows."""
-        if table == "table3":
-            return self.method_runs
-        if table == "table4":
-            return self.runs([reference().name, *_names("ablation")], [MULTI_TASK])
-        if table == "table5":
-            return self.transfer_runs(self.compared)
-        return self.runs([reference().name, *_names("task_token")], [MULTI_TASK])
-
     # --- analyses -----------------------------------------------------------------------------------------------
 
     def analysis(self, kind: str, model: str, experiment: str, seed: int) -> Product:
@@ -261,40 +251,48 @@ class ModelPlan:
 
     # --- tables, figures, pages ---------------------------------------------------------------------------------
 
+    def needed(self, group: str) -> list[Product]:
+        """Products by the name of their group in `flexcare_model.report.catalogue`."""
+        flexcare, seed = reference().name, self.train.seeds[0]
+        with_token_variants = [flexcare, *_names("task_token")]
+        groups: dict[str, Callable[[], Iterable[Product]]] = {
+            "cohorts": self._cohorts,
+            "images": lambda: [self.data.product("images")],
+            "reported_runs": lambda: self.reported_runs,
+            "method_runs": lambda: self.method_runs,
+            "ablation_runs": lambda: self.runs([flexcare, *_names("ablation")], [MULTI_TASK]),
+            "transfer_runs": lambda: self.transfer_runs(self.compared),
+            "task_token_runs": lambda: self.runs(with_token_variants, [MULTI_TASK]),
+            "task_token_representations": lambda: [
+                self.analysis("inside", model, MULTI_TASK, seed) for model in with_token_variants
+            ],
+            "experts": lambda: [self.analysis("inside", flexcare, MULTI_TASK, seed)],
+            "interaction": lambda: [self.analysis("interaction", flexcare, MULTI_TASK, seed)],
+            "modality_scores": lambda: self.analyses("modalities", self.method_runs),
+            "statistics": lambda: [self.statistics],
+            "all_tables_and_figures": self._all_needed,
+            "finished": lambda: [product for product in self._all_needed() if product.done.is_file()],
+        }
+        return list(groups[group]())
+
+    def _all_needed(self) -> list[Product]:
+        groups = dict.fromkeys(group for entry in ENTRIES for group in entry.needs)
+        return [product for group in groups for product in self.needed(group)]
+
     def table(self, name: str) -> Product:
-        """Tables as CSV, Markdown and LaTeX: table2 to table6, or those of the target `statistics`."""
-        if name == "table2":
-            inputs = [*self._cohorts(), self.data.product("images")]
-        elif name == "statistics":
-            inputs = [self.statistics]
-        else:
-            inputs = self.runs_of_table(name)
-        stems = TABLE_STEMS[name]
-        files = {f"tables/{stem}{end}": f"{stem}{end}" for stem in stems for end in (".csv", ".md", ".tex")}
-        return self._report(f"tables-{name}", inputs, files, seeds=name != "table2")
+        """Tables of one entry of the catalogue, as CSV, Markdown and LaTeX."""
+        entry = TABLES[name]
+        files = {f"tables/{stem}{end}": f"{stem}{end}" for stem in entry.stems for end in (".csv", ".md", ".tex")}
+        return self._entry(f"tables-{name}", entry, files)
 
     def figure(self, name: str) -> Product:
         """A figure as SVG and PNG."""
         files = {f"figures/{name}{end}": f"{name}{end}" for end in (".svg", ".png")}
-        return self._report(f"figures-{name}", self._figure_inputs(name), files)
+        return self._entry(f"figures-{name}", FIGURES[name], files)
 
-    def _figure_inputs(self, name: str) -> list[Product]:
-        seed = self.train.seeds[0]
-        if name in ("figure1b", "figure1c"):
-            return self._cohorts()
-        if name == "figure4":
-            return self.runs_of_table("table4")
-        if name == "figure5":
-            return [
-                self.analysis("inside", model, MULTI_TASK, seed) for model in (reference().name, *_names("task_token"))
-            ]
-        if name == "figure6":
-            return [self.analysis("inside", reference().name, MULTI_TASK, seed)]
-        if name == "figure7":
-            return [self.analysis("interaction", reference().name, MULTI_TASK, seed)]
-        if name == "missing_modalities":
-            return self.analyses("modalities", self.method_runs)
-        return [self.statistics]
+    def _entry(self, name: str, entry: TableEntry | FigureEntry, files: dict[str, str]) -> Product:
+        inputs = [product for group in entry.needs for product in self.needed(group)]
+        return self._report(name, inputs, files, modules=(entry.module,), seeds="seeds" in entry.takes)
 
     @cached_property
     def card(self) -> Product:
@@ -307,20 +305,9 @@ class ModelPlan:
         """``report`` shows what `all` trains, ``paper`` everything, ``so_far`` the runs that are finished now."""
         data = [self.data.product(stage) for stage in ("stays", "splits", "events", "hourly", "sections")]
         data += [*self._cohorts(), *(self.data.product(stage) for stage in ("audit", "images", "notes"))]
-        inputs = [*data, *{"report": self._all, "paper": self._everything, "so_far": self._finished}[name]()]
         files = {f"{name}.html": "page.html", f"{name}_tables": "tables"}
-        return self._report(f"page-{name}", inputs, files, config=True)
-
-    def _all(self) -> list[Product]:
-        return self.reported_runs
-
-    def _everything(self) -> list[Product]:
-        runs = [run for table in ("table3", "table4", "table5", "table6") for run in self.runs_of_table(table)]
-        analyses = [product for name in FIGURES[3:] for product in self._figure_inputs(name)]
-        return [*runs, *analyses]
-
-    def _finished(self) -> list[Product]:
-        return [product for product in self._everything() if product.done.is_file()]
+        modules = modules_of(ENTRIES)
+        return self._report(f"page-{name}", [*data, *self.needed(PAGES[name])], files, modules=modules, config=True)
 
     @cached_property
     def image_list(self) -> Product:
@@ -368,6 +355,7 @@ class ModelPlan:
         inputs: Iterable[Product],
         files: dict[str, str],
         *,
+        modules: Iterable[str] = (),
         config: bool = False,
         seeds: bool = True,
     ) -> Product:
@@ -377,16 +365,18 @@ class ModelPlan:
             del settings["seeds"]
         if config:
             settings |= {"config": self.config.deciding(), "left_out": self.not_trained}
-        spec = self._made(name, named, settings, "flexcare_model.report.write")
+        spec = self._made(name, named, settings, "flexcare_model.report.write", *modules)
         return self._sealed(name, spec, files, named)
 
-    def _made(self, name: str, inputs: Mapping[str, Product], settings: dict[str, Any], module: str) -> dict[str, Any]:
+    def _made(
+        self, name: str, inputs: Mapping[str, Product], settings: dict[str, Any], *modules: str
+    ) -> dict[str, Any]:
         tasks = [f"flexcare_data.tasks.{task}" for task in task_names()]
         return {
             "product": name,
             "inputs": {name: product.key for name, product in inputs.items()},
             "settings": settings,
-            "code": code_spec(module, *tasks),
+            "code": code_spec(*modules, *tasks),
             "libraries": library_versions(REPORT_LIBRARIES),
             "format": OUTPUT_FORMAT,
         }

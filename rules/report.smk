@@ -4,7 +4,7 @@
 
 
 wildcard_constraints:
-    page="report|so_far|paper",
+    page="|".join(PAGES),
 
 
 rule write_card:

@@ -1,5 +1,6 @@
-# Tables and figures: each is made in seconds, on a cluster too where snakemake runs (localrule). A target that compares
-# methods asks for all of their runs. With --keep-going a failed run stops only what needs it.
+# Tables and figures. Each takes seconds, so on a cluster it is made where snakemake runs (localrule). The target of a
+# comparison requests the runs of all its methods. With --keep-going a failed run stops only what needs it.
+# flexcare_model/report/catalogue.py declares what each needs.
 
 
 wildcard_constraints:

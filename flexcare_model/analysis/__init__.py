@@ -1,1 +1,1 @@
-"""Looking inside trained models; bootstrap and tests."""
+"""Analyses of trained models; bootstrap and tests."""

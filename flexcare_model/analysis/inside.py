@@ -1,4 +1,4 @@
-"""Representations, experts' choices and scores with fewer modalities of a trained model: the tables behind figures.
+"""Representations, choices of experts, and scores with fewer modalities of a trained model.
 
 In: a model and the test samples of its tasks. Out: small frames (written by the command as parquet), so that a figure
 can be drawn again without the model. The test split is only read; nothing is selected by it.

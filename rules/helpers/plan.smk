@@ -28,7 +28,8 @@ try:
     from flexcare_data.store.folders import is_complete
     from flexcare_data.store.recipe import Recipe
     from flexcare_model.experiments import EXPERIMENTS
-    from flexcare_model.plan import FIGURES, PAGES, TABLE_STEMS, ModelPlan, links_of
+    from flexcare_model.plan import ModelPlan, links_of
+    from flexcare_model.report.catalogue import FIGURES, PAGES, TABLE_STEMS
 
     CONFIG = load_config(config)
     PLAN = Plan(CONFIG)

@@ -53,7 +53,7 @@ def cohort_sizes(results: Results, *, below: int) -> Layout | None:
 def prevalence(results: Results, *, below: int) -> list[Layout]:
     """Share of each answer among the samples of a split, one table per task.
 
-    Entries that were not assessed (below 0: uncertain, blank) are outside the share and counted beside it.
+    Entries that were not assessed (below 0: uncertain, blank) are not counted.
     """
     layouts = []
     for name, cohort in results.cohorts.items():
@@ -74,7 +74,7 @@ def _positives(name: str, title: str, labels: tuple[str, ...], parts: dict[str, 
         values = {split: part[label].to_numpy() for split, part in parts.items()}
         known = {split: int((found >= 0).sum()) for split, found in values.items()}
         sizes = dict(zip(parts, partition_texts(list(known.values()), below), strict=True))
-        # The samples of a split are shown elsewhere: a small number that were not assessed must not follow from it.
+        # Other tables show the samples of a split. A small number of unassessed samples must not be computable.
         sizes = {s: HIDDEN if is_near(known[s], [parts[s].height], below) else text for s, text in sizes.items()}
         cells: list[Cell] = [words("positive" if label == "label" else label)]
         record: dict[str, Any] = {"label": label}
@@ -190,13 +190,16 @@ def dropped(results: Results, *, below: int) -> Layout | None:
     return Layout("dropped", "Dropped and nulled values by reason", header, tuple(rows), frame, grouped=2)
 
 
-def certificate(results: Results, *, below: int) -> list[Layout]:
-    """The leakage certificate: the checks, the number of rows of each, and the violations (with any, a build fails)."""
+def audit(results: Results, *, below: int) -> list[Layout]:
+    """The leakage certificate: the checks, the number of rows of each, and the violations.
+
+    A build with a violation fails.
+    """
     written = results.json("data/leakage.json")
     if written is None:
         return []
     general = [
-        (words(part), words(name.replace("_", " ")), _certified(value, below))
+        (words(part), words(name.replace("_", " ")), _found_text(value, below))
         for part, checks in written.items()
         if part != "tasks"
         for name, value in checks.items()
@@ -218,7 +221,7 @@ def certificate(results: Results, *, below: int) -> list[Layout]:
     return layouts
 
 
-def _certified(value: Any, below: int) -> Cell:
+def _found_text(value: Any, below: int) -> Cell:
     if isinstance(value, int) and not isinstance(value, bool):
         return words(count_text(value, below))
     return words("–" if value is None else str(value))

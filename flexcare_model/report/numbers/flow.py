@@ -13,6 +13,15 @@ from flexcare_data.tasks import TASKS
 from flexcare_model.report.numbers.results import SPLITS, Results
 from flexcare_model.report.numbers.suppression import funnel_texts, is_count, is_small, partition_texts
 
+FLOW_TITLES = {
+    "stays": "ICU stays",
+    "chartevents": "Charted events",
+    "labevents": "Laboratory events",
+    "series": "Time series",
+    "discharge": "Discharge summaries",
+}
+"""Diagrams before those of the cohorts, in their order, with their titles."""
+
 
 @dataclass(frozen=True)
 class FlowStep:
@@ -25,12 +34,12 @@ class FlowStep:
 def flow_diagrams(results: Results, *, below: int) -> dict[str, list[FlowStep]]:
     """Flow steps of `data/flow.json` by cohort (`stays` first); empty where the file is absent.
 
-    Diagrams begin where others end, and end in cohorts that tables show: a count is left out where its difference to
-    one of these is a small number.
+    A diagram may begin with the last count of another one, and it ends with a cohort whose size the tables show. A
+    count is left out if its difference to a shown count is small.
     """
-    shown = _sizes_elsewhere(results, below)
+    shown = _sizes_in_tables(results, below)
     written = results.json("data/flow.json") or {}
-    order = ["stays", "chartevents", "labevents", "series", "discharge", *TASKS]
+    order = [*FLOW_TITLES, *TASKS]
     diagrams = {}
     for name in sorted(written, key=lambda key: (order.index(key) if key in order else len(order), key)):
         steps = [step for step in written[name] if isinstance(step, dict) and "step" in step]
@@ -51,10 +60,10 @@ def flow_diagrams(results: Results, *, below: int) -> dict[str, list[FlowStep]]:
 
 
 _FAMILY = {"samples": "stays"}
-"""Units that are counted as one, as one of either is one of the other in most cohorts."""
+"""Units treated as one, because in most cohorts one sample is one stay."""
 
 
-def _sizes_elsewhere(results: Results, below: int) -> dict[str, set[int]]:
+def _sizes_in_tables(results: Results, below: int) -> dict[str, set[int]]:
     """Counts that the tables of a page show: samples of each cohort, and patients where the splits show them."""
     samples: set[int] = set()
     patients: set[int] = set()

@@ -1,6 +1,6 @@
 """Calibration, and metrics by group of patients, from the predictions.
 
-In: `Results`, the count below which a cell is suppressed. Out: frames (kept as parquet), their `Layout`s and figures.
+In: `Results`, the count below which a cell is suppressed. Out: frames (kept as parquet) and their `Layout`s.
 """
 
 from __future__ import annotations
@@ -9,13 +9,9 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 
 from flexcare_data.tasks import TASKS
-from flexcare_model.report.figures.style import PAGE, house_style, new_figure
 from flexcare_model.report.numbers.layout import Layout, absent, number, words
-from flexcare_model.report.numbers.methods import compared, look
 from flexcare_model.report.numbers.results import METRIC_TITLES, Results, tasks_in
 from flexcare_model.report.numbers.scored import Scored, methods_with_runs, scored
 from flexcare_model.report.numbers.suppression import is_small, partition_texts
@@ -125,36 +121,6 @@ def calibration_table(summaries: pl.DataFrame) -> Layout:
     ]
     notes = ("; ".join([f"Mean over seeds. ECE: {BINS} bins of equal width", ", ".join(parts)]).rstrip("; ") + ".",)
     return Layout("calibration", "Calibration on the test split", tuple(header), tuple(rows), summaries, notes)
-
-
-def reliability_figure(curves: pl.DataFrame, summaries: pl.DataFrame) -> Figure | None:
-    """Observed share against mean score, a panel per task."""
-    tasks = tasks_in(curves)
-    if not tasks:
-        return None
-    methods = [method for method in compared() if method.title in set(curves["method"])]
-    errors = {(row["method"], row["task"]): row["ece"] for row in summaries.to_dicts()}
-    last = methods[-1].title
-    with house_style():
-        figure = new_figure(PAGE, 2.35 * -(-len(tasks) // 3) + 0.4)
-        grid = np.atleast_1d(figure.subplots(-(-len(tasks) // 3), min(3, len(tasks)))).flatten()
-        for axes, task in zip(grid, tasks, strict=False):
-            axes.plot([0, 1], [0, 1], color="#999999", linewidth=0.8, linestyle=":")
-            for method in methods:
-                part = curves.filter(task=task, method=method.title).drop_nulls("observed").sort("bin")
-                axes.plot(part["mean_score"], part["observed"], alpha=0.85, **look(method))
-            error = errors.get((last, task))
-            note = "" if error is None else f"  ({last}: ECE {error:.3f})"
-            axes.set(title=TASKS[task].abbreviation + note, xlim=(0, 1), ylim=(0, 1))
-            axes.set(xlabel="mean score", ylabel="observed share")
-            axes.set_aspect("equal")
-        for axes in grid[len(tasks) :]:
-            axes.set_visible(False)
-        handles = [Line2D([], [], **look(method)) for method in methods]
-        figure.legend(
-            handles, [method.title for method in methods], loc="outside lower center", ncols=min(7, len(handles))
-        )
-    return figure
 
 
 def with_groups(cohort: pl.DataFrame, stays: pl.DataFrame) -> pl.DataFrame:

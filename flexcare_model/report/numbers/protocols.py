@@ -1,4 +1,4 @@
-"""Comparison of the protocols: the benchmark under protocol `flexcare` beside protocol `corrected`.
+"""Comparison of the protocols `flexcare` and `corrected`.
 
 In: the output folders of both. Out: `Layout`s (cohort sizes, labels, options, metrics).
 """
@@ -139,9 +139,10 @@ def _metrics(published: Results, corrected: Results) -> Layout:
                 )
     schema = {"task": pl.String, "metric": pl.String, "method": pl.String} | dict.fromkeys(SIDES, pl.Float64)
     notes = (
-        "Each side is tested on its own test split, whose samples and labels differ. Further methods appear once they "
-        "are trained under both protocols: `snakemake baselines --configfile protocols/<protocol>.json` trains those "
-        "of the other one.",
+        "Each side is tested on its own test split, whose samples and labels differ. The target `compare_protocols` "
+        "trains FlexCare only. To compare the baselines too, run `snakemake all --config protocol=flexcare output=one` "
+        "and `snakemake all --config protocol=corrected output=two`, then "
+        "`python -m flexcare_model compare-protocols --flexcare one --corrected two --out comparison`.",
     )
     if not rows:
         notes = ("No method was trained under both protocols: run the target `compare_protocols`.",)

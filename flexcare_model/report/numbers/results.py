@@ -112,6 +112,12 @@ class Results:
     def runs_of(self, model: str, experiment: str) -> tuple[Run, ...]:
         return tuple(run for run in self.runs if (run.model, run.experiment) == (model, experiment))
 
+    def analysis_files(self, model: str, experiment: str, file: str) -> list[Path]:
+        """The ``file`` of the analyses of a model, one per seed that has it, sorted by seed."""
+        folders = (self.root / "analysis" / model / experiment).glob("seed*")
+        by_seed = sorted(folders, key=lambda folder: int(folder.name.removeprefix("seed")))
+        return [folder / file for folder in by_seed if (folder / file).is_file()]
+
 
 def read_parquet(path: Path) -> pl.DataFrame | None:
     return pl.read_parquet(path) if path.is_file() else None

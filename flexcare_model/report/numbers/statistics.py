@@ -8,6 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from flexcare_data.store.folders import atomic_write
+from flexcare_model.report.catalogue import STATISTICS
 from flexcare_model.report.numbers import groups, uncertainty
 from flexcare_model.report.numbers.results import Results
 
@@ -29,5 +30,5 @@ def run(results: Results, out: Path, *, below: int, replicates: int = 1000, seed
         "calibration": summaries,
         "subgroups": groups.subgroups(results, below=below),
     }
-    for name, frame in frames.items():
-        atomic_write(out / f"{name}.parquet", frame.write_parquet)
+    for name in STATISTICS:
+        atomic_write(out / f"{name}.parquet", frames[name].write_parquet)

@@ -35,10 +35,10 @@ def is_near(count: int, shown: Iterable[int], below: int) -> bool:
 
 
 def partition_texts(counts: Sequence[int], below: int) -> list[str]:
-    """Texts of cells whose sum is shown elsewhere.
+    """Texts of cells whose sum another table shows.
 
-    As long as subtraction and the bounds of the hidden cells would reveal a small one, the smallest shown cell above
-    zero is hidden too. Where all are hidden, or zero, there is nothing else to hide.
+    While a small count can be computed from the sum and the bounds of the hidden cells, the smallest shown cell above
+    zero is hidden too. If all cells are hidden or zero, no further cell can be hidden.
 
     >>> partition_texts([700, 4, 120], 10)
     ['700', '<10', 'n.s.']
@@ -49,7 +49,7 @@ def partition_texts(counts: Sequence[int], below: int) -> list[str]:
     """
     texts = [count_text(count, below) for count in counts]
     hidden = [index for index, count in enumerate(counts) if is_small(count, below)]
-    while _tells([counts[index] for index in hidden], below):
+    while _reveals([counts[index] for index in hidden], below):
         others = [index for index, count in enumerate(counts) if count > 0 and index not in hidden]
         if not others:
             break
@@ -58,8 +58,8 @@ def partition_texts(counts: Sequence[int], below: int) -> list[str]:
     return texts
 
 
-def _tells(hidden: Sequence[int], below: int) -> bool:
-    """Whether the sum of ``hidden`` cells, each known to be small or not, allows only one value for a small one."""
+def _reveals(hidden: Sequence[int], below: int) -> bool:
+    """True if a small hidden count can be computed from the sum of the hidden cells."""
     total = sum(hidden)
     bounds = [(1, below - 1) if is_small(count, below) else (below, total) for count in hidden]
     lowest, highest = sum(low for low, _ in bounds), sum(high for _, high in bounds)
@@ -68,7 +68,7 @@ def _tells(hidden: Sequence[int], below: int) -> bool:
 
 
 def share_text(part: int, whole: int, below: int, *, decimals: int = 2) -> str:
-    """``part / whole`` in percent; a bound where ``part`` or its complement is small, as the whole is shown beside.
+    """``part / whole`` in percent; a bound where ``part`` or its complement is small, as the whole is shown next to it.
 
     >>> share_text(25, 100, 10), share_text(3, 100, 10), share_text(97, 100, 10), share_text(0, 0, 10)
     ('25.00', '<10.00', '>90.00', '–')
@@ -87,8 +87,8 @@ def share_text(part: int, whole: int, below: int, *, decimals: int = 2) -> str:
 def funnel_texts(counts: Sequence[int], below: int, shown: Iterable[int] = ()) -> list[str | None]:
     """Texts of falling counts; None where a count would show that a step removed 1 to ``below`` - 1.
 
-    The last count is the cohort's size, which is shown elsewhere: counts are kept from the end backwards as long as
-    their difference to no count shown (here, or in ``shown``: counts of the same unit elsewhere) is small.
+    The last count is the size of the cohort, which other tables show. From the last count backwards, a count is shown
+    if its difference to every count that is already shown is not small. ``shown`` has those of other tables.
 
     >>> funnel_texts([140, 129, 126, 126], 10)
     ['140', None, '126', '126']

@@ -1,4 +1,4 @@
-"""The paper's tables 2 to 6 from an output folder, with the published values beside ours.
+"""The paper's tables 2 to 6 from an output folder, with the published values next to ours.
 
 In: `Results`, the expected seeds. Out: `Layout`s. A missing run is named in its cell and below the table.
 """
@@ -6,7 +6,7 @@ In: `Results`, the expected seeds. Out: `Layout`s. A missing run is named in its
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -14,6 +14,7 @@ from typing import Any
 import polars as pl
 
 from flexcare_data.discovery import MARKS
+from flexcare_data.modalities import MODALITIES
 from flexcare_data.package_files import package_file
 from flexcare_data.tasks import TASKS
 from flexcare_model.report.numbers import methods
@@ -23,7 +24,7 @@ from flexcare_model.report.numbers.results import METRIC_TITLES, Results, tasks_
 from flexcare_model.report.numbers.suppression import count_text, share_text
 
 PUBLISHED = package_file("flexcare_model/report/resources/published.csv")
-MODALITIES = {"time_series": "stay_id", "image": "dicom_id", "note": "note_id"}
+MODALITY_COLUMNS = dict(zip(MODALITIES, ("stay_id", "dicom_id", "note_id"), strict=True))
 """Modality and the column of COHORT that is null where a sample lacks it."""
 
 
@@ -43,7 +44,7 @@ def published() -> pl.DataFrame:
     return pl.read_csv(PUBLISHED, schema_overrides={"value": pl.Float64})
 
 
-def table2(results: Results, *, below: int) -> Layout:
+def table2(results: Results, *, below: int) -> tuple[Layout]:
     """Samples and share of missing values per modality and task; counts under ``below`` are suppressed."""
     paper = _published_values("table2")
     header = ["Task", "Samples", "published"]
@@ -61,7 +62,7 @@ def table2(results: Results, *, below: int) -> Layout:
         cells.append(number("–" if known is None else f"{known:,.0f}"))
         record: dict[str, Any] = {"task": task.name, "samples": _shown(size, below) if cohort is not None else None}
         record["samples_published"] = None if known is None else int(known)
-        for modality, column in MODALITIES.items():
+        for modality, column in MODALITY_COLUMNS.items():
             known = paper.get(("", "", task.name, f"missing_{modality}"))
             missing = None
             if cohort is not None:
@@ -89,14 +90,9 @@ def table2(results: Results, *, below: int) -> Layout:
         "samples": pl.Int64,
         "samples_published": pl.Int64,
     }
-    return Layout(
-        "table2",
-        "Table 2: samples and missing modalities per task",
-        tuple(header),
-        tuple(rows),
-        pl.DataFrame(records, schema=schema),
-        tuple(notes),
-    )
+    title = "Table 2: samples and missing modalities per task"
+    frame = pl.DataFrame(records, schema=schema)
+    return (Layout("table2", title, tuple(header), tuple(rows), frame, tuple(notes)),)
 
 
 def table3(results: Results, *, seeds: Sequence[int] | None = None) -> tuple[Layout, Layout]:
@@ -132,14 +128,6 @@ def table6(results: Results, *, seeds: Sequence[int] | None = None) -> tuple[Lay
     title = "Table 6: without and with the task token, test split"
     compared = _comparison(results, "table6", title, blocks, seeds=seeds)
     return compared, _wide(compared, blocks, "table6_wide", "Table 6, one row per method: task token")
-
-
-TABLES: dict[str, Callable[..., tuple[Layout, ...]]] = {
-    "3": table3,
-    "4": table4,
-    "5": table5,
-    "6": table6,
-}
 
 
 def summarise(scores: pl.DataFrame) -> pl.DataFrame:

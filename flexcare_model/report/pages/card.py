@@ -49,7 +49,7 @@ def dataset_card(results: Results, about: About) -> str:
         synthetic=about.synthetic(results.is_synthetic),
         protocol=about.config.get("protocol", "flexcare"),
         cohorts=_under_heading(sizes) if sizes else "No cohort has been built yet.",
-        modalities=_under_heading(tables.table2(results, below=about.below)) if results.cohorts else "",
+        modalities=_under_heading(*tables.table2(results, below=about.below)) if results.cohorts else "",
         below=about.below,
         build=build,
     )

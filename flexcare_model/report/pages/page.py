@@ -1,7 +1,8 @@
 """report.html: one self-contained file that opens from disk.
 
 In: `Results`, facts about the build (`About`). Out: the page as text. The texts and the style are in
-`workflow/report/`; this module defines the sections and their contents. Nothing on the page belongs to one patient.
+`workflow/report/`; this module puts the sections together. The page has no data of a single
+patient.
 """
 
 from __future__ import annotations
@@ -14,10 +15,12 @@ import yaml
 
 from flexcare_data.tasks import TASKS
 from flexcare_model.report.about import About
-from flexcare_model.report.figures import paper as figures
-from flexcare_model.report.figures.drawings import draw
-from flexcare_model.report.numbers import beyond, facts, methods, provenance, tables
-from flexcare_model.report.numbers.flow import FlowStep, flow_diagrams
+from flexcare_model.report.catalogue import SECTIONS, figures_of, tables_of
+from flexcare_model.report.figures.training_curves import training_curves
+from flexcare_model.report.make import make_figure, make_tables
+from flexcare_model.report.numbers import facts, methods, provenance
+from flexcare_model.report.numbers.flow import FLOW_TITLES, FlowStep, flow_diagrams
+from flexcare_model.report.numbers.layout import Layout
 from flexcare_model.report.numbers.results import Results
 from flexcare_model.report.pages.elements import (
     Section,
@@ -38,9 +41,11 @@ def build_page(results: Results, about: About) -> str:
     """The whole page."""
     groups = [
         ("What was built", [_origin(results, about), _config(about), _resources(results)]),
-        ("Data", _data_sections(results, about.below)),
-        ("Results", _result_sections(results, about)),
-        ("Beyond the paper", _beyond_sections(results, about)),
+        ("Data", _data_sections(results, about)),
+        *(
+            (heading, [_section(results, about, anchor, title) for anchor, title in sections.items()])
+            for heading, sections in SECTIONS.items()
+        ),
         ("Training", _training_sections(results)),
     ]
     synthetic = about.synthetic(results.is_synthetic)
@@ -122,28 +127,28 @@ def _resources(results: Results) -> Section:
     return section("resources", "Time and memory", parts, missing)
 
 
-def _data_sections(results: Results, below: int) -> list[Section]:
-    cohorts, audit = "No cohorts found: run the target `cohorts`.", "Not written yet: run the target `cohorts`."
+def _data_sections(results: Results, about: About) -> list[Section]:
+    below = about.below
+    no_cohorts, not_written = (
+        "No cohorts found: run the target `cohorts`.",
+        "Not written yet: run the target `cohorts`.",
+    )
     sizes, values = facts.cohort_sizes(results, below=below), facts.missing_values(results, below=below)
-    drops, proof = facts.dropped(results, below=below), facts.certificate(results, below=below)
+    drops, audit = facts.dropped(results, below=below), facts.audit(results, below=below)
     diagrams = flow_diagrams(results, below=below)
-    built = bool(results.cohorts)
+    layouts = _tables(results, about, "cohorts") if results.cohorts else []
+    figures = [(entry, make_figure(entry, results, below=below)) for entry in figures_of("cohorts")]
     return [
-        section("flow", "How the cohorts came about", [_flow_diagrams(diagrams)], audit),
+        section("flow", "Selection of the cohorts", [_flow_diagrams(diagrams)], not_written),
         section(
             "cohorts",
             "Samples and modalities",
             [
                 table(sizes) if sizes else None,
-                table(tables.table2(results, below=below)) if built else None,
-                side_by_side(
-                    [
-                        drawn(figures.labels_per_sample(results, below=below), "figure1b", "Labels per episode"),
-                        drawn(figures.modalities_per_sample(results, below=below), "figure1c", "Modalities"),
-                    ]
-                ),
+                *map(table, layouts),
+                side_by_side([drawn(figure, entry.name, entry.title) for entry, figure in figures]),
             ],
-            cohorts,
+            no_cohorts,
         ),
         section(
             "prevalence",
@@ -152,7 +157,7 @@ def _data_sections(results: Results, below: int) -> list[Section]:
                 details(layout.title, table(layout, heading=False), is_open=len(layout.rows) == 1)
                 for layout in facts.prevalence(results, below=below)
             ],
-            cohorts,
+            no_cohorts,
         ),
         section(
             "missing-values",
@@ -160,18 +165,9 @@ def _data_sections(results: Results, below: int) -> list[Section]:
             [table(values) if values else None],
             "No hourly grids found: run the target `cohorts`.",
         ),
-        section("dropped", "Dropped values", [table(drops, heading=False) if drops else None], audit),
-        section("leakage", "Leakage certificate", [table(layout) for layout in proof], audit),
+        section("dropped", "Dropped values", [table(drops, heading=False) if drops else None], not_written),
+        section("leakage", "Leakage certificate", [table(layout) for layout in audit], not_written),
     ]
-
-
-FLOW_TITLES = {
-    "stays": "ICU stays",
-    "chartevents": "Charted events",
-    "labevents": "Laboratory events",
-    "series": "Time series",
-    "discharge": "Discharge summaries",
-}
 
 
 def _flow_diagrams(diagrams: dict[str, list[FlowStep]]) -> str:
@@ -197,72 +193,44 @@ def _flow_diagrams(diagrams: dict[str, list[FlowStep]]) -> str:
     return f'<div class="funnels">{"".join(blocks)}</div>' if blocks else ""
 
 
-def _result_sections(results: Results, about: About) -> list[Section]:
-    make = {"3": "table3", "4": "table4", "5": "table5", "6": "table6"}
-    titles = {"3": "Methods", "4": "Ablations", "5": "Transfer to DRG", "6": "Task token"}
-    sections = []
-    for number, builder in tables.TABLES.items():
-        layouts = builder(results, seeds=about.seeds)
-        missing = f"Not trained yet: run the target `{make[number]}`."
-        frame = layouts[0].frame
-        finished = frame.filter(frame["n_seeds"] > 0)["method"].n_unique()
-        # FlexCare alone is already in table 3.
-        if finished < (2 if number in ("4", "6") else 1):
-            sections.append(Section(f"table{number}", titles[number], missing=missing))
-            continue
-        parts = [table(layouts[0])]
-        parts += [details(layout.title, table(layout, heading=False)) for layout in layouts[1:]]
-        if number in FIGURE_OF_TABLE:
-            parts += _drawings(results, FIGURE_OF_TABLE[number], about.below)
-        sections.append(section(f"table{number}", titles[number], parts, missing))
-    sections += [
-        _figure_section(results, about, "6", "experts", "Choice of experts"),
-        _figure_section(results, about, "7", "interaction", "Tasks within an epoch"),
-    ]
-    return sections
+SPLIT_ABOVE = 14
+"""A table with more columns is shown in two parts, one below the other."""
 
 
-FIGURE_OF_TABLE = {"4": "4", "6": "5"}
-"""Figures that are shown below a table."""
+def _section(results: Results, about: About, anchor: str, title: str) -> Section:
+    """A section of the catalogue: its tables, then its figures."""
+    entries, figures = tables_of(anchor), figures_of(anchor)
+    layouts = _tables(results, about, anchor)
+    missing = f"Not made yet: run the target `{[*entries, *figures][0].target}`."
+    if entries and not layouts:
+        return Section(anchor, title, missing=missing)
+    has_headings = sum(len(entry.stems_in(anchor)) for entry in entries) > 1
+    parts: list[str | None] = []
+    for layout in layouts:
+        if layout.name.endswith("_wide"):  # the same numbers in another form
+            parts.append(details(layout.title, table(layout, heading=False)))
+        else:
+            parts += [table(part, heading=has_headings) for part in layout.parts(SPLIT_ABOVE)]
+    for entry in figures:
+        figure = make_figure(entry, results, below=about.below)
+        if figure is not None:
+            parts.append(picture(figure, entry.name, entry.title))
+        elif entries:
+            parts.append(paragraph(f"{entry.title}: not drawn, run the target `{entry.target}`."))
+    return section(anchor, title, parts, missing)
 
 
-def _drawings(results: Results, which: str, below: int) -> list[str]:
-    """Pictures of a figure target, or a line of text where one cannot be drawn."""
-    return [
-        paragraph(f"{drawing.title}: not drawn, run the target `{drawing.needs}`.")
-        if drawing.figure is None
-        else picture(drawing.figure, name, drawing.title)
-        for name, drawing in draw(results, which, below=below).items()
-    ]
-
-
-def _figure_section(results: Results, about: About, which: str, anchor: str, title: str) -> Section:
-    drawings = draw(results, which, below=about.below)
-    parts = [drawn(drawing.figure, name, drawing.title) for name, drawing in drawings.items()]
-    needs = next(iter(drawings.values())).needs
-    return section(anchor, title, parts, f"Not drawn: run the target `{needs}`.")
-
-
-HALF = 14
-"""Columns above which a table is shown as two below each other."""
-
-
-def _beyond_sections(results: Results, about: About) -> list[Section]:
-    made = beyond.layouts(results)
-    missing = "Not computed: run the target `statistics`."
-    sections = []
-    for anchor, title, names in (
-        ("uncertainty", "Uncertainty", ("uncertainty", "comparisons")),
-        ("calibration", "Calibration", ("calibration",)),
-        ("subgroups", "Groups of patients", ("subgroups",)),
-    ):
-        parts = [
-            table(part, heading=len(names) > 1) for name in names if name in made for part in made[name].parts(HALF)
-        ]
-        if anchor == "calibration" and parts:
-            parts += _drawings(results, "calibration", about.below)
-        sections.append(section(anchor, title, parts, missing))
-    return [*sections, _figure_section(results, about, "missing", "missing-modalities", "Missing modalities")]
+def _tables(results: Results, about: About, anchor: str) -> list[Layout]:
+    """Tables of a section; none of those for which too few methods were trained."""
+    found: list[Layout] = []
+    for entry in tables_of(anchor):
+        layouts = make_tables(entry, results, below=about.below, seeds=about.seeds)
+        if entry.fewest_methods:
+            frame = layouts[0].frame
+            if frame.filter(frame["n_seeds"] > 0)["method"].n_unique() < entry.fewest_methods:
+                continue
+        found += [layout for layout in layouts if layout.name in entry.stems_in(anchor)]
+    return found
 
 
 def _training_sections(results: Results) -> list[Section]:
@@ -276,7 +244,7 @@ def _training_sections(results: Results) -> list[Section]:
     order = {name: place for place, name in enumerate(TASKS)}
     first = (methods.reference().model, "all tasks together")  # the curves that are unfolded
     for (model, group), names in sorted(experiments.items(), key=lambda item: (item[0] != first, item[0])):
-        figure = figures.training_curves(
+        figure = training_curves(
             results, model=model, experiments=tuple(sorted(set(names), key=lambda name: (order.get(name, 0), name)))
         )
         if figure is not None:

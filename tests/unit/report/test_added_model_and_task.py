@@ -24,7 +24,8 @@ from pathlib import Path
 from flexcare_data import discovery
 from support.fabricated_results import SIX, fabricate, fabricate_analysis
 from flexcare_model.__main__ import main
-from flexcare_model.report.figures.drawings import draw
+from flexcare_model.report.catalogue import FIGURES, TABLES
+from flexcare_model.report.make import make_figure
 from flexcare_model.report.numbers.results import Results
 
 output = str(fabricate(
@@ -33,7 +34,7 @@ output = str(fabricate(
 ))
 fabricate_analysis(Path(output), baselines=("mt", "series_lstm"), trained=(*SIX, "mortality_7d"))
 assert main(["statistics", "--output", output, "--replicates", "20", "--out", output + "/analysis/statistics"]) == 0
-for name in ("table2", "table3", "table4", "table5", "table6", "statistics"):
+for name in TABLES:
     assert main(["tables", name, "--output", output, "--out", output + "/tables"]) == 0
 assert main(["report", "--output", output, "--out", output + "/page"]) == 0
 
@@ -44,9 +45,9 @@ def texts(figure):
     ]
 
 drawn = {
-    name: texts(drawing.figure)
-    for which in ("1b", "1c", "4", "5", "6", "missing", "calibration")
-    for name, drawing in draw(Results(Path(output)), which, below=10).items()
+    name: texts(make_figure(entry, Results(Path(output)), below=10))
+    for name, entry in FIGURES.items()
+    if name != "figure7"
 }
 models = [name for name, model in discovery.models().items() if model.module in sys.modules]
 print(json.dumps({"drawn": drawn, "models": models}))

@@ -99,7 +99,7 @@ def test_absent_parts_name_the_target_that_makes_them(tmp_path):
 
 
 def test_variants_are_compared_only_where_there_is_a_second_one(output, page, tmp_path):
-    """FlexCare alone stands in table 3 already; here it would be a table of `not run` and a figure of one bar."""
+    """Table 3 already shows FlexCare; alone it would give a table of `not run` and a figure of one bar."""
     assert "Table 4: ablations" in page and "run the target <code>table4</code>" not in page
     shutil.copytree(output, tmp_path / "alone", symlinks=True)
     shutil.rmtree(tmp_path / "alone/runs/flexcare_base")
@@ -149,7 +149,7 @@ def test_numbers_of_metrics_json_are_on_the_page(output, page):
 @pytest.mark.browser
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium found")
 def test_a_browser_shows_all_pictures_without_error_or_request(page, tmp_path: Path):
-    """The page is served by nobody: it is opened from disk, and a script at its end writes down what happened."""
+    """The page is opened from disk, without a server. A script at its end records what happened."""
     probe = """
     <script>
     addEventListener("load", () => {

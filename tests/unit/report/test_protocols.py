@@ -51,7 +51,7 @@ def test_every_option_that_differs_is_explained(layouts):
 
 
 def test_samples_of_both_are_hidden_where_they_reveal_a_small_rest(output, tmp_path):
-    """Three samples less: neither table may show how many are in both, as the sizes stand beside."""
+    """Three samples less: neither table may show how many are in both, because the sizes are shown next to it."""
     (tmp_path / "cohorts").mkdir()
     cohort = pl.read_parquet(output / "cohorts/readmission.parquet")
     cohort.slice(3).write_parquet(tmp_path / "cohorts/readmission.parquet")

@@ -63,7 +63,7 @@ def test_a_share_never_reveals_a_small_part_or_a_small_rest(whole, data):
 
 
 def test_diagrams_and_tables_together_reveal_no_small_number(tmp_path):
-    """56 stays in the cohort, 59 in the diagram that begins it: three were left out, and nobody may count them."""
+    """56 stays in the cohort, 59 in the diagram before it: the three that were left out must not be computable."""
     for folder in ("cohorts", "data"):
         (tmp_path / folder).mkdir()
     rows = {"subject_id": list(range(56)), "split": ["train"] * 56, "label": [0] * 56}

@@ -1,0 +1,28 @@
+"""Tables of the statistics: uncertainty, comparisons, calibration, groups of patients.
+
+In: the files of the command `statistics`. Out: `Layout`s.
+"""
+
+from __future__ import annotations
+
+from flexcare_model.report.numbers import groups, uncertainty
+from flexcare_model.report.numbers.layout import Layout
+from flexcare_model.report.numbers.methods import compared
+from flexcare_model.report.numbers.results import Results
+
+
+def statistics_tables(results: Results) -> tuple[Layout, ...]:
+    """Uncertainty, comparisons, calibration and groups, without those that have no rows yet."""
+    makers = {
+        "estimates": uncertainty.intervals_table,
+        "comparisons": uncertainty.comparisons_table,
+        "calibration": groups.calibration_table,
+        "subgroups": lambda frame: groups.subgroups_table(frame, _last_method(set(frame["method"]))),
+    }
+    frames = {name: results.parquet(f"analysis/statistics/{name}.parquet") for name in makers}
+    return tuple(makers[name](frame) for name, frame in frames.items() if frame is not None and frame.height)
+
+
+def _last_method(titles: set[str]) -> str:
+    """The last method of table 3 that was run: FlexCare if present."""
+    return next(method.title for method in reversed(compared()) if method.title in titles)
