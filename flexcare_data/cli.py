@@ -125,6 +125,7 @@ FABRICATED = options(
     click.option("--seed", type=int, default=1, help="Seed of the generator."),
     click.option("--edition", default="2.2", help="Edition whose layout is written."),
 )
+RECIPE = click.option("--recipe", type=FOLDER, help="Recipe written by the workflow; --out is then a sealed folder.")
 STAGE = options(
     click.option("--option", "option", multiple=True, metavar="NAME=VALUE", help="Option of the protocol."),
     click.option("--spec", type=FOLDER, help="File with all that decides the content (JSON); checked and stored."),
@@ -360,27 +361,49 @@ def explain(output: Path, task: str, sample: str, out: Path | None) -> None:
 @COHORTS
 @click.option("--base", help="URL before each path; empty: paths only, for wget --base (default: PhysioNet).")
 @click.option("--absent-only", is_flag=True, help="Leave out files that --mimic-cxr-jpg already has.")
+@RECIPE
 @OUT
 def image_list(
-    mimic_cxr_jpg: Path | None, cohorts: tuple[Path, ...], base: str | None, absent_only: bool, out: Path
+    mimic_cxr_jpg: Path | None,
+    cohorts: tuple[Path, ...],
+    base: str | None,
+    absent_only: bool,
+    recipe: Path | None,
+    out: Path,
 ) -> None:
     """List the radiographs that the cohorts need, for wget -i.
 
     Their number and size are printed.
     """
     from flexcare_data.export.download_list import write_list
+    from flexcare_data.store.recipe import Recipe
 
-    write_list(map(_cohort, cohorts), root=mimic_cxr_jpg, base=base, absent_only=absent_only, out=out)
+    frames = map(_cohort, cohorts)
+    if recipe is None:
+        write_list(frames, root=mimic_cxr_jpg, base=base, absent_only=absent_only, out=out)
+        return
+    name = "image_list.txt"
+    with Recipe.read(recipe).sealed(out) as folder:
+        write_list(
+            frames, root=mimic_cxr_jpg, base=base, absent_only=absent_only, out=folder / name, shown_as=out / name
+        )
 
 
 @commands.command("meds-labels")
 @COHORTS
+@RECIPE
 @OUT
-def meds_labels(cohorts: tuple[Path, ...], out: Path) -> None:
+def meds_labels(cohorts: tuple[Path, ...], recipe: Path | None, out: Path) -> None:
     """The cohorts as label files of MEDS, a folder per task."""
     from flexcare_data.export.meds_labels import write_all
+    from flexcare_data.store.recipe import Recipe
 
-    write_all({_task_of(folder): folder for folder in cohorts}, out)
+    by_task = {_task_of(folder): folder for folder in cohorts}
+    if recipe is None:
+        write_all(by_task, out)
+        return
+    with Recipe.read(recipe).sealed(out) as folder:
+        write_all(by_task, folder)
 
 
 def _cohort(folder: Path) -> Any:

@@ -28,9 +28,10 @@ def link_targets(product: Product, output: Path) -> dict[Path, str]:
     for name, path in product.published.items():
         if product.done.exists() and not path.exists():
             continue  # a run on an empty cohort has no weights
-        place, target = top / name, Path(os.path.realpath(path.parent)) / path.name
-        inside = target.is_relative_to(top)
-        targets[output / name] = os.path.relpath(target, place.parent) if inside else str(target)
+        target = Path(os.path.realpath(path.parent)) / path.name
+        folder = Path(os.path.realpath((top / name).parent))  # a folder below the output may be a link
+        inside = target.is_relative_to(top) and folder.is_relative_to(top)
+        targets[output / name] = os.path.relpath(target, folder) if inside else str(target)
     return targets
 
 

@@ -19,7 +19,7 @@ from flexcare_data.errors import UserError
 from flexcare_data.hashing import spec_key
 from flexcare_data.plan import Plan, Product, code_spec, cohort_stage, library_versions
 from flexcare_data.schema import OUTPUT_FORMAT
-from flexcare_data.store.folders import MANIFEST
+from flexcare_data.store.folders import MANIFEST, is_complete, remove
 from flexcare_model.experiments import EXPERIMENTS, MULTI_TASK, TRANSFER
 from flexcare_model.report.catalogue import (
     ENTRIES,
@@ -312,18 +312,20 @@ class ModelPlan:
     @cached_property
     def image_list(self) -> Product:
         """The radiographs that the cohorts need, as a list."""
-        return self._cohort_export("image_list", ".txt", "flexcare_data.export.download_list")
+        return self._cohort_export(
+            "image_list", {"image_list.txt": "image_list.txt"}, "flexcare_data.export.download_list"
+        )
 
     @cached_property
     def meds_labels(self) -> Product:
         """The cohorts as MEDS label files."""
-        return self._cohort_export("meds_labels", "", "flexcare_data.export.meds_labels")
+        # The first published name is a target, which must be a file.
+        files = {f"meds_labels/{MANIFEST}": MANIFEST} | {f"meds_labels/{task}": task for task in self.data.tasks}
+        return self._cohort_export("meds_labels", files, "flexcare_data.export.meds_labels")
 
-    def _cohort_export(self, name: str, ending: str, module: str) -> Product:
+    def _cohort_export(self, name: str, files: dict[str, str], module: str) -> Product:
         inputs = self._named(self._cohorts())
-        spec = self._made(name, inputs, {}, module)
-        path = self.data.by_key / f"{name}-{spec_key(spec)}{ending}"
-        return Product(name, spec, path.parent, path, {f"{name}{ending}": path}, inputs)
+        return self._sealed(name, self._made(name, inputs, {}, module), files, inputs)
 
     def comparison(self, other: ModelPlan) -> Product:
         """Page that compares this configuration with the same one under the other protocol."""
@@ -393,6 +395,17 @@ class ModelPlan:
 
 def _names(role: str) -> list[str]:
     return [model.name for model in models_of(role)]
+
+
+def remove_damaged(by_key: Path) -> None:
+    """Make products below ``by_key`` whose files are missing count as missing, so that they are made again."""
+    for manifest in by_key.glob(f"*/{MANIFEST}"):
+        if not is_complete(manifest.parent):
+            remove(manifest)
+    for metrics in by_key.glob("runs/*/metrics.json"):
+        files = ("history.parquet",) if metrics.parent.name.startswith("interaction-") else RUN_FILES
+        if not all((metrics.parent / file).exists() for file in files):
+            remove(metrics)
 
 
 def links_of(product: Product) -> dict[str, str]:

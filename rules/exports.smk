@@ -4,18 +4,21 @@
 rule list_images:
     localrule: True
     input:
-        lambda wildcards: [done(stage(name)) for name in PLAN.cohorts],
+        unpack(product_inputs(lambda wildcards: MODELS.image_list)),
     output:
-        list=f"{BY_KEY}/image_list-{{key}}.txt",
+        manifest=f"{BY_KEY}/image_list-{{key}}/manifest.json",
     params:
         root=lambda wildcards: (
             f"--mimic-cxr-jpg {shlex.quote(str(PLAN.root('mimic_cxr_jpg')))}" if PLAN.root("mimic_cxr_jpg") else ""
         ),
         cohorts=cohort_folders,
+        recipe=product_recipe(lambda wildcards: MODELS.image_list),
+        out=subpath(output.manifest, parent=True),
     log:
         f"{OUT}/logs/image_list-{{key}}.log",
     shell:
-        "python -m flexcare_data image-list {params.root} {params.cohorts} --out {output.list:q} 2>&1 | tee {log:q}"
+        "python -m flexcare_data image-list {params.root} {params.cohorts} --recipe {params.recipe:q}"
+        " --out {params.out:q} 2>&1 | tee {log:q}"
 
 
 rule image_list:
@@ -27,15 +30,18 @@ rule image_list:
 rule write_meds_labels:
     localrule: True
     input:
-        lambda wildcards: [done(stage(name)) for name in PLAN.cohorts],
+        unpack(product_inputs(lambda wildcards: MODELS.meds_labels)),
     output:
-        folder=directory(f"{BY_KEY}/meds_labels-{{key}}"),
+        manifest=f"{BY_KEY}/meds_labels-{{key}}/manifest.json",
     params:
         cohorts=cohort_folders,
+        recipe=product_recipe(lambda wildcards: MODELS.meds_labels),
+        out=subpath(output.manifest, parent=True),
     log:
         f"{OUT}/logs/meds_labels-{{key}}.log",
     shell:
-        "python -m flexcare_data meds-labels {params.cohorts} --out {output.folder:q} > {log:q} 2>&1"
+        "python -m flexcare_data meds-labels {params.cohorts} --recipe {params.recipe:q} --out {params.out:q}"
+        " > {log:q} 2>&1"
 
 
 rule meds_labels:

@@ -71,9 +71,19 @@ def list_images(cohorts: Iterable[pl.DataFrame], *, root: Path | None = None, ab
 
 
 def write_list(
-    cohorts: Iterable[pl.DataFrame], *, root: Path | None, base: str | None, absent_only: bool, out: Path
+    cohorts: Iterable[pl.DataFrame],
+    *,
+    root: Path | None,
+    base: str | None,
+    absent_only: bool,
+    out: Path,
+    shown_as: Path | None = None,
 ) -> None:
-    """Write the list to ``out``; count, size and the command that downloads go to standard output."""
+    """Write the list to ``out``; count, size and the command that downloads go to standard output.
+
+    Args:
+        shown_as: path of the list in that command; None: ``out``.
+    """
     base = BASE if base is None else base
     found = list_images(cohorts, root=root, absent_only=absent_only)
     atomic_write(out, found.text(base).encode())
@@ -81,4 +91,4 @@ def write_list(
     given = f"--base={BASE} " if not base else ""
     folder = root or "MIMIC_CXR_JPG"
     # Three folders are cut: files/mimic-cxr-jpg/2.0.0, so that files/p10/... remains below the folder.
-    print(f"wget -x -N -c -nH --cut-dirs=3 -P {folder} --user NAME --ask-password {given}-i {out}")
+    print(f"wget -x -N -c -nH --cut-dirs=3 -P {folder} --user NAME --ask-password {given}-i {shown_as or out}")

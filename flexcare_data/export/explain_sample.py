@@ -15,6 +15,7 @@ from flexcare_data.errors import UserError
 from flexcare_data.schema import KNOWN_ONLY_LATER
 from flexcare_data.series import HourlyRows, expand
 from flexcare_data.store import folders as store
+from flexcare_data.store.shards import cohort_path
 from flexcare_data.tasks import TASKS
 from flexcare_data.variables import COLUMNS
 
@@ -43,7 +44,8 @@ def _sample(output: Path, task: str, sample_id: str) -> dict:
     path = output / "cohorts" / f"{task}.parquet"
     if task not in TASKS or not path.exists():
         raise UnknownSampleError(f"{output}: expected a cohort named {task}; build it with `snakemake {task}`")
-    rows = pl.scan_parquet(store.check_format(path)).filter(pl.col("sample_id") == str(sample_id)).collect().to_dicts()
+    table = pl.scan_parquet(store.check_format(cohort_path(output, task)))
+    rows = table.filter(pl.col("sample_id") == str(sample_id)).collect().to_dicts()
     if not rows:
         raise UnknownSampleError(f"{path}: no sample with this id; see column sample_id")
     return rows[0]

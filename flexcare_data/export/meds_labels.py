@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from flexcare_data.schema import SchemaError
-from flexcare_data.store.folders import atomic_write, remove, temporary_path
+from flexcare_data.store.folders import atomic_write
 from flexcare_data.tasks import TASKS
 from flexcare_data.tasks.base import Task
 
@@ -75,17 +75,11 @@ def write_labels(tables: dict[str, pa.Table], folder: Path) -> None:
 
 def write_all(cohorts: Mapping[str, Path], out: Path) -> None:
     """Write the labels of ``cohorts`` (folder of the stage, by task) as ``<out>/<task>/<label>.parquet``."""
-    building = temporary_path(out)  # the folder appears once all of it is written
-    try:
-        for task, folder in cohorts.items():
-            cohort = pl.read_parquet(folder / f"{task}.parquet")
-            asked = pl.read_parquet(folder / "windows.parquet", columns=["sample_id", "prediction_time"])
-            timed = cohort.join(asked, on="sample_id", how="left", validate="1:1")
-            write_labels(label_tables(timed, TASKS[task]), building / task)
-        remove(out)
-        building.rename(out)
-    finally:
-        remove(building)
+    for task, folder in cohorts.items():
+        cohort = pl.read_parquet(folder / f"{task}.parquet")
+        asked = pl.read_parquet(folder / "windows.parquet", columns=["sample_id", "prediction_time"])
+        timed = cohort.join(asked, on="sample_id", how="left", validate="1:1")
+        write_labels(label_tables(timed, TASKS[task]), out / task)
 
 
 def file_stem(label: str) -> str:

@@ -231,8 +231,30 @@ def check_format(path: Path) -> Path:
     return path
 
 
+def check_upstream(path: Path, upstream: str, shown: Path) -> Path:
+    """``path``, a published file, made from the stage ``upstream`` that the published file ``shown`` shows.
+
+    After a change of options a target publishes its own data only, so older names may show an older configuration.
+
+    Raises:
+        StoreError: if it was made from another product of that stage.
+    """
+    folder = path.resolve().parent
+    made_from = read_manifest(folder)["spec"].get("upstream", {}) if (folder / MANIFEST).is_file() else {}
+    key = shown.resolve().parent.name.rpartition("-")[2]
+    if upstream in made_from and (shown.resolve().parent / MANIFEST).is_file() and made_from[upstream] != key:
+        raise StoreError(
+            f"{path}: was made under another configuration than {shown}; build it again with the configuration that "
+            f"you want: `snakemake {path.stem}`"
+        )
+    return path
+
+
 def is_complete(folder: Path) -> bool:
-    """True if ``folder`` has a valid manifest and every listed file in its listed size (contents: `store.verify`)."""
+    """True if ``folder`` has a valid manifest, every listed file in its listed size, and no link that leads nowhere.
+
+    `store.verify` also compares contents.
+    """
     folder = Path(folder)
     try:
         manifest = read_manifest(folder)
@@ -245,7 +267,7 @@ def is_complete(folder: Path) -> bool:
             return False
         if not stat.S_ISREG(found.st_mode) or found.st_size != entry["bytes"]:
             return False
-    return all((folder / name).is_symlink() for name in manifest["links"])
+    return all((folder / name).is_symlink() and (folder / name).exists() for name in manifest["links"])
 
 
 @cache

@@ -17,7 +17,7 @@ from typing import Any
 
 from flexcare_data.code_digest import changed_code
 from flexcare_data.errors import UserError
-from flexcare_data.store.folders import atomic_write
+from flexcare_data.store.folders import atomic_write, write_stage
 
 
 class RecipeError(UserError):
@@ -61,6 +61,13 @@ class Recipe:
                 f"{self.name}: the code has changed since this build was planned ({changed}); nothing was stored. "
                 "Give the same command again"
             )
+
+    @contextmanager
+    def sealed(self, out: Path) -> Iterator[Path]:
+        """A folder to fill, which becomes ``out`` with a manifest; it does not if the code has changed meanwhile."""
+        self.check_unchanged()
+        with write_stage(out, spec=self.spec, verify=self.check_unchanged) as folder:
+            yield folder
 
     @contextmanager
     def view(self) -> Iterator[Path]:

@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from flexcare_data.store.folders import StoreError, check_format
+from flexcare_data.schema import HOURLY_INDEX
+from flexcare_data.store.folders import StoreError, check_format, check_upstream
 
 Kinds = dict[str, tuple[int, ...]]
 """Number types that a shard may have, as NPY writes them, and the shape of one row of each."""
@@ -31,6 +32,15 @@ def read_output_table(path: Path) -> pl.DataFrame:
     if not path.exists():
         raise StoreError(f"{path}: no such table; build it with `snakemake cohorts` or check the output folder")
     return pl.read_parquet(check_format(path))
+
+
+def cohort_path(output: Path, task: str) -> Path:
+    """The cohort of ``task`` in an output folder.
+
+    Raises:
+        StoreError: if it was made from other hourly series than the folder shows.
+    """
+    return check_upstream(output / f"cohorts/{task}.parquet", "hourly", output / HOURLY_INDEX.path)
 
 
 def look_up(path: Path, ids: pl.DataFrame, on: list[str]) -> pl.DataFrame:

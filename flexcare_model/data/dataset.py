@@ -26,7 +26,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from flexcare_data.modalities import IMAGE_SIDE, MAX_NOTE_TOKENS, MODALITIES, NOTE_WIDTH
-from flexcare_data.store.shards import read_output_table
+from flexcare_data.store.shards import cohort_path, read_output_table
 from flexcare_data.tasks import TASKS
 from flexcare_data.tasks.base import Task
 from flexcare_model.data.batch import COLUMNS, MAX_HOURS, PATCHES, Batch
@@ -309,7 +309,7 @@ def load_task(
     output, spec = Path(output), TASKS[task]
     frame = cohort if isinstance(cohort, pl.DataFrame) else None
     if frame is None:
-        frame = read_output_table(Path(cohort or output / f"cohorts/{task}.parquet"))
+        frame = read_output_table(Path(cohort or cohort_path(output, task)))
     n_outputs = spec.n_outputs or number_of_classes(output, task)
     if split is not None:
         frame = frame.filter(pl.col("split").cast(pl.String) == split)

@@ -28,7 +28,7 @@ try:
     from flexcare_data.store.folders import is_complete
     from flexcare_data.store.recipe import Recipe
     from flexcare_model.experiments import EXPERIMENTS
-    from flexcare_model.plan import ModelPlan, links_of
+    from flexcare_model.plan import ModelPlan, links_of, remove_damaged
     from flexcare_model.report.catalogue import FIGURES, PAGES, TABLE_STEMS
 
     CONFIG = load_config(config)
@@ -97,6 +97,7 @@ def begin():
         for task, reason in PLAN.left_out.items():
             print(f"note: {task} is left out: {reason}", file=sys.stderr)
     renew_marks(PLAN)
+    remove_damaged(PLAN.by_key)
 
 
 def renew_marks(plan):
@@ -216,12 +217,23 @@ def recipe(product, **extra):
     return str(path)
 
 
+def requested(product, wildcards):
+    """The product of a job, found by ``product(wildcards)``; its key must be the one in the name of the output.
+
+    Another key was planned under another configuration, or before a change of the code: nothing may be stored under it.
+    """
+    begin()
+    made = report_errors(product)(wildcards)
+    if made.key != wildcards.key:
+        raise WorkflowError(f"{made.name}: no configuration of this build has the key {wildcards.key}")
+    return made
+
+
 def product_inputs(product):
     """What a product reads, as named inputs of its rule; ``product`` finds it by the wildcards."""
 
     def inputs(wildcards):
-        begin()
-        return inputs_of(report_errors(product)(wildcards))
+        return inputs_of(requested(product, wildcards))
 
     return inputs
 
@@ -230,7 +242,7 @@ def product_recipe(product):
     """The recipe of a product; pages also show how long the jobs took."""
 
     def path(wildcards):
-        made = report_errors(product)(wildcards)
+        made = requested(product, wildcards)
         return recipe(made, benchmarks=os.path.abspath(f"{OUT}/benchmarks"))
 
     return path

@@ -26,7 +26,7 @@ PAGE_NAMES = {
     "analysis/statistics/estimates.parquet": lambda: MODELS.statistics,
     "card/DATASET_CARD.md": lambda: MODELS.card,
     "image_list.txt": lambda: MODELS.image_list,
-    "meds_labels": lambda: MODELS.meds_labels,
+    "meds_labels/manifest.json": lambda: MODELS.meds_labels,
     **{f"{name}.html": (lambda name=name: MODELS.page(name)) for name in PAGES},
 }
 PUBLISHED = [

@@ -1,10 +1,8 @@
 # Functions of the rules that train, analyse, and make tables, figures and pages.
 
 
-@report_errors
 def run_of(wildcards):
     """The run of a job, under this configuration or under the other protocol."""
-    begin()
     run = MODELS.run(wildcards.model, wildcards.experiment, int(wildcards.seed))
     if run.key != wildcards.key:
         renew_marks(other_models().data)
@@ -14,12 +12,12 @@ def run_of(wildcards):
 
 def run_inputs(wildcards):
     """Cohorts, series, radiographs and notes of a run, and the run whose weights it starts from."""
-    return inputs_of(run_of(wildcards))
+    return inputs_of(requested(run_of, wildcards))
 
 
 def run_recipe(wildcards):
     """The recipe of a run."""
-    run = run_of(wildcards)
+    run = requested(run_of, wildcards)
     pretrained = run.inputs.get("pretrained")
     return recipe(run, pretrained=str(pretrained.folder.absolute()) if pretrained else None, encoder=TOKEN_ENCODER)
 
@@ -37,12 +35,10 @@ def reported_runs(wildcards):
     return published(lambda: MODELS.reported_runs)(wildcards)
 
 
-@report_errors
 def analysis_of(kind):
     """The analysis of a job."""
 
     def product(wildcards):
-        begin()
         return MODELS.analysis(kind, wildcards.model, wildcards.experiment, int(wildcards.seed))
 
     return product
@@ -52,7 +48,7 @@ def analysis_inputs(kind):
     """What an analysis reads."""
 
     def inputs(wildcards):
-        return inputs_of(analysis_of(kind)(wildcards))
+        return inputs_of(requested(analysis_of(kind), wildcards))
 
     return inputs
 
@@ -61,7 +57,7 @@ def analysis_recipe(kind):
     """The recipe of an analysis, with the folder of its run."""
 
     def path(wildcards):
-        product = analysis_of(kind)(wildcards)
+        product = requested(analysis_of(kind), wildcards)
         run = product.inputs.get("run")
         return recipe(product, run=str(run.folder.absolute()) if run else None, encoder=TOKEN_ENCODER)
 

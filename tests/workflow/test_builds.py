@@ -20,8 +20,10 @@ import yaml
 from support.builds_of_workflow import TASKS, TINY, copy_checkout, digests, jobs, merged, plan_and_build, snakemake
 from support.paths import ROOT, TESTS
 
+from flexcare_data import load_matrix
 from flexcare_data.code_digest import closure, opened_files
 from flexcare_data.discovery import task_names
+from flexcare_data.store.folders import StoreError
 
 pytestmark = pytest.mark.slow
 
@@ -331,6 +333,68 @@ def test_two_accounts_and_one_store_at_once(tmp_path_factory):
             assert len(list((place / f"{user}/results/cohorts").glob("*.parquet"))) == len(task_names())
     finally:
         shutil.rmtree(place, ignore_errors=True)
+
+
+def test_nothing_is_made_under_another_key(base):
+    """A path with a key that this configuration does not have: an error, and no file under that name."""
+    for path in (
+        "tables-table2-000000000000/manifest.json",
+        "card-000000000000/manifest.json",
+        "runs/mt-readmission-seed42-000000000000/metrics.json",
+        "statistics-000000000000/manifest.json",
+        "inside-flexcare-six_tasks-seed42-000000000000/manifest.json",
+        "stages/stays-000000000000",
+    ):
+        text = snakemake(base, "-n", f"results/by_key/{path}", config=tiny(base), expect=1)
+        assert "no configuration of this build has the key 000000000000" in text
+
+
+def test_removed_files_are_made_again(base, tmp_path):
+    """Files of a table, of a run, and tensors that stages of the store link to."""
+    shutil.copytree(base, tmp_path / "copy", symlinks=True)
+    folder = tmp_path / "copy"
+    config = tiny(folder)
+    table = folder / "results/tables/table2.csv"
+    snakemake(folder, "--cores", "2", "table2", config=config)
+    content = table.read_bytes()
+    table.resolve().unlink()
+    assert plan_and_build(folder, "table2", config=config) == {"tables": 1, "publish": 1, "table2": 1}
+    assert table.read_bytes() == content
+    run = "results/runs/mt/readmission/seed42"
+    weights = (folder / run / "model.safetensors").read_bytes()
+    (folder / run / "model.safetensors").resolve().unlink()
+    assert plan_and_build(folder, f"{run}/metrics.json", config=config) == {"train": 1, "publish": 1}
+    assert (folder / run / "model.safetensors").read_bytes() == weights
+    shutil.rmtree(next((folder / "store").glob("tensors-*")))
+    assert plan_and_build(folder, "samples", config=config) == {"images": 1, "publish": 1, "samples": 1}
+    assert len(list((folder / "results/data/cxr/shards/").glob("*.npy")))
+
+
+def test_exports(place, base):
+    """The list of radiographs and the labels of MEDS."""
+    built = plan_and_build(place, "image_list", "meds_labels", config=tiny(base))
+    assert (built["list_images"], built["write_meds_labels"], built["publish"]) == (1, 1, 2)
+    needed = {
+        name
+        for path in (place / "results/cohorts").glob("*.parquet")
+        for name in pl.read_parquet(path, columns=["dicom_id"])["dicom_id"].drop_nulls()
+    }
+    assert len((place / "results/image_list.txt").read_text().splitlines()) == len(needed)
+    labels = pl.read_parquet(place / "results/meds_labels/readmission/readmission.parquet")
+    assert labels.height == pl.read_parquet(place / "results/cohorts/readmission.parquet").height
+
+
+def test_a_cohort_is_not_read_with_series_of_another_configuration(base, place):
+    """A target publishes its own data; a cohort that was made from other series is refused, not mixed with them."""
+    snakemake(place, "--cores", "2", "readmission", config=tiny(base, options={"edges": "left"}))
+    output = place / "results"
+    for task, agrees in (("readmission", True), ("in_hospital_mortality", False)):
+        sample = pl.read_parquet(output / f"cohorts/{task}.parquet")["sample_id"][0]
+        if agrees:
+            assert load_matrix(output, task, sample).shape[1] == 76
+        else:
+            with pytest.raises(StoreError, match="was made under another configuration than"):
+                load_matrix(output, task, sample)
 
 
 # --- messages ---------------------------------------------------------------------------------------------------
