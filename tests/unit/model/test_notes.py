@@ -260,7 +260,7 @@ def test_an_encoder_that_changes_while_the_stage_is_made(tiny, tmp_path, monkeyp
         monkeypatch.setattr(loading, "load_encoder", lambda name: alter() or real(name))
     else:
         monkeypatch.setattr(notes_build, "meter", lambda name: alter)
-    with pytest.raises((ChangedError, EncoderError), match=r"has changed .* nothing was stored\. Give the same command"):
+    with pytest.raises((ChangedError, EncoderError), match=r"has changed .* nothing was stored\. Give the same"):
         notes_build.run(work)
     assert not work.out.exists()
     monkeypatch.undo()
