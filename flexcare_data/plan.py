@@ -22,6 +22,7 @@ import polars as pl
 from flexcare_data.code_digest import code_digest
 from flexcare_data.config import Config
 from flexcare_data.discovery import task_names
+from flexcare_data.encoder_files import encoder_files
 from flexcare_data.hashing import remembered_digest, spec_key
 from flexcare_data.raw.files import RawDataError, locate
 from flexcare_data.raw.radiographs import listing_digest
@@ -349,7 +350,8 @@ class Plan:
         if name == "synthetic":
             return self.config.synthetic.model_dump(mode="json")
         if name == "images":
-            return {"which": self.config.images.which, "files": self._listing}
+            images = self.config.images.model_dump(mode="json", include={"which", "broken_share", "allow_missing"})
+            return images | {"files": self._listing}
         if name == "encoder":
             return {"encoder": notes.encoder}
         if name == "notes":
@@ -441,9 +443,7 @@ class Plan:
 
     def _encoder_digest(self) -> dict[str, str]:
         assert self.encoder_folder is not None
-        kept = (".json", ".txt", ".model", ".safetensors")
-        files = sorted(path for path in self.encoder_folder.iterdir() if path.suffix in kept)
-        return {path.name: remembered_digest(path)[:16] for path in files}
+        return encoder_files(self.encoder_folder)
 
 
 def code_spec(*modules: str) -> dict[str, Any]:

@@ -2,7 +2,8 @@
 
 A stage can read only what its row in `flexcare_data.plan` declares. Another option or raw table is an error, because
 the key of the stage would not change with it. The code and the raw tables are compared with the spec when the
-stage starts and again before its folder is sealed, so that nothing is stored under a wrong key.
+stage starts and again before its folder is sealed, so that nothing is stored under a wrong key. `images` also compares
+the radiographs, `notes` the note encoder.
 """
 
 from __future__ import annotations
@@ -34,7 +35,11 @@ class UndeclaredError(UserError, RuntimeError):
 
 
 class ChangedError(UserError):
-    """Code or raw tables have changed since the build was planned."""
+    """Code, raw files or the note encoder have changed since the build was planned."""
+
+
+AGAIN = "nothing was stored. Give the same command again"
+"""How a message about a change ends."""
 
 
 class DeclaredOptions:
@@ -115,18 +120,13 @@ class StageWork:
     def check_unchanged(self) -> None:
         """Raise ChangedError unless code and raw tables are those of the spec."""
         if changed := changed_code(self.spec.get("code")):
-            raise ChangedError(
-                f"{self.name}: the code has changed since this build was planned ({changed}); nothing was stored. "
-                "Give the same command again"
-            )
+            raise ChangedError(f"{self.name}: the code has changed since this build was planned ({changed}); {AGAIN}")
         for table, planned in self.spec.get("raw", {}).items():
             if planned == "absent" or table not in self.declared_raw or "synthetic" in self.spec.get("upstream", {}):
                 continue
             path = self.locate(table)
             if remembered_digest(path)[: len(planned)] != planned:
-                raise ChangedError(
-                    f"{path}: has changed since this build was planned; nothing was stored. Give the same command again"
-                )
+                raise ChangedError(f"{path}: has changed since this build was planned; {AGAIN}")
 
     @contextmanager
     def folder(self) -> Iterator[Path]:

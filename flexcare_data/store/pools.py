@@ -124,6 +124,10 @@ class Pool:
                 path.unlink(missing_ok=True)
         return part
 
+    def withdraw(self, part: str) -> None:
+        """Take a part out of the pool. Its arrays stay, as a stage may read them; `store prune` removes them."""
+        (self.folder / f"{part}.parquet").unlink(missing_ok=True)
+
     def prepare(self) -> None:
         """Remove temporary files of killed builds; call before adding parts.
 

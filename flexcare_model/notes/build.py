@@ -24,12 +24,13 @@ import polars as pl
 import torch
 
 from flexcare_data.code_digest import code_digest
-from flexcare_data.hashing import spec_key
+from flexcare_data.encoder_files import encoder_files
+from flexcare_data.hashing import file_digest, spec_key
 from flexcare_data.job_part import WHOLE, JobPart
 from flexcare_data.modalities import MAX_NOTE_TOKENS, NOTE_WIDTH
 from flexcare_data.progress import meter
 from flexcare_data.schema import NOTES_INDEX, check
-from flexcare_data.stages.work import StageWork
+from flexcare_data.stages.work import AGAIN, ChangedError, StageWork
 from flexcare_data.store.folders import write_stage
 from flexcare_data.store.pools import Pool
 from flexcare_data.tasks import TASKS
@@ -39,8 +40,8 @@ from flexcare_model.notes.encoder import (
     EncoderError,
     encoder_digest,
     find_encoder,
-    load_encoder,
 )
+from flexcare_model.notes.loading import load_into_memory
 from flexcare_model.notes.storage import STORAGES
 
 PART_TOKENS = 2**18
@@ -98,6 +99,7 @@ def build(
         ``wanted`` that the pool holds now, those of other jobs included.
 
     Raises:
+        ChangedError: if the encoder changed between its digest and its loading.
         EncoderError: see `load_encoder`; also if CUDA is requested and absent, or has too little memory.
         ValueError: if a wanted section is missing in ``sections``.
     """
@@ -113,7 +115,10 @@ def build(
     if todo:
         pool.prepare()
         work = _Work(batch_tokens, _device(device), threads, part or WHOLE)
-        _grow(pool, texts, todo, load_encoder(str(folder)), work, progress)
+        loaded = load_into_memory(str(folder))
+        if loaded.digest != pool.spec["encoder"]:  # otherwise the pool would keep vectors of two encoders
+            raise ChangedError(f"{folder}: has changed since this job started; {AGAIN}")
+        _grow(pool, texts, todo, loaded, work, progress)
     index = (
         notes.join(_known(pool), on="text_key", how="inner", validate="m:1")
         .select("note_id", "section", "text_key", "shard", "offset", "n_tokens")
@@ -268,8 +273,24 @@ def _device(name: str) -> torch.device:
     return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
 
 
+def _check_encoder(work: StageWork) -> None:
+    """Raise ChangedError unless the encoder is that of the spec. One that is no local folder is an upstream stage."""
+    planned = work.spec.get("settings", {}).get("encoder")
+    if planned is None:
+        return
+    folder = Path(work.settings["encoder"]).expanduser()
+    if not folder.is_dir() or encoder_files(folder, file_digest) != planned:
+        raise ChangedError(f"{folder}: has changed since this build was planned; {AGAIN}")
+
+
 def run(work: StageWork) -> None:
     """Run the stage `notes`; with the setting ``part``, fill only one of several parts of the pool."""
+
+    def unchanged() -> None:
+        work.check_unchanged()
+        _check_encoder(work)
+
+    _check_encoder(work)
     settings = work.settings
     cohorts = {task: pl.read_parquet(folder / f"{task}.parquet") for task, folder in work.cohorts().items()}
     build(
@@ -285,6 +306,6 @@ def run(work: StageWork) -> None:
         threads=work.threads,
         part=settings.get("part"),
         group_readable=work.group_readable,
-        verify=work.check_unchanged,
+        verify=unchanged,
         progress=meter("tokens"),
     )

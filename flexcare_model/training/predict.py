@@ -19,7 +19,8 @@ from flexcare_model.data.dataset import TaskDataset, load_task
 from flexcare_model.data.index import SampleError
 from flexcare_model.data.loader import BatchLoader
 from flexcare_model.models import Model
-from flexcare_model.notes.encoder import Encoder, EncoderError, load_encoder
+from flexcare_model.notes.encoder import Encoder, EncoderError
+from flexcare_model.notes.loading import load_into_memory
 from flexcare_model.training.checkpoint import load_model
 from flexcare_model.training.evaluate import predictions, score
 from flexcare_model.training.run_config import RunConfig
@@ -122,7 +123,7 @@ def find_embedder(output: Path, encoder: str | None, device: torch.device | str)
         if not beside.exists():
             raise EncoderError(f"{notes} holds word-piece ids: name the encoder that they were made for (--encoder)")
         encoder = str(beside)
-    loaded = load_encoder(encoder)
+    loaded = load_into_memory(encoder)
     if loaded.digest != settings.get("encoder"):
         raise EncoderError(f"encoder {encoder}: is not the one that the word-piece ids in {notes} were made for")
     return loaded.to(device)

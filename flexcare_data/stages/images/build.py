@@ -10,10 +10,11 @@ import json
 import os
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from multiprocessing import get_context, parent_process
 from pathlib import Path
@@ -27,12 +28,18 @@ from flexcare_data.hashing import spec_key
 from flexcare_data.job_part import WHOLE, JobPart
 from flexcare_data.modalities import IMAGE_SIDE
 from flexcare_data.progress import Progress, meter
-from flexcare_data.raw.radiographs import MISSING, radiograph_path, with_sizes
+from flexcare_data.raw.radiographs import (
+    MISSING,
+    current_listing_digest,
+    forget_listing,
+    radiograph_path,
+    with_states,
+)
 from flexcare_data.raw.tables import empty_counts
 from flexcare_data.schema import CXR_INDEX, check
 from flexcare_data.stages.images.decoding import ImageError, decode_into
 from flexcare_data.stages.images.study_times import read_radiographs
-from flexcare_data.stages.work import StageWork
+from flexcare_data.stages.work import AGAIN, ChangedError, StageWork
 from flexcare_data.store.folders import atomic_write, write_stage
 from flexcare_data.store.pools import Pool
 
@@ -45,13 +52,23 @@ _FEWEST_FOR_PROCESSES = 64
 _PROBLEMS = {"path": pl.String, "dicom_id": pl.String, "problem": pl.String}
 
 
-def pool_spec() -> dict[str, Any]:
-    """What decides a tensor given its file, so the key of the pool: the code of `decoding` and the image library."""
+def pool_spec(stage: Mapping[str, Any]) -> dict[str, Any]:
+    """What decides a tensor given its file, so the key of the pool: the code of `decoding` and the image library.
+
+    The pool finds a tensor by its dicom_id and the size of its file. All builds from real radiographs share one pool.
+    Fabricated radiographs have the same ids and sometimes the same sizes in another version, so their pool also has the
+    key of the stage `synthetic` that wrote them.
+
+    Args:
+        stage: spec of the stage.
+    """
+    fabricated = stage.get("upstream", {}).get("synthetic")
     return {
         "pool": "images",
         "part_size": PART_SIZE,
         "code": code_digest("flexcare_data.stages.images.decoding"),
         "libraries": {name: version(name) for name in ("numpy", "pillow")},
+        **({"synthetic": fabricated} if fabricated else {}),
     }
 
 
@@ -74,6 +91,9 @@ def build(
     A radiograph whose file has another size than when it was decoded is decoded again. A killed build keeps the
     parts that it finished. Bytes do not depend on ``processes``, nor on what `decode_part` did before.
 
+    A file that is replaced by one of the same size is not noticed after it was decoded. While it is decoded, and until
+    the stage is sealed, its date is compared too.
+
     Args:
         dicoms: dicom_id, subject_id, study_id; repeated rows count once.
         root: folder of MIMIC-CXR-JPG.
@@ -86,15 +106,17 @@ def build(
         The counts, as in counts.json: radiographs, tensors, missing, broken, problems (reason -> count).
 
     Raises:
+        ChangedError: if files changed during the build.
         ImageError: above ``broken_share``; the list is then in ``out_dir``/problems.parquet.
     """
-    pool_dir = pool_dir or Path(out_dir).parent / f"tensors-{spec_key(pool_spec())}"
+    pool_dir = pool_dir or _pool_beside(out_dir, spec)
     if Path(pool_dir).resolve().parent != Path(out_dir).resolve().parent:
         raise ValueError(f"images: expected the pool beside {out_dir}, got {pool_dir}")
-    pool = Pool(pool_dir, key="dicom_id", spec=pool_spec(), group_readable=group_readable)
-    needed = with_sizes(_needed(dicoms), root)
+    pool = Pool(pool_dir, key="dicom_id", spec=pool_spec(spec), group_readable=group_readable)
+    needed = with_states(_needed(dicoms), root)
     problems = dict(needed.filter(pl.col("problem").is_not_null()).select("dicom_id", "problem").iter_rows())
-    problems |= _grow(pool, _parts(needed), root, processes, progress)
+    grown = _grow(pool, _parts(needed), root, processes, progress)
+    problems |= grown.problems
     known = _known(pool, needed)
     index = (
         needed.select("dicom_id")
@@ -119,7 +141,12 @@ def build(
         "problems": dict(sorted(Counter(reasons).items())),
     }
     _refuse_many(counts, broken_share, allow_missing, table, Path(out_dir), group_readable)
-    with write_stage(out_dir, spec=spec, group_readable=group_readable, verify=verify) as folder:
+
+    def unchanged() -> None:
+        _refuse_changed(needed, root, pool, grown)
+        verify()
+
+    with write_stage(out_dir, spec=spec, group_readable=group_readable, verify=unchanged) as folder:
         check(index, CXR_INDEX).write_parquet(folder / "index.parquet")
         table.write_parquet(folder / "problems.parquet")
         (folder / "counts.json").write_text(json.dumps(counts, indent=1, sort_keys=True) + "\n")
@@ -133,6 +160,7 @@ def decode_part(
     part: JobPart,
     *,
     pool_dir: Path,
+    spec: dict[str, Any],
     processes: int = 1,
     group_readable: bool = True,
     progress: Progress | None = None,
@@ -143,11 +171,20 @@ def decode_part(
 
     Returns:
         How many radiographs of the part are in the pool now.
+
+    Raises:
+        ChangedError: if files of the part changed meanwhile.
     """
-    pool = Pool(pool_dir, key="dicom_id", spec=pool_spec(), group_readable=group_readable)
-    parts = [with_sizes(frame, root) for frame in _parts(_needed(dicoms), part)]
-    broken = _grow(pool, parts, root, processes, progress)
-    return sum(frame["bytes"].count() for frame in parts) - len(broken)
+    pool = Pool(pool_dir, key="dicom_id", spec=pool_spec(spec), group_readable=group_readable)
+    parts = [with_states(frame, root) for frame in _parts(_needed(dicoms), part)]
+    grown = _grow(pool, parts, root, processes, progress)
+    for frame in parts:
+        _refuse_changed(frame, root, pool, grown)
+    return sum(frame["bytes"].count() for frame in parts) - len(grown.problems)
+
+
+def _pool_beside(out_dir: Path, spec: Mapping[str, Any]) -> Path:
+    return Path(out_dir).parent / f"tensors-{spec_key(pool_spec(spec))}"
 
 
 def _needed(dicoms: pl.DataFrame) -> pl.DataFrame:
@@ -172,19 +209,43 @@ def _known(pool: Pool, needed: pl.DataFrame) -> pl.DataFrame:
     return found.unique("dicom_id", keep="first", maintain_order=True).select("dicom_id", "shard", "row")
 
 
-def _grow(
-    pool: Pool, parts: list[pl.DataFrame], root: Path, processes: int, progress: Progress | None
-) -> dict[str, str]:
-    """Add to the pool what it lacks, part by part. Returns the problems: dicom_id -> reason."""
-    problems: dict[str, str] = {}
+@dataclass(frozen=True)
+class _Grown:
+    """What was decoded: dicom_id -> part of the pool that has its tensor, or the reason why it has none."""
+
+    parts: dict[str, str] = field(default_factory=dict)
+    problems: dict[str, str] = field(default_factory=dict)
+
+
+def _refuse_changed(read: pl.DataFrame, root: Path, pool: Pool, grown: _Grown) -> None:
+    """Raise ChangedError if a file has another state than in ``read`` (see `with_states`).
+
+    Of a file that this job did not decode, only the size counts, as for `_known`. The parts that were made from changed
+    files are withdrawn: a file of the same size would be taken for the one that was decoded.
+    """
+    decoded = read["dicom_id"].is_in([*grown.parts, *grown.problems])
+    now = with_states(read.select("dicom_id", "subject_id", "study_id"), root)
+    differs = {name: now[name].ne_missing(read[name]) for name in ("bytes", "problem", "mtime_ns")}
+    changed = read.filter(differs["bytes"] | differs["problem"] | (differs["mtime_ns"] & decoded))["dicom_id"].to_list()
+    if not changed:
+        return
+    for part in {grown.parts[dicom] for dicom in changed if dicom in grown.parts}:
+        pool.withdraw(part)
+    forget_listing(root)
+    raise ChangedError(f"{root}: {len(changed)} radiographs have changed while they were read; {AGAIN}")
+
+
+def _grow(pool: Pool, parts: list[pl.DataFrame], root: Path, processes: int, progress: Progress | None) -> _Grown:
+    """Add to the pool what it lacks, part by part."""
+    grown = _Grown()
     if not parts:
-        return problems
+        return grown
     known = _known(pool, pl.concat(parts))
     lacking = [part.filter(pl.col("bytes").is_not_null()).join(known, on="dicom_id", how="anti") for part in parts]
     todo = [part.sort("dicom_id") for part in lacking if part.height]
     done, total = 0, sum(part.height for part in todo)
     if not todo:
-        return problems
+        return grown
     pool.prepare()
     with _workers(processes if total >= _FEWEST_FOR_PROCESSES else 1) as run:
         for batch in todo:
@@ -204,16 +265,19 @@ def _grow(
                         if problem is None:
                             entries.append({"dicom_id": ids[row], "row": row, "bytes": size, "sha256": digest})
                         else:
-                            problems[ids[row]] = problem
+                            grown.problems[ids[row]] = problem
                     done += len(results)
                     if progress is not None:
                         progress(done, total)
+                # Before the part is added, as later builds find its tensors by the sizes of the files.
+                _refuse_changed(batch, root, pool, _Grown(problems=dict.fromkeys(ids, "")))
                 if entries:
                     schema = {"dicom_id": pl.String, "row": pl.Int64, "bytes": pl.Int64, "sha256": pl.String}
-                    pool.add(pl.DataFrame(entries, schema=schema).sort("dicom_id"), {"": scratch})
+                    part = pool.add(pl.DataFrame(entries, schema=schema).sort("dicom_id"), {"": scratch})
+                    grown.parts.update(dict.fromkeys((entry["dicom_id"] for entry in entries), part))
             finally:
                 scratch.unlink(missing_ok=True)
-    return problems
+    return grown
 
 
 def _reserve(path: Path, n: int) -> None:
@@ -287,8 +351,26 @@ def _refuse_many(
     )
 
 
+def _check_listing(work: StageWork) -> None:
+    """Raise ChangedError unless the sizes of all AP radiographs are those of the spec.
+
+    All are read, because the plan compares only a sample of a large folder with what it has cached.
+    """
+    root, planned = work.roots.get("mimic_cxr_jpg"), work.spec.get("settings", {}).get("files")
+    if root is None or planned in (None, "absent", "synthetic") or current_listing_digest(root) == planned:
+        return
+    forget_listing(root)  # otherwise the next command might be planned with the same sizes
+    raise ChangedError(f"{root}: the list of radiographs has changed since this build was planned; {AGAIN}")
+
+
 def run(work: StageWork) -> None:
     """Stage `images`; with the setting ``part`` only one of several parts of the pool, and no stage."""
+
+    def unchanged() -> None:
+        work.check_unchanged()
+        _check_listing(work)
+
+    _check_listing(work)
     columns = ["dicom_id", "subject_id", "study_id"]
     if work.settings["which"] == "all_ap":
         wanted = read_radiographs(work, empty_counts()).select(columns)
@@ -298,7 +380,8 @@ def run(work: StageWork) -> None:
         wanted = pl.concat(chosen).unique().sort("dicom_id")
     root = work.roots.get("mimic_cxr_jpg", work.out.parent)
     how: dict[str, Any] = {
-        "pool_dir": work.out.parent / f"tensors-{spec_key(pool_spec())}",
+        "pool_dir": _pool_beside(work.out, work.spec),
+        "spec": dict(work.spec),
         "processes": work.settings["processes"],
         "group_readable": work.group_readable,
         "progress": meter("images"),
@@ -311,10 +394,9 @@ def run(work: StageWork) -> None:
         wanted,
         root,
         out_dir=work.out,
-        spec=dict(work.spec),
         broken_share=work.settings["broken_share"],
         allow_missing=work.settings["allow_missing"],
-        verify=work.check_unchanged,
+        verify=unchanged,
         **how,
     )
     print(f"{counts['tensors']:,} of {counts['radiographs']:,} radiographs are in the store")

@@ -30,6 +30,7 @@ from flexcare_data.stages.images import decoding
 from flexcare_data.stages.images.build import build, decode_part
 from flexcare_data.stages.images.decoding import ImageError, decode
 from flexcare_data.stages.images.study_times import ap_radiographs, study_time
+from flexcare_data.stages.work import ChangedError, StageWork
 from flexcare_data.store import verify
 from flexcare_data.synthetic.write import write_data_set
 
@@ -326,7 +327,8 @@ def test_bytes_do_not_depend_on_the_number_of_jobs(raw, tmp_path, monkeypatch, t
     (pool,) = (tmp_path / "shared").glob("tensors-*")
     found = 0
     for number in range(total, 0, -1):
-        found += decode_part(dicoms.sample(fraction=1, shuffle=True), root, JobPart(number, total), pool_dir=pool)
+        shuffled = dicoms.sample(fraction=1, shuffle=True)
+        found += decode_part(shuffled, root, JobPart(number, total), pool_dir=pool, spec=SPEC)
         assert not shared.exists()
     assert found == 68  # less the missing and the empty one
     decoded = []
@@ -441,8 +443,8 @@ def test_sizes_are_remembered_and_some_of_them_compared(tmp_path, monkeypatch):
     monkeypatch.setattr(raw_radiographs, "_CHECKED", 20)
     write_data_set(tmp_path / "raw", patients=40, seed=5, edition="2.2")
     root, asked = tmp_path / "raw" / "mimic_cxr_jpg", []
-    real = raw_radiographs._size
-    monkeypatch.setattr(raw_radiographs, "_size", lambda *row: asked.append(row[1]) or real(*row))
+    real = raw_radiographs._state
+    monkeypatch.setattr(raw_radiographs, "_state", lambda *row: asked.append(row[1]) or real(*row))
 
     def digest() -> tuple[str, int]:
         asked.clear()
@@ -461,3 +463,151 @@ def test_sizes_are_remembered_and_some_of_them_compared(tmp_path, monkeypatch):
     (remembered,) = (mine / "radiographs").iterdir()
     remembered.unlink()
     assert digest() == (gone, all_of_them)
+
+
+AGAIN = "nothing was stored. Give the same command again"
+
+
+@pytest.fixture
+def planned(tmp_path, monkeypatch):
+    """A function that plans the stage `images` of all AP radiographs, as one command does."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    write_data_set(tmp_path / "raw", patients=40, seed=3, edition="2.2")
+    roots = {name: str(tmp_path / "raw" / name) for name in ("mimiciv", "mimic_cxr_jpg", "mimic_iv_note")}
+
+    def plan(**settings) -> StageWork:
+        config = load_config({"raw": roots, "output": str(tmp_path / "out"), "images": {"which": "all_ap"} | settings})
+        product, found = Plan(config).product("images"), config.images.model_dump()
+        return StageWork(
+            "images", product.folder, options=None, declared_raw=("metadata",),
+            roots={"mimic_cxr_jpg": Path(roots["mimic_cxr_jpg"])}, settings=found | {"processes": 1}, spec=product.spec,
+        )  # fmt: skip
+
+    return plan
+
+
+def jpegs(work: StageWork) -> list[Path]:
+    """The AP radiographs of ``work`` in the order in which they are decoded."""
+    rows = raw_radiographs._read_listing(work.roots["mimic_cxr_jpg"]).sort("dicom_id")
+    columns = rows.select("subject_id", "study_id", "dicom_id")
+    return [radiograph_path(work.roots["mimic_cxr_jpg"], *row) for row in columns.iter_rows()]
+
+
+def rewrite(path: Path, *, same_size: bool) -> None:
+    """Another picture in the place of a radiograph, dated a minute later."""
+    size, written = path.stat().st_size, path.stat().st_mtime
+    content = encoded(smooth(64, 64, seed=77), quality=30)
+    assert len(content) < size
+    path.write_bytes(content + bytes(size - len(content) if same_size else 1))
+    os.utime(path, (written + 60, written + 60))
+
+
+@pytest.mark.parametrize("same_size", [False, True])
+@pytest.mark.parametrize("which", ["first", "last"])
+@pytest.mark.parametrize("part", [None, JobPart(1, 1)])
+def test_a_radiograph_that_changes_while_the_stage_is_made(planned, monkeypatch, same_size, which, part):
+    """Nothing is stored, whether it was decoded already or not. The second command makes the stage of the new file."""
+    monkeypatch.setattr(images, "PART_SIZE", 16)
+    monkeypatch.setattr(images, "_IMAGES_PER_TASK", 16)
+    work = planned()
+    paths = jpegs(work)
+    path = paths[0] if which == "first" else paths[-1]
+
+    def during(done: int, total: int) -> None:
+        if total - 16 <= done < total:  # several parts of the pool are complete, the last one is not
+            rewrite(path, same_size=same_size)
+
+    monkeypatch.setattr(images, "meter", lambda name: during)
+    if part:
+        work.settings["part"] = part
+    with pytest.raises(ChangedError, match=f"mimic_cxr_jpg: 1 radiographs have changed while they were read; {AGAIN}"):
+        images.run(work)
+    assert not work.out.exists()
+    monkeypatch.setattr(images, "meter", lambda name: None)
+    again = planned()
+    assert (again.out == work.out) == same_size
+    images.run(again)
+    assert (tensor(again.out, path.stem) == decode(path)).all()
+    assert [line for line in verify.verify(again.out.parent) if "tensors" in line] == []
+
+
+@pytest.mark.parametrize("when", ["before the job", "before the seal"])
+@pytest.mark.parametrize("change", ["another size", "removed"])
+def test_a_listing_that_is_not_the_planned_one(planned, monkeypatch, when, change):
+    """All tensors are in the pool, so that no file is read."""
+    images.run(planned(broken_share=0.5))
+    work = planned()
+    path = jpegs(work)[5]
+
+    def alter() -> None:
+        rewrite(path, same_size=False) if change == "another size" else path.unlink()
+
+    real = images._refuse_many
+    with monkeypatch.context() as during:
+        if when == "before the job":
+            alter()
+        else:
+            during.setattr(images, "_refuse_many", lambda *arguments: alter() or real(*arguments))
+        with pytest.raises(ChangedError, match=AGAIN):
+            images.run(work)
+    assert not work.out.exists()
+    again = planned(allow_missing=True)
+    assert again.spec["settings"]["files"] != work.spec["settings"]["files"]
+    images.run(again)
+    index = pl.read_parquet(again.out / "index.parquet").filter(dicom_id=path.stem)
+    assert index["problem"].to_list() == ([None] if change == "another size" else ["missing"])
+
+
+@pytest.mark.parametrize("change", ["another size", "added"])
+def test_a_change_that_the_sample_of_a_large_folder_does_not_have(planned, monkeypatch, change):
+    """The plan does not see it, the job does, and the next plan too."""
+    monkeypatch.setattr(raw_radiographs, "_CHECKED", 10)
+    paths = jpegs(planned())
+    away = {path: path.read_bytes() for path in paths[::2]}
+    for path in away:
+        path.unlink()
+    first = planned(allow_missing=True)
+    listing = raw_radiographs._read_listing(first.roots["mimic_cxr_jpg"])
+    absent = pl.col("bytes").is_null()
+    sampled = pl.concat([raw_radiographs._spread(listing.filter(which)) for which in (absent, ~absent)])["dicom_id"]
+    if change == "added":
+        (path, content) = next((path, content) for path, content in away.items() if path.stem not in sampled)
+        path.write_bytes(content)
+    else:
+        path = next(path for path in paths if path not in away and path.stem not in sampled)
+        rewrite(path, same_size=False)
+    work = planned(allow_missing=True)
+    assert work.out == first.out
+    with pytest.raises(ChangedError, match=f"list of radiographs has changed since this build was planned; {AGAIN}"):
+        images.run(work)
+    again = planned(allow_missing=True)
+    assert again.out != work.out and not work.out.exists()
+    images.run(again)
+    assert (tensor(again.out, path.stem) == decode(path)).all()
+
+
+def test_missing_files_that_were_allowed_once_are_not_allowed_by_default(planned):
+    work = planned()
+    for path in jpegs(work)[::2]:
+        path.unlink()
+    images.run(planned(allow_missing=True))
+    default = planned()
+    assert not default.out.exists()
+    with pytest.raises(ImageError, match="allow_missing"):
+        images.run(default)
+
+
+def test_fabricated_radiographs_have_a_pool_for_each_version(raw, tmp_path):
+    """The same ids and sizes with other pictures. Real radiographs share one pool."""
+    dicoms, root = raw
+    dicoms = dicoms.filter(~pl.col("dicom_id").is_in(["d003", "d005"]))
+    path = radiograph_path(root, *dicoms.row(0)[1:], "d000")
+    before = decode(path)
+    specs = {name: {"stage": "images", "upstream": {"synthetic": name * 12}} for name in ("a", "b")}
+    build(dicoms, root, out_dir=tmp_path / "store" / "images-1", spec=specs["a"])
+    rewrite(path, same_size=True)
+    build(dicoms, root, out_dir=tmp_path / "store" / "images-2", spec=specs["b"])
+    assert (tensor(tmp_path / "store" / "images-1", "d000") == before).all()
+    assert (tensor(tmp_path / "store" / "images-2", "d000") == decode(path)).all()
+    assert len(list((tmp_path / "store").glob("tensors-*"))) == 2
+    assert images.pool_spec({"upstream": {"cohort-drg": "c" * 12}}) == images.pool_spec({})

@@ -12,12 +12,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from flexcare_data.encoder_files import encoder_files
+from flexcare_data.hashing import spec_key
 from flexcare_data.job_part import JobPart
 from flexcare_data.schema import NOTES_INDEX, check
-from flexcare_data.stages.work import StageWork
+from flexcare_data.stages.work import ChangedError, StageWork
 from flexcare_data.store.folders import MANIFEST
 from flexcare_model.notes import build as notes_build
-from flexcare_model.notes import prepare
+from flexcare_model.notes import loading, prepare
 from flexcare_model.notes.batching import batches
 from flexcare_model.notes.build import build, wanted_notes
 from flexcare_model.notes.convert import convert
@@ -146,15 +148,15 @@ def test_bytes_do_not_depend_on_threads(tiny, tmp_path, storage):
 
 def test_each_text_is_embedded_once(tiny, tmp_path, monkeypatch):
     embedded = []
-    real = notes_build.load_encoder
+    real = notes_build.load_into_memory
 
-    def loading(name):
+    def counting(name):
         encoder = real(name)
         vectors = encoder.vectors
         object.__setattr__(encoder, "vectors", lambda ids, lengths: embedded.extend(lengths) or vectors(ids, lengths))
         return encoder
 
-    monkeypatch.setattr(notes_build, "load_encoder", loading)
+    monkeypatch.setattr(notes_build, "load_into_memory", counting)
 
     def run(name: str, table: pl.DataFrame, **settings) -> int:
         embedded.clear()
@@ -222,6 +224,56 @@ def test_no_notes_at_all(tiny, tmp_path):
     table = sections([])
     counts = build(table.lazy(), wanted(table), str(tiny), out_dir=tmp_path / "notes-1", spec=SPEC)
     assert counts["notes"] == 0 and NoteVectors(tmp_path / "notes-1").places == {}
+
+
+@pytest.mark.parametrize("when", ["before the job", "while it is loaded", "while texts are embedded"])
+def test_an_encoder_that_changes_while_the_stage_is_made(tiny, tmp_path, monkeypatch, when):
+    """Nothing is stored, and no vector of the new encoder is stored as one of the old encoder."""
+    folder, store = shutil.copytree(tiny, tmp_path / "mine"), tmp_path / "store"
+    table = sections(invented_texts(20))
+    upstream = {"sections": tmp_path / "sections", "cohort-readmission": tmp_path / "readmission"}
+    for place in upstream.values():
+        place.mkdir()
+    table.write_parquet(tmp_path / "sections/sections.parquet")
+    table.select("note_id").write_parquet(tmp_path / "readmission/readmission.parquet")
+    settings = {"encoder": str(folder), "storage": "float16", "max_tokens": 512, "batch_tokens": 64, "device": "cpu"}
+
+    def planned() -> StageWork:
+        spec = {"settings": {"encoder": encoder_files(folder)}}
+        return StageWork(
+            "notes", store / f"notes-{spec_key(spec)}", None, upstream=upstream, settings=settings, spec=spec
+        )
+
+    def alter(*_: object) -> None:
+        """Overwrite the weights in place, as ``cp`` does."""
+        weights = folder / "model.safetensors"
+        content = weights.read_bytes()
+        with weights.open("r+b") as file:
+            file.seek(len(content) // 2)
+            file.write(bytes(len(content) // 4))
+
+    work = planned()
+    if when == "before the job":
+        alter()
+    elif when == "while it is loaded":
+        real = loading.load_encoder
+        monkeypatch.setattr(loading, "load_encoder", lambda name: alter() or real(name))
+    else:
+        monkeypatch.setattr(notes_build, "meter", lambda name: alter)
+    with pytest.raises((ChangedError, EncoderError), match=r"has changed .* nothing was stored\. Give the same"):
+        notes_build.run(work)
+    assert not work.out.exists()
+    monkeypatch.undo()
+    notes_build.run(planned())
+    expected = {}
+    for name, encoder in (("old", tiny), ("new", folder)):
+        whole = tmp_path / name / "notes-1"
+        build(table.lazy(), wanted(table), str(encoder), out_dir=whole, spec=SPEC, batch_tokens=64, device="cpu")
+        expected |= {path.name: files(path) for path in (tmp_path / name).glob("vectors-*")}
+    assert len(expected) == 2
+    for pool in store.glob("vectors-*"):
+        found = files(pool)
+        assert found == {name: expected[pool.name][name] for name in found}
 
 
 def prepared(store: Path, encoder: str, table: pl.DataFrame | None = None) -> Path:
