@@ -353,7 +353,7 @@ class Plan:
         if name == "encoder":
             return {"encoder": notes.encoder}
         if name == "notes":
-            encoder = {"encoder": self._encoder_digest()} if self.encoder_folder else {}
+            encoder = {"encoder": encoder_digest(self.encoder_folder)} if self.encoder_folder else {}
             return encoder | {"storage": notes.storage, "max_tokens": notes.max_tokens}
         return {}
 
@@ -439,11 +439,12 @@ class Plan:
         folder = Path(self.config.notes.encoder).expanduser()
         return folder if self.config.notes.encoder != "tiny" and folder.is_dir() else None
 
-    def _encoder_digest(self) -> dict[str, str]:
-        assert self.encoder_folder is not None
-        kept = (".json", ".txt", ".model", ".safetensors")
-        files = sorted(path for path in self.encoder_folder.iterdir() if path.suffix in kept)
-        return {path.name: remembered_digest(path)[:16] for path in files}
+
+def encoder_digest(folder: Path) -> dict[str, str]:
+    """Digests of the files of a note encoder, by name."""
+    kept = (".json", ".txt", ".model", ".safetensors")
+    files = sorted(path for path in folder.iterdir() if path.suffix in kept)
+    return {path.name: remembered_digest(path)[:16] for path in files}
 
 
 def code_spec(*modules: str) -> dict[str, Any]:
