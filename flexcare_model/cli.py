@@ -18,7 +18,7 @@ import click
 from flexcare_data.cli import COHORTS, FOLDER, OUT, PART, STAGE, Menu, folders, run_stage
 from flexcare_data.modalities import MODALITIES
 from flexcare_data.store.recipe import Recipe, link_all
-from flexcare_model.report.catalogue import FIGURES, TABLES
+from flexcare_model.report.catalogue import FIGURES, REPLICATES, REPLICATES_SEED, TABLES
 
 
 def prepare_environment() -> None:
@@ -256,8 +256,8 @@ def analyse(
 @RECIPE
 @OUTPUT
 @BELOW
-@click.option("--replicates", type=int, default=1000, help="Draws of patients.")
-@click.option("--seed", type=int, default=0, help="Seed of the draws.")
+@click.option("--replicates", type=int, default=REPLICATES, help="Draws of patients.")
+@click.option("--seed", type=int, default=REPLICATES_SEED, help="Seed of the draws.")
 @OUT
 def statistics(recipe: Path | None, output: Path | None, below: int, replicates: int, seed: int, out: Path) -> None:
     """Compute intervals, paired tests, calibration and groups.
@@ -268,8 +268,9 @@ def statistics(recipe: Path | None, output: Path | None, below: int, replicates:
     from flexcare_model.report.numbers.statistics import run
 
     with made_from(recipe, output, "statistics", out) as (place, target, made):
-        below = made.spec["settings"]["suppress_below"] if made else below
-        run(Results(place), target, below=below, replicates=replicates, seed=seed)
+        given = {"suppress_below": below, "replicates": replicates, "seed": seed}
+        asked = made.spec["settings"] if made else given
+        run(Results(place), target, below=asked["suppress_below"], replicates=asked["replicates"], seed=asked["seed"])
 
 
 @commands.command("tables")

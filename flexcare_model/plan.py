@@ -25,6 +25,8 @@ from flexcare_model.report.catalogue import (
     ENTRIES,
     FIGURES,
     PAGES,
+    REPLICATES,
+    REPLICATES_SEED,
     STATISTICS,
     TABLES,
     FigureEntry,
@@ -244,7 +246,11 @@ class ModelPlan:
     def statistics(self) -> Product:
         """Intervals, paired tests, calibration and groups of the runs of table 3."""
         inputs = self._named([self.data.product("stays"), *self._cohorts(), *self.method_runs])
-        settings = {"suppress_below": self.config.report.suppress_below}
+        settings = {
+            "suppress_below": self.config.report.suppress_below,
+            "replicates": REPLICATES,
+            "seed": REPLICATES_SEED,
+        }
         spec = self._made("statistics", inputs, settings, "flexcare_model.report.numbers.statistics")
         files = {f"analysis/statistics/{name}.parquet": f"{name}.parquet" for name in STATISTICS}
         return self._sealed("statistics", spec, files, inputs)

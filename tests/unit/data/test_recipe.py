@@ -151,6 +151,24 @@ def test_a_recipe_is_made_only_in_its_own_place_and_by_its_own_command(capsys, p
     )
 
 
+def test_the_draws_of_the_statistics_are_in_their_key(plan, tmp_path, monkeypatch):
+    """And the command takes them from there."""
+    from flexcare_model import plan as planned
+    from flexcare_model.report.numbers import statistics
+
+    before = ModelPlan(plan).statistics.key
+    for name, value in (("REPLICATES", 20), ("REPLICATES_SEED", 5)):
+        monkeypatch.setattr(planned, name, value)
+        assert ModelPlan(plan).statistics.key != before
+    product = ModelPlan(plan).statistics
+    taken = {}
+    monkeypatch.setattr(statistics, "run", lambda results, out, **given: taken.update(given))
+    path = tmp_path / "recipe.json"
+    Recipe(product.name, product.spec).write(path)
+    assert model_command(["statistics", "--recipe", str(path), "--out", str(product.folder)]) == 0
+    assert taken == {"below": 10, "replicates": 20, "seed": 5}
+
+
 def test_the_key_of_a_folder_is_at_the_end_of_its_name():
     assert key_of_folder(Path("store/cohort-drg-0123456789ab")) == "0123456789ab"
     assert key_of_folder(Path("built/stays")) == "stays"
