@@ -13,13 +13,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from flexcare_data.config import Config, Train
+from flexcare_data.config import Config
 from flexcare_data.discovery import models, models_of, reference, task_names
 from flexcare_data.errors import UserError
 from flexcare_data.hashing import spec_key
 from flexcare_data.plan import Plan, Product, code_spec, cohort_stage, library_versions
 from flexcare_data.schema import OUTPUT_FORMAT
 from flexcare_data.store.folders import MANIFEST
+from flexcare_data.train_settings import Train
 from flexcare_model.experiments import EXPERIMENTS, MULTI_TASK, TRANSFER
 from flexcare_model.report.catalogue import (
     ENTRIES,

@@ -224,6 +224,13 @@ CHANGES = {
         ('title = "MT"', 'title = "Multimodal Transformer"'),
         ("table2", "table3"),
     ),
+    "a comment in a preset": ("workflow/config/demo.yaml", None, ()),
+    "a comment in the default configuration": ("workflow/config/default.yaml", None, ()),
+    "another section of the configuration": (
+        "flexcare_data/config.py",
+        ("class Report(Section):", "class Report(Section):\n    shown: bool = True"),
+        (),
+    ),
     "a comment": ("flexcare_data/stages/stays.py", ("ADULT_YEARS = 18", "ADULT_YEARS = 18  # years"), ()),
 }
 """A change of one file, and the products whose own code or data it is."""
@@ -236,7 +243,12 @@ def test_a_change_of_code_moves_what_uses_it(base, copied, change):
     path = copied / name
     before = path.read_text()
     if texts is None:
-        after = before + {"csv": "\n", "py": "\nCHANGED = 1\n", "toml": "\n", "j2": "\n"}[name.rpartition(".")[2]]
+        after = (
+            before
+            + {"csv": "\n", "py": "\nCHANGED = 1\n", "toml": "\n", "j2": "\n", "yaml": "# a comment\n"}[
+                name.rpartition(".")[2]
+            ]
+        )
     else:
         assert texts[0] in before
         after = before.replace(*texts)
@@ -283,4 +295,7 @@ def test_closures_are_what_one_expects():
     assert [path.name for path in opened_files("flexcare_data.stages.phenotypes")] == [
         "phenotype_codes.csv", "phenotype_codes_icd10_ccs.csv",
     ]  # fmt: skip
+    run = "flexcare_model.training.train_and_evaluate"
+    assert [path.name for path in opened_files(run)] == ["variables.toml"]
+    assert "flexcare_data.config" not in closure(run)
     assert code_spec("flexcare_data.draws")["modules"] == ["flexcare_data.draws"]
