@@ -133,7 +133,7 @@ def test_what_is_remembered_is_of_this_content(grown):
     ],
 )
 def test_what_is_remembered_is_of_the_code_that_decides_what_counts(tmp_path, name, old, new):
-    """A change of these files is not hidden by what the old ones remembered; a class has a title that is not counted."""
+    """A change of these files is not hidden by what was remembered before; a title of a class does not count."""
     for package in ("flexcare_data", "flexcare_model"):
         ignored = shutil.ignore_patterns("__pycache__")
         shutil.copytree(ROOT / package, tmp_path / "checkout" / package, ignore=ignored)
