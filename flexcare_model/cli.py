@@ -412,15 +412,17 @@ def about(made: Recipe | None, *, below: int = 10, seeds: tuple[int, ...] = (), 
 
     from flexcare_model.report.about import About
 
-    code = version("flexcare")
     if made is None:
+        code = version("flexcare")
         return About(below=below, seeds=seeds or None, is_synthetic=synthetic or None, code_version=code)
     settings = made.spec["settings"]
+    products = settings.get("products")
     return About(
         config=settings.get("config", {}),
-        code_version=code,
+        code_version=settings.get("code_version", ""),
         below=settings["suppress_below"],
         seeds=tuple(settings.get("seeds", ())) or None,
         is_synthetic=settings["synthetic"],
         left_out=settings.get("left_out", {}),
+        products=None if products is None else frozenset(products),
     )

@@ -314,7 +314,8 @@ class ModelPlan:
         data += [*self._cohorts(), *(self.data.product(stage) for stage in ("audit", "images", "notes"))]
         files = {f"{name}.html": "page.html", f"{name}_tables": "tables"}
         modules = modules_of(ENTRIES)
-        return self._report(f"page-{name}", [*data, *self.needed(PAGES[name])], files, modules=modules, config=True)
+        inputs = [*data, *self.needed(PAGES[name])]
+        return self._report(f"page-{name}", inputs, files, modules=modules, config=True, jobs=True)
 
     @cached_property
     def image_list(self) -> Product:
@@ -339,7 +340,7 @@ class ModelPlan:
             both = [*plan._cohorts(), *plan.runs([reference().name], [MULTI_TASK])]
             inputs |= {f"{plan.config.protocol}/{name}": product for name, product in self._named(both).items()}
         files = {"protocols/comparison.html": "page.html", "protocols/tables": "tables"}
-        settings = self._report_settings()
+        settings = self._report_settings() | {"code_version": _code_version()}
         spec = self._made("comparison", inputs, settings, "flexcare_model.report.write")
         return self._sealed("comparison", spec, files, inputs)
 
@@ -356,6 +357,14 @@ class ModelPlan:
             "models": {name: asdict(model) for name, model in models().items()},
         }
 
+    @property
+    def _left_out(self) -> dict[str, str]:
+        """Tasks that are configured and not built, or not trained, with the reason; raw folders by their setting."""
+        reasons = {**self.data.left_out, **self.not_trained}
+        for root, folder in self.data.roots().items():
+            reasons = {task: reason.replace(str(folder), f"raw.{root}") for task, reason in reasons.items()}
+        return reasons
+
     def _report(
         self,
         name: str,
@@ -364,6 +373,7 @@ class ModelPlan:
         *,
         modules: Iterable[str] = (),
         config: bool = False,
+        jobs: bool = False,
         seeds: bool = True,
     ) -> Product:
         named = self._named(inputs)
@@ -371,7 +381,9 @@ class ModelPlan:
         if not seeds:
             del settings["seeds"]
         if config:
-            settings |= {"config": self.config.deciding(), "left_out": self.not_trained}
+            settings |= {"config": self.config.deciding(), "left_out": self._left_out, "code_version": _code_version()}
+        if jobs:
+            settings["products"] = sorted(_all_keys(named.values()))
         spec = self._made(name, named, settings, "flexcare_model.report.write", *modules)
         return self._sealed(name, spec, files, named)
 
@@ -396,6 +408,22 @@ class ModelPlan:
     @staticmethod
     def _named(products: Iterable[Product]) -> dict[str, Product]:
         return {product.name: product for product in products}
+
+
+def _code_version() -> str:
+    """The version that pages show."""
+    return library_versions(["flexcare"]).get("flexcare", "")
+
+
+def _all_keys(products: Iterable[Product]) -> set[str]:
+    """Keys of ``products`` and of everything that they were made from."""
+    found, todo = set(), list(products)
+    while todo:
+        product = todo.pop()
+        if product.key not in found:
+            found.add(product.key)
+            todo += product.inputs.values()
+    return found
 
 
 def _names(role: str) -> list[str]:
