@@ -133,6 +133,9 @@ class ModelPlan:
             raise RunError(f"model: expected one of {', '.join(models())}; got {model}")
         if experiment not in EXPERIMENTS:
             raise RunError(f"experiment: expected one of {', '.join(EXPERIMENTS)}; got {experiment}")
+        known = EXPERIMENTS[experiment]
+        if not models()[model].multi_task and (known.tasks is None or known.pretrained):
+            raise RunError(f"{model} is trained per task: expected the experiment of one task, got {experiment}")
         tasks = self.tasks_of(experiment)
         inputs = {name: self.data.product(name) for name in ("hourly", "images", "notes", *map(cohort_stage, tasks))}
         pretrained = self.run(model, MULTI_TASK, seed) if EXPERIMENTS[experiment].pretrained else None

@@ -18,7 +18,7 @@ from flexcare_data.code_digest import closure, code_digest, opened_files
 from flexcare_data.config import Config, load_config
 from flexcare_data.options import Options
 from flexcare_data.plan import Plan, code_spec
-from flexcare_model.plan import ModelPlan
+from flexcare_model.plan import ModelPlan, RunError
 
 READERS: dict[str, tuple[str, ...]] = {
     "synthetic": ("stays", "splits", "events", "sections", *COHORTS, "audit", "images"),
@@ -160,6 +160,16 @@ def test_without_a_data_set_its_stages_have_other_keys(tmp_path):
         assert whole.product(name).key == alone.product(name).key
     for name in ("sections", *COHORTS, "images", "notes"):
         assert whole.product(name).key != alone.product(name).key
+
+
+def test_a_model_of_one_task_is_not_planned_for_several():
+    models = ModelPlan(Plan(load_config(BASE)))
+    for experiment in ("six_tasks", "drg_1pct_pretrained"):
+        with pytest.raises(
+            RunError, match=f"mt is trained per task: expected the experiment of one task, got {experiment}"
+        ):
+            models.run("mt", experiment, 42)
+    assert models.run("mt", "drg_1pct", 42).spec["experiment"] == "drg_1pct"
 
 
 # --- code -------------------------------------------------------------------------------------------------------
