@@ -12,11 +12,15 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
 from flexcare_data.job_part import JobPart
+
+if TYPE_CHECKING:
+    from flexcare_data.options import Options
+    from flexcare_data.store.recipe import Recipe
 
 FOLDER = click.Path(path_type=Path)
 OUT = click.option("--out", type=FOLDER, required=True, help="Folder to write.")
@@ -148,6 +152,7 @@ def run_stage(stage: str, arguments: dict[str, Any], **settings: Any) -> None:
     from flexcare_data.plan import stage_row
     from flexcare_data.schema import RAW_ROOTS, cohort_stage
     from flexcare_data.stages.work import DeclaredOptions, StageWork
+    from flexcare_data.store.recipe import Recipe
 
     row = stage_row(stage)
     given = Options.model_validate(dict(pair.partition("=")[::2] for pair in arguments["option"]))
@@ -155,20 +160,62 @@ def run_stage(stage: str, arguments: dict[str, Any], **settings: Any) -> None:
     # Named by the table in it: a folder of the store is called cohort-<task>-<key>, one made by hand as the user likes.
     for folder in arguments.get("cohorts", ()):
         upstream[cohort_stage(_task_of(folder))] = folder
+    roots = {root: arguments[root] for root in RAW_ROOTS if arguments.get(root)}
+    spec: dict[str, Any] = {}
+    if arguments["spec"]:
+        recipe = Recipe.read(arguments["spec"], makes=stage, out=arguments["out"])
+        _check_arguments(recipe, given, roots, upstream, settings)
+        spec = recipe.spec
     work = StageWork(
         name=stage,
         out=arguments["out"],
         options=DeclaredOptions(given, row.options),
         declared_raw=row.raw,
-        roots={root: arguments[root] for root in RAW_ROOTS if arguments.get(root)},
+        roots=roots,
         upstream=upstream,
         settings=settings,
-        spec=json.loads(arguments["spec"].read_text())["spec"] if arguments["spec"] else {},
+        spec=spec,
         threads=arguments["threads"],
         group_readable=not arguments["private"],
     )
     work.check_unchanged()
     import_module(row.module).run(work)
+
+
+def _check_arguments(
+    recipe: Recipe, options: Options, roots: dict[str, Path], upstream: dict[str, Path], settings: dict[str, Any]
+) -> None:
+    """Raise RecipeError unless the arguments of a stage's command are those of its spec."""
+    from flexcare_data.encoder_files import encoder_files
+    from flexcare_data.schema import RAW
+    from flexcare_data.store.recipe import key_of_folder
+
+    spec = recipe.spec
+    planned, folders = spec.get("settings", {}), dict(upstream)
+    given = {name: value for name, value in settings.items() if name in planned}
+    if "encoder" in settings and recipe.name == "notes":  # a prepared encoder, or a folder of the user
+        folder = Path(settings["encoder"])
+        if "encoder" in planned:
+            given["encoder"] = encoder_files(folder)
+        else:
+            folders["encoder"] = folder
+    keys = {name: key_of_folder(folder) for name, folder in folders.items()}
+    if "synthetic" in spec.get("upstream", {}):
+        keys["synthetic"] = ", ".join(sorted({key_of_folder(folder.parent) for folder in roots.values()}))
+    # The command finds which radiographs exist by itself, as the plan does.
+    found = {name: value for name, value in planned.items() if name not in settings}
+    recipe.check_arguments(
+        options={name: getattr(options, name, None) for name in spec.get("options", {})},
+        settings=found | given,
+        upstream=keys,
+        # Content is compared by StageWork.check_unchanged; here, whether there is any.
+        raw={name: value if (RAW[name].root in roots) == (value != "absent") else _other(value)
+             for name, value in spec.get("raw", {}).items()},
+    )  # fmt: skip
+
+
+def _other(digest: str) -> str:
+    return "a folder" if digest == "absent" else "absent"
 
 
 def _task_of(folder: Path) -> str:
@@ -383,7 +430,7 @@ def image_list(
         write_list(frames, root=mimic_cxr_jpg, base=base, absent_only=absent_only, out=out)
         return
     name = "image_list.txt"
-    with Recipe.read(recipe).sealed(out) as folder:
+    with Recipe.read(recipe, makes="image_list", out=out).sealed(out) as folder:
         write_list(
             frames, root=mimic_cxr_jpg, base=base, absent_only=absent_only, out=folder / name, shown_as=out / name
         )
@@ -402,7 +449,7 @@ def meds_labels(cohorts: tuple[Path, ...], recipe: Path | None, out: Path) -> No
     if recipe is None:
         write_all(by_task, out)
         return
-    with Recipe.read(recipe).sealed(out) as folder:
+    with Recipe.read(recipe, makes="meds_labels", out=out).sealed(out) as folder:
         write_all(by_task, folder)
 
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 import ast
 import hashlib
 import json
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -136,8 +137,15 @@ def _module_code(module: str) -> _ModuleCode:
     return contribution
 
 
-_OWN_VERSION = "2"
-"""Change this together with `_read`, so that cached results of the old version are not used."""
+def _own_version() -> str:
+    """A digest of the code that decides what counts, and the Python that parses it."""
+    names = ("code_digest.py", "discovery.py", "package_files.py")
+    texts = [hashlib.sha256(Path(__file__).with_name(name).read_bytes()).hexdigest() for name in names]
+    return " ".join([*texts, *map(str, sys.version_info[:2])])
+
+
+_OWN_VERSION = _own_version()
+"""Results that another version of this code, or another Python, remembered are not used."""
 
 
 def _read(module: str, path: Path, text: str) -> _ModuleCode:

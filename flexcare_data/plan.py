@@ -355,7 +355,7 @@ class Plan:
         if name == "encoder":
             return {"encoder": notes.encoder}
         if name == "notes":
-            encoder = {"encoder": self._encoder_digest()} if self.encoder_folder else {}
+            encoder = {"encoder": encoder_files(self.encoder_folder)} if self.encoder_folder else {}
             return encoder | {"storage": notes.storage, "max_tokens": notes.max_tokens}
         return {}
 
@@ -440,10 +440,6 @@ class Plan:
         """The local folder of the note encoder; None for `tiny` and for a name of the hub, which are prepared once."""
         folder = Path(self.config.notes.encoder).expanduser()
         return folder if self.config.notes.encoder != "tiny" and folder.is_dir() else None
-
-    def _encoder_digest(self) -> dict[str, str]:
-        assert self.encoder_folder is not None
-        return encoder_files(self.encoder_folder)
 
 
 def code_spec(*modules: str) -> dict[str, Any]:

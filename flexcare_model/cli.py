@@ -18,7 +18,7 @@ import click
 from flexcare_data.cli import COHORTS, FOLDER, OUT, PART, STAGE, Menu, folders, run_stage
 from flexcare_data.modalities import MODALITIES
 from flexcare_data.store.recipe import Recipe, link_all
-from flexcare_model.report.catalogue import FIGURES, TABLES
+from flexcare_model.report.catalogue import FIGURES, REPLICATES, REPLICATES_SEED, TABLES
 
 
 def prepare_environment() -> None:
@@ -144,13 +144,14 @@ def train(
 
     execution = {name: value for name, value in fast.items() if value is not None}
     if recipe:
-        made = Recipe.read(recipe)
+        target = _given(out, "--out")
+        made = Recipe.read(recipe, makes="interaction" if interaction else "run", out=target)
         made.check_unchanged()
         spec, extra = made.spec, made.extra
         with made.view() as view:
             run(
                 view,
-                _given(out, "--out"),
+                target,
                 model=spec["model"],
                 experiment=spec["experiment"],
                 seed=spec["seed"],
@@ -243,7 +244,7 @@ def analyse(
     """
     from flexcare_model.analysis.write import run
 
-    with results_of(recipe, output) as (place, made), sealed(made, out) as target:
+    with made_from(recipe, output, kind, out) as (place, target, made):
         trained = Path(made.extra["run"]) if made else _given(folder, "--run")
         run(place, trained, target, kind=kind, device=device, encoder=made.extra.get("encoder") if made else encoder)
 
@@ -255,8 +256,8 @@ def analyse(
 @RECIPE
 @OUTPUT
 @BELOW
-@click.option("--replicates", type=int, default=1000, help="Draws of patients.")
-@click.option("--seed", type=int, default=0, help="Seed of the draws.")
+@click.option("--replicates", type=int, default=REPLICATES, help="Draws of patients.")
+@click.option("--seed", type=int, default=REPLICATES_SEED, help="Seed of the draws.")
 @OUT
 def statistics(recipe: Path | None, output: Path | None, below: int, replicates: int, seed: int, out: Path) -> None:
     """Compute intervals, paired tests, calibration and groups.
@@ -266,9 +267,10 @@ def statistics(recipe: Path | None, output: Path | None, below: int, replicates:
     from flexcare_model.report.numbers.results import Results
     from flexcare_model.report.numbers.statistics import run
 
-    with results_of(recipe, output) as (place, made), sealed(made, out) as target:
-        below = made.spec["settings"]["suppress_below"] if made else below
-        run(Results(place), target, below=below, replicates=replicates, seed=seed)
+    with made_from(recipe, output, "statistics", out) as (place, target, made):
+        given = {"suppress_below": below, "replicates": replicates, "seed": seed}
+        asked = made.spec["settings"] if made else given
+        run(Results(place), target, below=asked["suppress_below"], replicates=asked["replicates"], seed=asked["seed"])
 
 
 @commands.command("tables")
@@ -286,7 +288,7 @@ def tables(name: str, recipe: Path | None, output: Path | None, below: int, seed
     from flexcare_model.report.numbers.results import Results
     from flexcare_model.report.write import write_tables
 
-    with results_of(recipe, output) as (place, made), sealed(made, out) as target:
+    with made_from(recipe, output, f"tables-{name}", out) as (place, target, made):
         asked = about(made, below=below, seeds=seeds)
         write_tables(Results(place), name, target, below=asked.below, seeds=asked.seeds)
 
@@ -303,7 +305,7 @@ def figure(name: str, recipe: Path | None, output: Path | None, below: int, synt
     from flexcare_model.report.numbers.results import Results
     from flexcare_model.report.write import write_figure
 
-    with results_of(recipe, output) as (place, made), sealed(made, out) as target:
+    with made_from(recipe, output, f"figures-{name}", out) as (place, target, made):
         results, asked = Results(place), about(made, below=below, synthetic=synthetic)
         write_figure(results, name, target, below=asked.below, synthetic=asked.synthetic(results.is_synthetic))
 
@@ -325,7 +327,7 @@ def report(
     from flexcare_model.report.numbers.results import Results
     from flexcare_model.report.write import write_page
 
-    with results_of(recipe, output) as (place, made), sealed(made, out) as target:
+    with made_from(recipe, output, "page-*", out) as (place, target, made):
         write_page(Results(place), target, about(made, below=below, seeds=seeds, synthetic=synthetic))
 
 
@@ -343,7 +345,7 @@ def card(recipe: Path | None, output: Path | None, below: int, synthetic: bool, 
     from flexcare_model.report.numbers.results import Results
     from flexcare_model.report.write import write_card
 
-    with results_of(recipe, output) as (place, made), sealed(made, out) as target:
+    with made_from(recipe, output, "card", out) as (place, target, made):
         write_card(Results(place), target, about(made, below=below, synthetic=synthetic))
 
 
@@ -358,17 +360,16 @@ def compare_protocols(
     recipe: Path | None, flexcare: Path | None, corrected: Path | None, below: int, synthetic: bool, out: Path
 ) -> None:
     """Write a page that compares the two protocols."""
+    from flexcare_data.store.folders import ensure_folder
     from flexcare_model.report.numbers.results import Results
     from flexcare_model.report.write import write_comparison
 
     if recipe:
-        made = Recipe.read(recipe)
-        with made.view() as view, sealed(made, out) as target:
+        with made_from(recipe, None, "comparison", out) as (view, target, made):
             write_comparison(Results(view / "flexcare"), Results(view / "corrected"), target, about(made))
         return
     sides = Results(_given(flexcare, "--flexcare")), Results(_given(corrected, "--corrected"))
-    with sealed(None, out) as target:
-        write_comparison(*sides, target, about(None, below=below, synthetic=synthetic))
+    write_comparison(*sides, ensure_folder(out), about(None, below=below, synthetic=synthetic))
 
 
 # --- common -----------------------------------------------------------------------------------------------------
@@ -381,29 +382,26 @@ def _given(value: Any, option: str) -> Any:
 
 
 @contextmanager
-def results_of(recipe: Path | None, output: Path | None) -> Iterator[tuple[Path, Recipe | None]]:
-    """Yield the folder with the results, and the recipe if there is one."""
+def made_from(
+    recipe: Path | None, output: Path | None, makes: str, out: Path
+) -> Iterator[tuple[Path, Path, Recipe | None]]:
+    """Yield the folder with the results, the folder to write into, and the recipe if there is one.
+
+    With a recipe, the written folder is sealed as ``out`` on a clean exit.
+
+    Args:
+        makes: the product, as in the recipe.
+    """
+    from flexcare_data.store.folders import ensure_folder
+
     if recipe is None:
-        yield _given(output, "--output"), None
+        yield _given(output, "--output"), ensure_folder(out), None
         return
-    made = Recipe.read(recipe)
-    made.check_unchanged()
-    with made.view() as view:
+    made = Recipe.read(recipe, makes=makes, out=out)
+    with made.sealed(out) as target, made.view() as view:
         if benchmarks := made.extra.get("benchmarks"):
             link_all(view, {"benchmarks": benchmarks})
-        yield view, made
-
-
-@contextmanager
-def sealed(made: Recipe | None, out: Path) -> Iterator[Path]:
-    """Yield the folder to write into: sealed under its recipe, or an ordinary folder."""
-    from flexcare_data.store.folders import ensure_folder, write_stage
-
-    if made is None:
-        yield ensure_folder(out)
-        return
-    with write_stage(out, spec=made.spec, verify=made.check_unchanged) as folder:
-        yield folder
+        yield view, target, made
 
 
 def about(made: Recipe | None, *, below: int = 10, seeds: tuple[int, ...] = (), synthetic: bool = False) -> Any:
@@ -412,15 +410,17 @@ def about(made: Recipe | None, *, below: int = 10, seeds: tuple[int, ...] = (), 
 
     from flexcare_model.report.about import About
 
-    code = version("flexcare")
     if made is None:
+        code = version("flexcare")
         return About(below=below, seeds=seeds or None, is_synthetic=synthetic or None, code_version=code)
     settings = made.spec["settings"]
+    products = settings.get("products")
     return About(
         config=settings.get("config", {}),
-        code_version=code,
+        code_version=settings.get("code_version", ""),
         below=settings["suppress_below"],
         seeds=tuple(settings.get("seeds", ())) or None,
         is_synthetic=settings["synthetic"],
         left_out=settings.get("left_out", {}),
+        products=None if products is None else frozenset(products),
     )

@@ -13,18 +13,21 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from flexcare_data.config import Config, Train
+from flexcare_data.config import Config
 from flexcare_data.discovery import models, models_of, reference, task_names
 from flexcare_data.errors import UserError
 from flexcare_data.hashing import spec_key
 from flexcare_data.plan import Plan, Product, code_spec, cohort_stage, library_versions
 from flexcare_data.schema import OUTPUT_FORMAT
 from flexcare_data.store.folders import MANIFEST, is_complete, remove
+from flexcare_data.train_settings import Train
 from flexcare_model.experiments import EXPERIMENTS, MULTI_TASK, TRANSFER
 from flexcare_model.report.catalogue import (
     ENTRIES,
     FIGURES,
     PAGES,
+    REPLICATES,
+    REPLICATES_SEED,
     STATISTICS,
     TABLES,
     FigureEntry,
@@ -130,6 +133,9 @@ class ModelPlan:
             raise RunError(f"model: expected one of {', '.join(models())}; got {model}")
         if experiment not in EXPERIMENTS:
             raise RunError(f"experiment: expected one of {', '.join(EXPERIMENTS)}; got {experiment}")
+        known = EXPERIMENTS[experiment]
+        if not models()[model].multi_task and (known.tasks is None or known.pretrained):
+            raise RunError(f"{model} is trained per task: expected the experiment of one task, got {experiment}")
         tasks = self.tasks_of(experiment)
         inputs = {name: self.data.product(name) for name in ("hourly", "images", "notes", *map(cohort_stage, tasks))}
         pretrained = self.run(model, MULTI_TASK, seed) if EXPERIMENTS[experiment].pretrained else None
@@ -244,7 +250,11 @@ class ModelPlan:
     def statistics(self) -> Product:
         """Intervals, paired tests, calibration and groups of the runs of table 3."""
         inputs = self._named([self.data.product("stays"), *self._cohorts(), *self.method_runs])
-        settings = {"suppress_below": self.config.report.suppress_below}
+        settings = {
+            "suppress_below": self.config.report.suppress_below,
+            "replicates": REPLICATES,
+            "seed": REPLICATES_SEED,
+        }
         spec = self._made("statistics", inputs, settings, "flexcare_model.report.numbers.statistics")
         files = {f"analysis/statistics/{name}.parquet": f"{name}.parquet" for name in STATISTICS}
         return self._sealed("statistics", spec, files, inputs)
@@ -307,7 +317,8 @@ class ModelPlan:
         data += [*self._cohorts(), *(self.data.product(stage) for stage in ("audit", "images", "notes"))]
         files = {f"{name}.html": "page.html", f"{name}_tables": "tables"}
         modules = modules_of(ENTRIES)
-        return self._report(f"page-{name}", [*data, *self.needed(PAGES[name])], files, modules=modules, config=True)
+        inputs = [*data, *self.needed(PAGES[name])]
+        return self._report(f"page-{name}", inputs, files, modules=modules, config=True, jobs=True)
 
     @cached_property
     def image_list(self) -> Product:
@@ -334,7 +345,7 @@ class ModelPlan:
             both = [*plan._cohorts(), *plan.runs([reference().name], [MULTI_TASK])]
             inputs |= {f"{plan.config.protocol}/{name}": product for name, product in self._named(both).items()}
         files = {"protocols/comparison.html": "page.html", "protocols/tables": "tables"}
-        settings = self._report_settings()
+        settings = self._report_settings() | {"code_version": _code_version()}
         spec = self._made("comparison", inputs, settings, "flexcare_model.report.write")
         return self._sealed("comparison", spec, files, inputs)
 
@@ -351,6 +362,14 @@ class ModelPlan:
             "models": {name: asdict(model) for name, model in models().items()},
         }
 
+    @property
+    def _left_out(self) -> dict[str, str]:
+        """Tasks that are configured and not built, or not trained, with the reason; raw folders by their setting."""
+        reasons = {**self.data.left_out, **self.not_trained}
+        for root, folder in self.data.roots().items():
+            reasons = {task: reason.replace(str(folder), f"raw.{root}") for task, reason in reasons.items()}
+        return reasons
+
     def _report(
         self,
         name: str,
@@ -359,6 +378,7 @@ class ModelPlan:
         *,
         modules: Iterable[str] = (),
         config: bool = False,
+        jobs: bool = False,
         seeds: bool = True,
     ) -> Product:
         named = self._named(inputs)
@@ -366,7 +386,9 @@ class ModelPlan:
         if not seeds:
             del settings["seeds"]
         if config:
-            settings |= {"config": self.config.deciding(), "left_out": self.not_trained}
+            settings |= {"config": self.config.deciding(), "left_out": self._left_out, "code_version": _code_version()}
+        if jobs:
+            settings["products"] = sorted(_all_keys(named.values()))
         spec = self._made(name, named, settings, "flexcare_model.report.write", *modules)
         return self._sealed(name, spec, files, named)
 
@@ -391,6 +413,22 @@ class ModelPlan:
     @staticmethod
     def _named(products: Iterable[Product]) -> dict[str, Product]:
         return {product.name: product for product in products}
+
+
+def _code_version() -> str:
+    """The version that pages show."""
+    return library_versions(["flexcare"]).get("flexcare", "")
+
+
+def _all_keys(products: Iterable[Product]) -> set[str]:
+    """Keys of ``products`` and of everything that they were made from."""
+    found, todo = set(), list(products)
+    while todo:
+        product = todo.pop()
+        if product.key not in found:
+            found.add(product.key)
+            todo += product.inputs.values()
+    return found
 
 
 def _names(role: str) -> list[str]:

@@ -17,7 +17,8 @@ class About:
         below: counts in [1, below) are not shown.
         seeds: expected seeds; None: those that were found.
         is_synthetic: True marks every page; None: decided from the output folder.
-        left_out: tasks that no model is trained on, with the reason.
+        left_out: tasks that are not built, or that no model is trained on, with the reason.
+        products: keys of the products that the page is made from; None: everything in the output folder.
     """
 
     title: str = "FlexCare-benchmark"
@@ -27,6 +28,7 @@ class About:
     seeds: tuple[int, ...] | None = None
     is_synthetic: bool | None = None
     left_out: dict[str, str] = field(default_factory=dict)
+    products: frozenset[str] | None = None
 
     def synthetic(self, found: bool) -> bool:
         """Whether to mark a page as synthetic; ``found``: whether the output folder is marked."""

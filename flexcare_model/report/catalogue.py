@@ -251,6 +251,8 @@ PAGES = {"report": "reported_runs", "so_far": "finished", "paper": "all_tables_a
 
 STATISTICS = ("estimates", "comparisons", "curves", "calibration", "subgroups")
 """Files of the command `statistics`, without their ending."""
+REPLICATES, REPLICATES_SEED = 1000, 0
+"""Draws of patients behind the intervals and tests of `statistics`, and their seed."""
 
 ENTRIES: tuple[TableEntry | FigureEntry, ...] = (*TABLES.values(), *FIGURES.values())
 

@@ -14,8 +14,8 @@ from typing import Any, Literal
 
 from pydantic import ValidationError
 
-from flexcare_data.config import Train
 from flexcare_data.errors import UserError
+from flexcare_data.train_settings import Train
 from flexcare_model.data.batch import MAX_HOURS
 from flexcare_model.experiments import EXPERIMENTS
 from flexcare_model.models import MODELS, ModelConfig

@@ -7,7 +7,7 @@ import signal
 
 import pytest
 from support.killable import digests, hidden, run
-from support.prepared import PATCHES, Base
+from support.prepared import PATCHES, Base, key_of
 
 STAGES = ("stays", "events", "hourly", "sections", "cohort-diagnosis", "audit", "images", "encoder", "notes")
 FEW = ("events", "cohort-diagnosis", "images", "notes")
@@ -99,19 +99,21 @@ def test_a_report_killed_in_the_middle_has_whole_files_only(base, tmp_path, whic
 @pytest.mark.parametrize("which", ["table3", pytest.param("report", marks=pytest.mark.drill)])
 def test_a_report_of_the_workflow_is_there_as_a_whole_or_not_at_all(base, tmp_path, which):
     """With a recipe the command seals a folder, as a stage does."""
-    recipe = base.recipe(tmp_path / "recipe.json", which)
+    product = {"table3": "tables-table3", "report": "page-report"}[which]
+    recipe = base.recipe(tmp_path / "recipe.json", product)
+    made = f"{product}-{key_of(recipe)}"
     name, *more = {"table3": ["tables", "table3"], "report": ["report"]}[which]
 
     def sealed(folder: str, moment: int = 0):
-        command = ["flexcare_model", name, *more, "--recipe", recipe, "--out", tmp_path / folder / "made"]
+        command = ["flexcare_model", name, *more, "--recipe", recipe, "--out", tmp_path / folder / made]
         return run(command, watched=tmp_path / folder, kill_at=moment)
 
     moments = sealed("whole").moments
     whole = digests(tmp_path / "whole")
-    assert "made/manifest.json" in whole
+    assert f"{made}/manifest.json" in whole
     for moment in (2, moments // 2, moments - 1):
         assert sealed("killed", moment).status == -signal.SIGKILL
-        assert digests(tmp_path / "killed/made") in ({}, digests(tmp_path / "whole/made"))
+        assert digests(tmp_path / "killed" / made) in ({}, digests(tmp_path / "whole" / made))
     assert sealed("killed").status == 0
     assert digests(tmp_path / "killed") == whole
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from support import conditions
 from support.killable import CONTEXT, call, digests, hidden, run, run_command, run_on_a_small_disk
-from support.prepared import PATCHES, Base
+from support.prepared import PATCHES, Base, key_of
 from test_killed_stages import expected
 
 more = pytest.mark.drill
@@ -259,8 +259,9 @@ def test_nothing_is_open_to_others_whatever_the_umask(base, tmp_path):
     sample = "meds-labels", "--cohorts", base.store / "cohort-drg", "--out", tmp_path / "meds"
     assert run(["flexcare_data", *sample], watched=tmp_path, before=(condition,)).status == 0
     recipe = base.recipe(tmp_path / "recipe.json", "tables-table2")
-    command = ["flexcare_model", "tables", "table2", "--recipe", recipe, "--out", tmp_path / "sealed"]
+    sealed = tmp_path / f"sealed-{key_of(recipe)}"
+    command = ["flexcare_model", "tables", "table2", "--recipe", recipe, "--out", sealed]
     assert run(command, watched=tmp_path, before=(condition,)).status == 0
-    made = [tmp_path / name for name in ("store", "card", "meds", "tables", "figure", "sealed")] + [mine]
+    made = [tmp_path / name for name in ("store", "card", "meds", "tables", "figure")] + [sealed, mine]
     assert all(folder.is_dir() for folder in made)
     assert set().union(*map(modes, made)) == {0}

@@ -6,6 +6,7 @@ import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from flexcare_data.hashing import spec_key
 from flexcare_data.store.recipe import Recipe
 from flexcare_data.tasks import TASKS
 
@@ -81,3 +82,8 @@ class Base:
                       json.dumps(SETTINGS), "--seed", "40"],
         }  # fmt: skip
         return [*map(str, parts[name]), "--out", str(out)]
+
+
+def key_of(recipe: Path) -> str:
+    """The key of the product that ``recipe`` is for."""
+    return spec_key(json.loads(recipe.read_text())["spec"])

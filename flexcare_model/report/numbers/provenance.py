@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,14 +45,20 @@ def origins(results: Results) -> list[StageOrigin]:
     return sorted(found, key=lambda origin: origin.stage)
 
 
-def resources(results: Results) -> tuple[Layout, Layout] | None:
-    """Wall time and peak memory from the workflow's benchmark files: by rule, and of every job."""
+def resources(results: Results, keys: Collection[str] | None = None) -> tuple[Layout, Layout] | None:
+    """Wall time and peak memory from the workflow's benchmark files: by rule, and of every job.
+
+    Args:
+        keys: of the products whose jobs are shown; None: all jobs that are found.
+    """
     jobs = []
     newest: dict[str, Path] = {}
     for path in sorted((results.root / "benchmarks").rglob("*.tsv"), key=lambda path: path.stat().st_mtime):
         # A name has its key at its end, or before the number of a part; the section on sources shows the key.
         name = path.relative_to(results.root / "benchmarks").with_suffix("").as_posix()
-        newest[re.sub(r"-[0-9a-f]{12}(?=$|-part)", "", name)] = path
+        stem, key, part = re.fullmatch(r"(.*?)(?:-([0-9a-f]{12}))?(-part\w+)?", name).groups("")  # type: ignore[union-attr]
+        if keys is None or key in keys:
+            newest[stem + part] = path
     for name, path in sorted(newest.items()):
         measured = pl.read_csv(path, separator="\t", infer_schema=False, null_values=["-", "NA"])
         if not {"s", "max_rss"} <= set(measured.columns) or measured.height == 0:

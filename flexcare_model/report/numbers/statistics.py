@@ -8,12 +8,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from flexcare_data.store.folders import atomic_write
-from flexcare_model.report.catalogue import STATISTICS
+from flexcare_model.report.catalogue import REPLICATES, REPLICATES_SEED, STATISTICS
 from flexcare_model.report.numbers import groups, uncertainty
 from flexcare_model.report.numbers.results import Results
 
 
-def run(results: Results, out: Path, *, below: int, replicates: int = 1000, seed: int = 0) -> None:
+def run(results: Results, out: Path, *, below: int, replicates: int = REPLICATES, seed: int = REPLICATES_SEED) -> None:
     """Write estimates, comparisons, curves, calibration and subgroups.
 
     Args:

@@ -12,6 +12,7 @@ import polars as pl
 
 from flexcare_data.tasks import TASKS
 from flexcare_model.analysis.statistics import compare, estimate, holm, patient_weights, replicate_metrics
+from flexcare_model.report.catalogue import REPLICATES, REPLICATES_SEED
 from flexcare_model.report.numbers.layout import Cell, Layout, absent, number, words
 from flexcare_model.report.numbers.methods import reference
 from flexcare_model.report.numbers.results import METRIC_TITLES, Results
@@ -32,7 +33,9 @@ COMPARISONS = {
 }  # fmt: skip
 
 
-def bootstrap(results: Results, *, replicates: int = 1000, seed: int = 0) -> tuple[pl.DataFrame, pl.DataFrame]:
+def bootstrap(
+    results: Results, *, replicates: int = REPLICATES, seed: int = REPLICATES_SEED
+) -> tuple[pl.DataFrame, pl.DataFrame]:
     """ESTIMATES of every method, task and metric; COMPARISONS of the reference with each other method.
 
     All methods of a task see the same draws of patients. Holm's correction is over all comparisons at once.

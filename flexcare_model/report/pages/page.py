@@ -40,7 +40,7 @@ from flexcare_model.report.pages.elements import (
 def build_page(results: Results, about: About) -> str:
     """The whole page."""
     groups = [
-        ("What was built", [_origin(results, about), _config(about), _resources(results)]),
+        ("What was built", [_origin(results, about), _config(about), _resources(results, about)]),
         ("Data", _data_sections(results, about)),
         *(
             (heading, [_section(results, about, anchor, title) for anchor, title in sections.items()])
@@ -63,10 +63,10 @@ def _summary(results: Results, about: About) -> list[tuple[str, str]]:
         total = sum(cohort.height for cohort in results.cohorts.values())
         lines.append(("Samples in all cohorts", f"{total:,}"))
     lines.append(("Finished runs", str(len(results.runs))))
-    lines += [("Left out of training", f"{task} is left out: {reason}") for task, reason in about.left_out.items()]
+    lines += [("Left out", f"{task} is left out: {reason}") for task, reason in about.left_out.items()]
     for run in results.runs:
         if reason := run.metrics.get("left_out"):
-            lines.append(("Left out of training", f"{run.model} on {run.experiment}, seed {run.seed}: {reason}"))
+            lines.append(("Left out", f"{run.model} on {run.experiment}, seed {run.seed}: {reason}"))
     if about.code_version:
         lines.append(("Code", about.code_version))
     return lines
@@ -115,8 +115,8 @@ def _config(about: About) -> Section:
     return Section("config", "Configuration", version + f"<pre>{html.escape(text)}</pre>")
 
 
-def _resources(results: Results) -> Section:
-    made = provenance.resources(results)
+def _resources(results: Results, about: About) -> Section:
+    made = provenance.resources(results, about.products)
     missing = "No benchmark files found: the workflow writes them while it runs."
     if made is None:
         return section("resources", "Time and memory", [], missing)

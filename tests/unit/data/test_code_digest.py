@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+from support.paths import ROOT
 
 from flexcare_data import code_digest as source
 from flexcare_data.code_digest import changed_code, closure, code_digest, opened_files
@@ -118,6 +123,33 @@ def test_what_is_remembered_is_of_this_content(grown):
         path.write_text("{")
     forget()
     assert code_digest("grown.top") == before
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new"),
+    [
+        ("code_digest.py", "return isinstance(target, ast.Name) and target.id in SHOWN_ONLY", "return False"),
+        ("discovery.py", '- {"name", "module"', '- {"title", "name", "module"'),
+    ],
+)
+def test_what_is_remembered_is_of_the_code_that_decides_what_counts(tmp_path, name, old, new):
+    """A change of these files is not hidden by what was remembered before; a title of a class does not count."""
+    for package in ("flexcare_data", "flexcare_model"):
+        ignored = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(ROOT / package, tmp_path / "checkout" / package, ignore=ignored)
+
+    def digest(cache: str) -> str:
+        code = "from flexcare_data.code_digest import code_digest; print(code_digest('flexcare_model.models.mt'))"
+        environment = os.environ | {"PYTHONPATH": str(tmp_path / "checkout"), "XDG_CACHE_HOME": str(tmp_path / cache)}
+        command = [sys.executable, "-c", code]
+        done = subprocess.run(command, env=environment, cwd=tmp_path, text=True, capture_output=True, check=True)
+        return done.stdout
+
+    before = digest("used")
+    path = tmp_path / "checkout/flexcare_data" / name
+    assert old in path.read_text()
+    path.write_text(path.read_text().replace(old, new))
+    assert digest("used") == digest("fresh") != before
 
 
 def test_an_unknown_module_is_refused(grown):

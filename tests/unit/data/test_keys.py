@@ -18,7 +18,7 @@ from flexcare_data.code_digest import closure, code_digest, opened_files
 from flexcare_data.config import Config, load_config
 from flexcare_data.options import Options
 from flexcare_data.plan import Plan, code_spec
-from flexcare_model.plan import ModelPlan
+from flexcare_model.plan import ModelPlan, RunError
 
 READERS: dict[str, tuple[str, ...]] = {
     "synthetic": ("stays", "splits", "events", "sections", *COHORTS, "audit", "images"),
@@ -162,6 +162,16 @@ def test_without_a_data_set_its_stages_have_other_keys(tmp_path):
         assert whole.product(name).key != alone.product(name).key
 
 
+def test_a_model_of_one_task_is_not_planned_for_several():
+    models = ModelPlan(Plan(load_config(BASE)))
+    for experiment in ("six_tasks", "drg_1pct_pretrained"):
+        with pytest.raises(
+            RunError, match=f"mt is trained per task: expected the experiment of one task, got {experiment}"
+        ):
+            models.run("mt", experiment, 42)
+    assert models.run("mt", "drg_1pct", 42).spec["experiment"] == "drg_1pct"
+
+
 # --- code -------------------------------------------------------------------------------------------------------
 
 
@@ -224,6 +234,13 @@ CHANGES = {
         ('title = "MT"', 'title = "Multimodal Transformer"'),
         ("table2", "table3"),
     ),
+    "a comment in a preset": ("workflow/config/demo.yaml", None, ()),
+    "a comment in the default configuration": ("workflow/config/default.yaml", None, ()),
+    "another section of the configuration": (
+        "flexcare_data/config.py",
+        ("class Report(Section):", "class Report(Section):\n    shown: bool = True"),
+        (),
+    ),
     "a comment": ("flexcare_data/stages/stays.py", ("ADULT_YEARS = 18", "ADULT_YEARS = 18  # years"), ()),
 }
 """A change of one file, and the products whose own code or data it is."""
@@ -236,7 +253,12 @@ def test_a_change_of_code_moves_what_uses_it(base, copied, change):
     path = copied / name
     before = path.read_text()
     if texts is None:
-        after = before + {"csv": "\n", "py": "\nCHANGED = 1\n", "toml": "\n", "j2": "\n"}[name.rpartition(".")[2]]
+        after = (
+            before
+            + {"csv": "\n", "py": "\nCHANGED = 1\n", "toml": "\n", "j2": "\n", "yaml": "# a comment\n"}[
+                name.rpartition(".")[2]
+            ]
+        )
     else:
         assert texts[0] in before
         after = before.replace(*texts)
@@ -283,4 +305,7 @@ def test_closures_are_what_one_expects():
     assert [path.name for path in opened_files("flexcare_data.stages.phenotypes")] == [
         "phenotype_codes.csv", "phenotype_codes_icd10_ccs.csv",
     ]  # fmt: skip
+    run = "flexcare_model.training.train_and_evaluate"
+    assert [path.name for path in opened_files(run)] == ["variables.toml"]
+    assert "flexcare_data.config" not in closure(run)
     assert code_spec("flexcare_data.draws")["modules"] == ["flexcare_data.draws"]

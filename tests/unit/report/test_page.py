@@ -6,12 +6,17 @@ import json
 import re
 import shutil
 import subprocess
+from importlib.metadata import version
 from pathlib import Path
 
 import polars as pl
 import pytest
 from support.fabricated_results import fabricate, fabricate_analysis
+from support.paths import RAW
 
+from flexcare_data.config import load_config
+from flexcare_data.plan import Plan
+from flexcare_model.plan import ModelPlan
 from flexcare_model.report.about import About
 from flexcare_model.report.numbers import provenance
 from flexcare_model.report.numbers.layout import Layout, number
@@ -127,6 +132,42 @@ def test_time_and_memory_by_rule(tmp_path):
     assert jobs.frame["job"].to_list() == [
         "images-part1of2", "images-part2of2", "stays", "train/mmf/drg/seed40", "train/mt/drg/seed40",
     ]  # fmt: skip
+
+
+def test_time_and_memory_of_the_inputs_of_a_page_only(tmp_path):
+    """Of a run that was trained twice, or that the page does not show, nothing is listed."""
+    keys = {"0123456789ab": "40.0", "ba9876543210": "2.5"}
+    for key, seconds in keys.items():
+        for name in (f"train/mt/drg/seed40-{key}", f"images-{key}-part1of2"):
+            path = tmp_path / f"benchmarks/{name}.tsv"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(f"s\tmax_rss\n{seconds}\t10\n")
+    for key, seconds in keys.items():
+        _, jobs = provenance.resources(Results(tmp_path), {key})
+        assert jobs.frame["job"].to_list() == ["images-part1of2", "train/mt/drg/seed40"]
+        assert jobs.frame["seconds"].to_list() == [float(seconds)] * 2
+    assert provenance.resources(Results(tmp_path), set()) is None
+    page = build_page(Results(tmp_path), About(products=frozenset(["0123456789ab"])))
+    assert "40.0" in page and "2.5<" not in page
+
+
+def test_what_a_page_shows_is_in_its_spec(tmp_path, monkeypatch):
+    """The keys of all its inputs, the version of the code, and why a configured task is missing."""
+    shutil.copytree(RAW / "mimiciv", tmp_path / "mimiciv")
+    (tmp_path / "mimiciv/hosp/drgcodes.csv").unlink()
+    config = {"raw": {"mimiciv": str(tmp_path / "mimiciv")}, "notes": {"encoder": "tiny"}, "preset": "demo"}
+    models = ModelPlan(Plan(load_config(config | {"train": {"baselines": ["mt"], "seeds": [42]}})))
+    product = models.page("report")
+    settings = product.spec["settings"]
+    run = models.run("mt", "readmission", 42)
+    assert {run.key, run.inputs["hourly"].key, models.data.product("encoder").key} <= set(settings["products"])
+    assert models.run("mmf", "readmission", 42).key not in settings["products"]
+    assert settings["left_out"]["drg"].startswith("raw.mimiciv")
+    assert str(tmp_path) not in json.dumps(settings)
+    for made in (product, models.card, models.comparison(models)):
+        assert made.spec["settings"]["code_version"] == version("flexcare")
+    page = build_page(Results(tmp_path), About(left_out=settings["left_out"]))
+    assert "drg is left out: raw.mimiciv" in page
 
 
 def test_a_wide_table_is_shown_as_two():
