@@ -5,8 +5,6 @@ In: the folder of an encoder. Out: an `Encoder` that no longer depends on its fi
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from flexcare_model.notes.encoder import Encoder, EncoderError, encoder_digest, find_encoder, load_encoder
 
 
@@ -16,7 +14,7 @@ def load_into_memory(name: str) -> Encoder:
     Raises:
         EncoderError: as `load_encoder`; also if the files change meanwhile.
     """
-    folder: Path = find_encoder(name)
+    folder = find_encoder(name)
     before = encoder_digest(folder)
     loaded = load_encoder(str(folder))
     for weights in loaded.model.parameters():

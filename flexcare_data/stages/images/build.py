@@ -143,7 +143,7 @@ def build(
     _refuse_many(counts, broken_share, allow_missing, table, Path(out_dir), group_readable)
 
     def unchanged() -> None:
-        _refuse_changed(needed, root, pool, grown)
+        _check_unchanged(needed, root, pool, grown)
         verify()
 
     with write_stage(out_dir, spec=spec, group_readable=group_readable, verify=unchanged) as folder:
@@ -178,8 +178,8 @@ def decode_part(
     pool = Pool(pool_dir, key="dicom_id", spec=pool_spec(spec), group_readable=group_readable)
     parts = [with_states(frame, root) for frame in _parts(_needed(dicoms), part)]
     grown = _grow(pool, parts, root, processes, progress)
-    for frame in parts:
-        _refuse_changed(frame, root, pool, grown)
+    if parts:
+        _check_unchanged(pl.concat(parts), root, pool, grown)
     return sum(frame["bytes"].count() for frame in parts) - len(grown.problems)
 
 
@@ -217,22 +217,29 @@ class _Grown:
     problems: dict[str, str] = field(default_factory=dict)
 
 
-def _refuse_changed(read: pl.DataFrame, root: Path, pool: Pool, grown: _Grown) -> None:
-    """Raise ChangedError if a file has another state than in ``read`` (see `with_states`).
+def _check_unchanged(read: pl.DataFrame, root: Path, pool: Pool, grown: _Grown) -> None:
+    """Raise ChangedError if a file of ``read`` has changed since."""
+    if changed := _changed(read, root, [*grown.parts, *grown.problems]):
+        raise _refusal(root, pool, grown, changed)
 
-    Of a file that this job did not decode, only the size counts, as for `_known`. The parts that were made from changed
-    files are withdrawn: a file of the same size would be taken for the one that was decoded.
+
+def _changed(read: pl.DataFrame, root: Path, decoded: list[str]) -> list[str]:
+    """The dicom_ids of ``read`` (see `with_states`) whose files have another state now.
+
+    Of a file that is not among ``decoded``, only the size counts, as for `_known`.
     """
-    decoded = read["dicom_id"].is_in([*grown.parts, *grown.problems])
     now = with_states(read.select("dicom_id", "subject_id", "study_id"), root)
     differs = {name: now[name].ne_missing(read[name]) for name in ("bytes", "problem", "mtime_ns")}
-    changed = read.filter(differs["bytes"] | differs["problem"] | (differs["mtime_ns"] & decoded))["dicom_id"].to_list()
-    if not changed:
-        return
+    rewritten = differs["mtime_ns"] & read["dicom_id"].is_in(decoded)
+    return read.filter(differs["bytes"] | differs["problem"] | rewritten)["dicom_id"].to_list()
+
+
+def _refusal(root: Path, pool: Pool, grown: _Grown, changed: list[str]) -> ChangedError:
+    """The error; withdraws what was made of ``changed``, as a new file of the same size would find the old tensor."""
     for part in {grown.parts[dicom] for dicom in changed if dicom in grown.parts}:
         pool.withdraw(part)
     forget_listing(root)
-    raise ChangedError(f"{root}: {len(changed)} radiographs have changed while they were read; {AGAIN}")
+    return ChangedError(f"{root}: radiographs have changed while they were read ({len(changed)}); {AGAIN}")
 
 
 def _grow(pool: Pool, parts: list[pl.DataFrame], root: Path, processes: int, progress: Progress | None) -> _Grown:
@@ -270,7 +277,9 @@ def _grow(pool: Pool, parts: list[pl.DataFrame], root: Path, processes: int, pro
                     if progress is not None:
                         progress(done, total)
                 # Before the part is added, as later builds find its tensors by the sizes of the files.
-                _refuse_changed(batch, root, pool, _Grown(problems=dict.fromkeys(ids, "")))
+                if changed := _changed(batch, root, ids):
+                    earlier = _changed(pl.concat(todo), root, list(grown.parts))
+                    raise _refusal(root, pool, grown, sorted({*changed, *earlier}))
                 if entries:
                     schema = {"dicom_id": pl.String, "row": pl.Int64, "bytes": pl.Int64, "sha256": pl.String}
                     part = pool.add(pl.DataFrame(entries, schema=schema).sort("dicom_id"), {"": scratch})

@@ -503,31 +503,32 @@ def rewrite(path: Path, *, same_size: bool) -> None:
 
 
 @pytest.mark.parametrize("same_size", [False, True])
-@pytest.mark.parametrize("which", ["first", "last"])
+@pytest.mark.parametrize("which", [[0], [-1], [0, -1]], ids=["first", "last", "both"])
 @pytest.mark.parametrize("part", [None, JobPart(1, 1)])
 def test_a_radiograph_that_changes_while_the_stage_is_made(planned, monkeypatch, same_size, which, part):
     """Nothing is stored, whether it was decoded already or not. The second command makes the stage of the new file."""
     monkeypatch.setattr(images, "PART_SIZE", 16)
     monkeypatch.setattr(images, "_IMAGES_PER_TASK", 16)
     work = planned()
-    paths = jpegs(work)
-    path = paths[0] if which == "first" else paths[-1]
+    paths = [jpegs(work)[place] for place in which]
 
     def during(done: int, total: int) -> None:
         if total - 16 <= done < total:  # several parts of the pool are complete, the last one is not
-            rewrite(path, same_size=same_size)
+            for path in paths:
+                rewrite(path, same_size=same_size)
 
     monkeypatch.setattr(images, "meter", lambda name: during)
     if part:
         work.settings["part"] = part
-    with pytest.raises(ChangedError, match=f"mimic_cxr_jpg: 1 radiographs have changed while they were read; {AGAIN}"):
+    with pytest.raises(ChangedError, match=rf"have changed while they were read \({len(which)}\); {AGAIN}"):
         images.run(work)
     assert not work.out.exists()
     monkeypatch.setattr(images, "meter", lambda name: None)
     again = planned()
     assert (again.out == work.out) == same_size
     images.run(again)
-    assert (tensor(again.out, path.stem) == decode(path)).all()
+    for path in paths:
+        assert (tensor(again.out, path.stem) == decode(path)).all()
     assert [line for line in verify.verify(again.out.parent) if "tensors" in line] == []
 
 
