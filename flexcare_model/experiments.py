@@ -5,6 +5,7 @@ In: nothing. Out: `EXPERIMENTS`, by the name that is part of a run's path. No mo
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from flexcare_data.discovery import task_names
@@ -54,3 +55,20 @@ EXPERIMENTS: dict[str, Experiment] = {experiment.name: experiment for experiment
 
 TRANSFER = tuple(name for name, experiment in EXPERIMENTS.items() if name.startswith(f"{TRANSFER_TASK}_"))
 """The experiments of table 5."""
+
+
+def why_no_samples(absent: Iterable[str]) -> str:
+    """Why a cohort has no training samples; ``absent``: data sets that are not set.
+
+    Example:
+        >>> why_no_samples(["mimic_iv_note"])
+        'its cohort has no training samples (raw.mimic_iv_note is not set)'
+    """
+    reasons = ", ".join(f"raw.{root} is not set" for root in absent)
+    return "its cohort has no training samples" + (f" ({reasons})" if reasons else "")
+
+
+def lines_to_paste(absent: Iterable[str]) -> str:
+    """Lines for the configuration file that set the data sets ``absent``; an empty text where there is none."""
+    lines = [f"  {root}: /path/to/{root}" for root in absent]
+    return "\n".join(["With that data, put this into your configuration file:", "raw:", *lines]) if lines else ""

@@ -18,10 +18,10 @@ from flexcare_data.discovery import models, models_of, reference, task_names
 from flexcare_data.errors import UserError
 from flexcare_data.hashing import spec_key
 from flexcare_data.plan import Plan, Product, code_spec, cohort_stage, library_versions
-from flexcare_data.schema import OUTPUT_FORMAT
+from flexcare_data.schema import OUTPUT_FORMAT, RAW
 from flexcare_data.store.folders import MANIFEST, is_complete, remove
 from flexcare_data.train_settings import Train
-from flexcare_model.experiments import EXPERIMENTS, MULTI_TASK, TRANSFER
+from flexcare_model.experiments import EXPERIMENTS, MULTI_TASK, TRANSFER, TRANSFER_TASK, lines_to_paste, why_no_samples
 from flexcare_model.report.catalogue import (
     ENTRIES,
     FIGURES,
@@ -68,19 +68,35 @@ class ModelPlan:
     # --- runs ---------------------------------------------------------------------------------------------------
 
     @cached_property
+    def requested_tasks(self) -> tuple[str, ...]:
+        """Tasks of `train.tasks` that can have samples under this configuration, in training order.
+
+        It depends on the configuration alone, and so does the key of the run of all tasks: the training leaves out what
+        turns out to be empty.
+        """
+        return tuple(task for task in self.train.tasks if task in self.config.tasks and task not in self._known)
+
+    @cached_property
     def trained_tasks(self) -> tuple[str, ...]:
-        """Tasks of `train.tasks` that are configured and have samples, in training order."""
-        return tuple(task for task in self.train.tasks if task in self.config.tasks and task not in self.not_trained)
+        """Of the `requested_tasks` those whose cohort is not known to be empty: each gets runs of its own."""
+        return tuple(task for task in self.requested_tasks if task not in self.not_trained)
 
     @cached_property
     def not_trained(self) -> dict[str, str]:
         """Tasks of `train.tasks` that no model can be trained on, with the reason."""
-        known = {**self.data.without_samples, **self.data.left_out}
-        reasons = {task: known[task] for task in self.train.tasks if task in known}
-        for task in self.train.tasks:
-            if task in self.config.tasks and task not in reasons and self.data.is_empty(task):
-                reasons[task] = "its cohort has no training samples"
-        return reasons
+        configured = [task for task in self.train.tasks if task in self.config.tasks]
+        return {task: reason for task in configured if (reason := self._why_not(task))}
+
+    def _why_not(self, task: str) -> str:
+        """Why no model can be trained on a configured task; an empty text where one can, as far as is known."""
+        if task in self._known or not self.data.is_empty(task):
+            return self._known.get(task, "")
+        return why_no_samples(self._absent(task))
+
+    @cached_property
+    def _known(self) -> dict[str, str]:
+        """Tasks without samples by the configuration alone, with the reason."""
+        return {**self.data.without_samples, **self.data.left_out}
 
     @property
     def compared(self) -> tuple[str, ...]:
@@ -97,25 +113,26 @@ class ModelPlan:
         if tasks is None:
             if not self.trained_tasks:
                 raise RunError(f"{experiment}: expected tasks with samples among train.tasks, got none")
-            return self.trained_tasks
+            return self.requested_tasks
         for task in tasks:
             if task not in self.config.tasks:
                 # Radiographs and notes are prepared for configured cohorts only. A model would be trained without them.
                 raise RunError(f"{task}: expected a configured task; add it to `tasks` (now {list(self.config.tasks)})")
-            known = {**self.data.without_samples, **self.data.left_out, **self.not_trained}
-            if task in known:
-                raise RunError(
-                    f"{task}: its cohort has no samples ({known[task]}), so no model can be trained on it"
-                    f"{self._lines_to_paste(task)}"
-                )
+            if reason := self._why_not(task):
+                why = f"its cohort has no samples ({reason})" if task in self._known else reason
+                lines = "" if task in self.data.left_out else lines_to_paste(self._absent(task))
+                raise RunError(f"{task}: {why}, so no model can be trained on it\n{lines}".rstrip())
         return tasks
 
-    def _lines_to_paste(self, task: str) -> str:
-        """Lines for the configuration file, for a task whose data set is not configured."""
-        if task not in self.data.without_samples:
-            return ""
-        root = self.data.without_samples[task].removeprefix("raw.").removesuffix(" is not set")
-        return f". With that data set, put this into your configuration file:\nraw:\n  {root}: /path/to/{root}"
+    def _absent(self, task: str) -> list[str]:
+        """Data sets that are not set: those that the task needs for any sample, or else all that its cohort reads."""
+        if task in self.data.without_samples:
+            return [self.data.without_samples[task].removeprefix("raw.").removesuffix(" is not set")]
+        cohort = cohort_stage(task)
+        read = {
+            RAW[table].root for name in (cohort, *self.data.upstream(cohort)) for table in self.data.stage(name).raw
+        }
+        return sorted(root for root in read if self.data.root(root) is None)
 
     def run(self, model: str, experiment: str, seed: int) -> Product:
         """One training and its evaluation.
@@ -212,6 +229,12 @@ class ModelPlan:
         scratch = [name for name in TRANSFER if not EXPERIMENTS[name].pretrained]
         return [*self.runs([reference().name], TRANSFER), *self.runs(baselines, scratch)]
 
+    @cached_property
+    def _no_transfer(self) -> dict[str, str]:
+        """The task of table 5 with the reason, where it is known that no model can be trained on it."""
+        reason = self._why_not(TRANSFER_TASK) if TRANSFER_TASK in self.config.tasks else ""
+        return {TRANSFER_TASK: reason} if reason else {}
+
     # --- analyses -----------------------------------------------------------------------------------------------
 
     def analysis(self, kind: str, model: str, experiment: str, seed: int) -> Product:
@@ -271,7 +294,7 @@ class ModelPlan:
             "reported_runs": lambda: self.reported_runs,
             "method_runs": lambda: self.method_runs,
             "ablation_runs": lambda: self.runs([flexcare, *_names("ablation")], [MULTI_TASK]),
-            "transfer_runs": lambda: self.transfer_runs(self.compared),
+            "transfer_runs": lambda: [] if self._no_transfer else self.transfer_runs(self.compared),
             "task_token_runs": lambda: self.runs(with_token_variants, [MULTI_TASK]),
             "task_token_representations": lambda: [
                 self.analysis("inside", model, MULTI_TASK, seed) for model in with_token_variants
@@ -318,7 +341,8 @@ class ModelPlan:
         files = {f"{name}.html": "page.html", f"{name}_tables": "tables"}
         modules = modules_of(ENTRIES)
         inputs = [*data, *self.needed(PAGES[name])]
-        return self._report(f"page-{name}", inputs, files, modules=modules, config=True, jobs=True)
+        left_out = {} if PAGES[name] == "reported_runs" else self._no_transfer
+        return self._report(f"page-{name}", inputs, files, modules=modules, config=True, jobs=True, left_out=left_out)
 
     @cached_property
     def image_list(self) -> Product:
@@ -362,13 +386,12 @@ class ModelPlan:
             "models": {name: asdict(model) for name, model in models().items()},
         }
 
-    @property
-    def _left_out(self) -> dict[str, str]:
-        """Tasks that are configured and not built, or not trained, with the reason; raw folders by their setting."""
-        reasons = {**self.data.left_out, **self.not_trained}
+    def _named_by_setting(self, reasons: Mapping[str, str]) -> dict[str, str]:
+        """``reasons`` with the raw folders named by their settings, as a page must not depend on a path."""
+        named = dict(reasons)
         for root, folder in self.data.roots().items():
-            reasons = {task: reason.replace(str(folder), f"raw.{root}") for task, reason in reasons.items()}
-        return reasons
+            named = {task: reason.replace(str(folder), f"raw.{root}") for task, reason in named.items()}
+        return named
 
     def _report(
         self,
@@ -379,6 +402,7 @@ class ModelPlan:
         modules: Iterable[str] = (),
         config: bool = False,
         jobs: bool = False,
+        left_out: Mapping[str, str] | None = None,
         seeds: bool = True,
     ) -> Product:
         named = self._named(inputs)
@@ -386,7 +410,8 @@ class ModelPlan:
         if not seeds:
             del settings["seeds"]
         if config:
-            settings |= {"config": self.config.deciding(), "left_out": self._left_out, "code_version": _code_version()}
+            left_out = self._named_by_setting({**self.data.left_out, **self.not_trained, **(left_out or {})})
+            settings |= {"config": self.config.deciding(), "left_out": left_out, "code_version": _code_version()}
         if jobs:
             settings["products"] = sorted(_all_keys(named.values()))
         spec = self._made(name, named, settings, "flexcare_model.report.write", *modules)

@@ -6,6 +6,7 @@ ones; `fast` leaves out what takes more than a second or two. Findings hold coun
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Literal
@@ -68,6 +69,7 @@ def examine(
     if not fast:
         pairing.check_patients(report, sets)
         pairing.check_radiographs(report, sets, config)
+        _left_out_of_runs(report, config)
     if checksums:
         for found in sets.values():
             datasets.compare_checksums(report, found.folder, checksums == "all", progress)
@@ -85,6 +87,20 @@ def _without_samples(report: Report, root: str, config: Config) -> None:
         report.add(
             "warning", ", ".join(needing), f"no samples, as raw.{root} is not set; left out of training",
             do=f"set raw.{root} to the folder of {TITLES[root]}",
+        )  # fmt: skip
+
+
+def _left_out_of_runs(report: Report, config: Config) -> None:
+    """Tasks that a finished run left out, as their cohorts turned out to have no training samples."""
+    found: dict[tuple[str, str, str], list[str]] = {}
+    for path in sorted((config.output / "runs").glob("*/*/seed*/metrics.json")):
+        for task, reason in json.loads(path.read_text()).get("left_out", {}).items():
+            model, experiment = path.parts[-4:-2]
+            found.setdefault((model, experiment, reason), []).append(task)
+    for (model, experiment, reason), tasks in found.items():
+        report.add(
+            "warning", f"run of {model} on {experiment}", f"{', '.join(dict.fromkeys(tasks))} left out: {reason}",
+            do="add the data, or take the task out of train.tasks",
         )  # fmt: skip
 
 

@@ -8,7 +8,7 @@ whose output depends on the batch (M3Care) gives the same output every time.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,7 +27,6 @@ from flexcare_model.models import Model
 from flexcare_model.models.losses import prediction_loss
 from flexcare_model.training.checkpoint import load_model
 from flexcare_model.training.metrics import compute
-from flexcare_model.training.run_config import RunConfig
 
 
 @dataclass(frozen=True)
@@ -125,11 +124,19 @@ def predictions(scores: Scores) -> pl.DataFrame:
 
 
 def evaluate_run(
-    output: Path, folder: Path, loader: BatchLoader, *, embedder: Embedder | None = None, best_epoch: int | None = None
+    output: Path,
+    folder: Path,
+    loader: BatchLoader,
+    *,
+    embedder: Embedder | None = None,
+    best_epoch: int | None = None,
+    left_out: Mapping[str, str] | None = None,
 ) -> dict[str, dict[str, float]]:
     """Score the test split of every task of the run in ``folder``; write its predictions and metrics.json.
 
-    ``best_epoch``: epoch of the weights; None: as an earlier metrics.json says.
+    Args:
+        best_epoch: epoch of the weights; None: as an earlier metrics.json says.
+        left_out: tasks that were requested and not trained, with the reason.
 
     Returns:
         Metrics by task.
@@ -153,14 +160,7 @@ def evaluate_run(
         "model": run.model, "experiment": run.experiment, "seed": run.seed, "split": "test", "epoch": best_epoch,
         "n": counts, "metrics": found, "dropped": dropped,
     }  # fmt: skip
+    if left_out:
+        content["left_out"] = dict(left_out)
     atomic_write(path, json.dumps(content, indent=2, sort_keys=True) + "\n")
     return found
-
-
-def write_no_result(folder: Path, run: RunConfig, reason: str) -> None:
-    """metrics.json of a run that could not be trained: no metrics, and the reason as ``left_out``."""
-    content = {
-        "model": run.model, "experiment": run.experiment, "seed": run.seed, "split": "test", "epoch": None,
-        "n": {}, "metrics": {}, "dropped": {}, "left_out": reason,
-    }  # fmt: skip
-    atomic_write(folder / "metrics.json", json.dumps(content, indent=2, sort_keys=True) + "\n")

@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from flexcare_model.experiments import EXPERIMENTS, lines_to_paste, why_no_samples
 from flexcare_model.training.checkpoint import forget_state
-from flexcare_model.training.evaluate import evaluate_run, write_no_result
+from flexcare_model.training.empty_cohorts import absent_data_sets, is_empty
+from flexcare_model.training.evaluate import evaluate_run
 from flexcare_model.training.predict import find_embedder
-from flexcare_model.training.run_config import resolve_run
+from flexcare_model.training.run_config import RunConfig, resolve_run
 from flexcare_model.training.train import NoSamplesError, choose_device, train
 
 logger = logging.getLogger(__name__)
@@ -36,6 +39,8 @@ def run(
 ) -> None:
     """Train to the end and evaluate the test split; a killed training in ``folder`` continues.
 
+    A run of all tasks together leaves out those without training samples, and metrics.json names them.
+
     Args:
         output: folder with cohorts and shards.
         settings: section `train` of the configuration; a missing setting has its default.
@@ -44,25 +49,38 @@ def run(
         interaction: evaluate all tasks after each task of each epoch (figure 7).
         key: key of the run, which covers its data and code; a state with another key is ignored.
         verify: called before the results are written.
+
+    Raises:
+        NoSamplesError: if the task of the experiment, or every task, has no training samples.
     """
     config, execution = resolve_run(model, experiment, seed, dict(settings))
+    config, left_out = _with_samples(output, config)
     embedder = find_embedder(output, encoder, choose_device(execution.device))
-    try:
-        loader, state = train(
-            output,
-            folder,
-            config,
-            execution,
-            pretrained=pretrained,
-            interaction=interaction,
-            embedder=embedder,
-            key=key,
-        )
-    except NoSamplesError as error:
-        # An empty cohort does not stop other runs: tables show that there is no result, and pages give the reason.
-        logger.warning("%s", error)
-        write_no_result(folder, config, "its cohort has no training samples")
-        return
+    loader, state = train(
+        output,
+        folder,
+        config,
+        execution,
+        pretrained=pretrained,
+        interaction=interaction,
+        embedder=embedder,
+        key=key,
+    )
     verify()
-    evaluate_run(output, folder, loader, embedder=embedder, best_epoch=state.best_epoch)
+    evaluate_run(output, folder, loader, embedder=embedder, best_epoch=state.best_epoch, left_out=left_out)
     forget_state(folder)
+
+
+def _with_samples(output: Path, run: RunConfig) -> tuple[RunConfig, dict[str, str]]:
+    """The run without the tasks that have no training samples, and these tasks with the reason."""
+    absent = {task: absent_data_sets(output, task) for task in run.tasks if is_empty(output, task)}
+    kept = tuple(task for task in run.tasks if task not in absent)
+    reasons = {task: why_no_samples(roots) for task, roots in absent.items()}
+    for task, reason in reasons.items():
+        logger.warning("%s: %s", task, reason)
+    if not kept or (absent and EXPERIMENTS[run.experiment].tasks is not None):
+        lines = "\n".join(f"{task}: {reason}, so no model can be trained on it" for task, reason in reasons.items())
+        advice = lines_to_paste(sorted({root for roots in absent.values() for root in roots}))
+        again = "Targets of all tasks leave it out when you give the same command again."
+        raise NoSamplesError("\n".join(filter(None, [lines, advice, again])))
+    return replace(run, tasks=kept), reasons

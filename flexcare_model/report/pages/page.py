@@ -64,9 +64,13 @@ def _summary(results: Results, about: About) -> list[tuple[str, str]]:
         lines.append(("Samples in all cohorts", f"{total:,}"))
     lines.append(("Finished runs", str(len(results.runs))))
     lines += [("Left out", f"{task} is left out: {reason}") for task, reason in about.left_out.items()]
-    for run in results.runs:
-        if reason := run.metrics.get("left_out"):
-            lines.append(("Left out", f"{run.model} on {run.experiment}, seed {run.seed}: {reason}"))
+    untrained = {
+        (f"{run.model} on {run.experiment}", task): reason
+        for run in results.runs
+        for task, reason in run.metrics.get("left_out", {}).items()
+        if task not in about.left_out
+    }
+    lines += [("Left out", f"{task} is left out of {run}: {reason}") for (run, task), reason in untrained.items()]
     if about.code_version:
         lines.append(("Code", about.code_version))
     return lines

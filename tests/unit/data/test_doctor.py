@@ -46,6 +46,16 @@ def findings(report: Report, level: str) -> list[tuple[str, str]]:
     return [(finding.what, finding.found) for finding in report.findings if finding.level == level]
 
 
+def test_a_task_that_a_run_left_out_is_named(fabricated, tmp_path):
+    for seed in (40, 42):
+        path = tmp_path / f"runs/flexcare/six_tasks/seed{seed}/metrics.json"
+        path.parent.mkdir(parents=True)
+        path.write_text(json.dumps({"left_out": {"drg": "its cohort has no training samples"}}))
+    report = doctor.examine(config_of(fabricated, output=str(tmp_path)))
+    expected = ("run of flexcare on six_tasks", "drg left out: its cohort has no training samples")
+    assert findings(report, "warning") == [expected]
+
+
 def test_nothing_is_wrong_with_a_sound_set(fabricated):
     report = doctor.examine(config_of(fabricated))
     assert report.ok

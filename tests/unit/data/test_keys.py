@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import polars as pl
 import pytest
 from pydantic import BaseModel
 from support.paths import RAW, ROOT
@@ -18,6 +20,7 @@ from flexcare_data.code_digest import closure, code_digest, opened_files
 from flexcare_data.config import Config, load_config
 from flexcare_data.options import Options
 from flexcare_data.plan import Plan, code_spec
+from flexcare_data.store.folders import write_stage
 from flexcare_model.plan import ModelPlan, RunError
 
 READERS: dict[str, tuple[str, ...]] = {
@@ -170,6 +173,29 @@ def test_a_model_of_one_task_is_not_planned_for_several():
         ):
             models.run("mt", experiment, 42)
     assert models.run("mt", "drg_1pct", 42).spec["experiment"] == "drg_1pct"
+
+
+def test_an_empty_cohort_in_the_store_moves_no_run(tmp_path):
+    """The run of all tasks keeps its key; an experiment of that task is refused, and lists of such runs skip it."""
+    roots = {name: str(RAW / name) for name in ("mimiciv", "mimic_iv_note")}
+    config = load_config({"raw": roots, "notes": {"encoder": "tiny"}, "preset": "demo", "output": str(tmp_path)})
+    before = ModelPlan(Plan(config))
+    run = before.run("flexcare", "six_tasks", 40)
+    assert "diagnosis" not in run.spec["samples"]  # empty by configuration
+    for task in ("readmission", "drg"):
+        product = before.data.product(f"cohort-{task}")
+        with write_stage(product.folder, spec=product.spec) as folder:
+            pl.DataFrame({"split": ["test"]}).write_parquet(folder / f"{task}.parquet")
+    after = ModelPlan(Plan(config))
+    assert after.run("flexcare", "six_tasks", 40).key == run.key
+    assert "readmission" in after.requested_tasks and "readmission" not in after.trained_tasks
+    reason = "its cohort has no training samples (raw.mimic_cxr_jpg is not set)"
+    for experiment, task in (("readmission", "readmission"), ("drg", "drg"), ("drg_1pct", "drg")):
+        lines = "raw:\n  mimic_cxr_jpg: /path/to/mimic_cxr_jpg"
+        with pytest.raises(RunError, match=f"(?s){task}: {re.escape(reason)}, so no model.*{lines}"):
+            after.run("flexcare", experiment, 40)
+    left_out = after.page("so_far").spec["settings"]["left_out"]
+    assert left_out == {"diagnosis": "raw.mimic_cxr_jpg is not set", "readmission": reason, "drg": reason}
 
 
 # --- code -------------------------------------------------------------------------------------------------------

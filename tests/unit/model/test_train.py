@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 from support.fabricated_samples import write_output
 from support.paths import ROOT
 
+from flexcare_data.store.folders import write_stage
 from flexcare_model.data.dataset import load_task, to_device
 from flexcare_model.data.loader import BatchLoader, in_order, shuffled
 from flexcare_model.models import MODELS
@@ -27,7 +28,8 @@ from flexcare_model.training import train as training
 from flexcare_model.training.checkpoint import STATE, CheckpointError, TrainState, load_model
 from flexcare_model.training.loop import TrainError, adapt_rates, seed_everything
 from flexcare_model.training.run_config import EXPERIMENTS, RunConfigError, resolve_run
-from flexcare_model.training.train import train
+from flexcare_model.training.train import NoSamplesError, train
+from flexcare_model.training.train_and_evaluate import run
 
 SMALL = {
     "tasks": ["in_hospital_mortality", "phenotyping", "diagnosis"],
@@ -318,6 +320,50 @@ def test_pretrained_weights_are_taken_over(output, finished, tmp_path, monkeypat
         train(output, tmp_path, *run_of(experiment="drg_100pct_pretrained"))
     with pytest.raises(CheckpointError, match="experts"):
         train(output, tmp_path, *run_of(experiment="drg_1pct_pretrained", experts=4), pretrained=folder)
+
+
+@pytest.fixture
+def without_diagnosis(output, tmp_path) -> Path:
+    """The same data, with a cohort that has no training samples, and a manifest that says which data is not set."""
+    other = tmp_path / "other"
+    shutil.copytree(output, other, symlinks=True, ignore=shutil.ignore_patterns("runs"))
+    path = other / "cohorts/diagnosis.parquet"
+    cohort = pl.read_parquet(path).filter(pl.col("split") != "train")
+    path.unlink()
+    sections = tmp_path / "store/sections-0123456789ab"
+    spec = {"raw": {"metadata": "absent", "admissions": "0" * 16}, "upstream": {"sections": "0123456789ab"}}
+    with write_stage(tmp_path / "store/cohort-diagnosis-0123456789ab", spec=spec) as folder:
+        cohort.write_parquet(folder / "diagnosis.parquet")
+    with write_stage(sections, spec={"raw": {"discharge": "absent"}}):
+        pass
+    path.symlink_to(tmp_path / "store/cohort-diagnosis-0123456789ab/diagnosis.parquet")
+    return other
+
+
+def test_a_run_of_all_tasks_leaves_out_an_empty_one_and_says_so(without_diagnosis, tmp_path):
+    """It gives the same bytes as a run that was not asked for that task."""
+    settings = SMALL | {"epochs": 1}
+    for name, tasks in (("asked", SMALL["tasks"]), ("others", SMALL["tasks"][:2])):
+        given = settings | {"tasks": tasks}
+        run(without_diagnosis, tmp_path / name, model="flexcare", experiment="six_tasks", seed=40, settings=given)
+    assert_same_end(tmp_path / "asked", tmp_path / "others")
+    asked, others = (json.loads((tmp_path / name / "metrics.json").read_text()) for name in ("asked", "others"))
+    reason = "its cohort has no training samples (raw.mimic_cxr_jpg is not set, raw.mimic_iv_note is not set)"
+    assert asked.pop("left_out") == {"diagnosis": reason}
+    assert asked == others and set(asked["n"]) == set(SMALL["tasks"][:2])
+
+
+def test_a_run_of_one_empty_task_fails_with_the_lines_to_paste(without_diagnosis, tmp_path):
+    for experiment, tasks in (("diagnosis", SMALL["tasks"]), ("six_tasks", ["diagnosis"])):
+        with pytest.raises(NoSamplesError) as raised:
+            run(
+                without_diagnosis, tmp_path / "run", model="flexcare", experiment=experiment, seed=40,
+                settings=SMALL | {"tasks": tasks},
+            )  # fmt: skip
+        text = str(raised.value)
+        assert text.startswith("diagnosis: its cohort has no training samples (raw.mimic_cxr_jpg is not set, ")
+        assert "\nraw:\n  mimic_cxr_jpg: /path/to/mimic_cxr_jpg\n  mimic_iv_note: /path/to/mimic_iv_note\n" in text
+    assert not (tmp_path / "run/metrics.json").exists()
 
 
 def test_interaction_evaluates_every_task_after_each(output, finished, tmp_path):

@@ -22,7 +22,7 @@ from flexcare_model.report.numbers import provenance
 from flexcare_model.report.numbers.layout import Layout, number
 from flexcare_model.report.numbers.results import Results
 from flexcare_model.report.numbers.statistics import run as statistics
-from flexcare_model.report.pages.page import build_page
+from flexcare_model.report.pages.page import _summary, build_page
 
 CHROMIUM = next(
     (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
@@ -111,6 +111,18 @@ def test_variants_are_compared_only_where_there_is_a_second_one(output, page, tm
     alone = build_page(Results(tmp_path / "alone"), About(config={}, code_version="1"))
     assert "Table 4: ablations" not in alone and "run the target <code>table4</code>" in alone
     assert "Table 3: methods" in alone
+
+
+def test_tasks_that_a_run_left_out_are_named_once(tmp_path):
+    for seed in (40, 42):
+        path = tmp_path / f"runs/flexcare/six_tasks/seed{seed}/metrics.json"
+        path.parent.mkdir(parents=True)
+        path.write_text(json.dumps({"metrics": {}, "n": {}, "left_out": {"readmission": "no samples", "drg": "none"}}))
+    lines = _summary(Results(tmp_path), About(left_out={"drg": "raw.mimiciv has no table"}))
+    assert [text for title, text in lines if title == "Left out"] == [
+        "drg is left out: raw.mimiciv has no table",
+        "readmission is left out of flexcare on six_tasks: no samples",
+    ]
 
 
 def test_time_and_memory_by_rule(tmp_path):
