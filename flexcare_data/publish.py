@@ -26,8 +26,6 @@ def link_targets(product: Product, output: Path) -> dict[Path, str]:
     top = Path(os.path.realpath(output))
     targets = {}
     for name, path in product.published.items():
-        if product.done.exists() and not path.exists():
-            continue  # a run on an empty cohort has no weights
         target = Path(os.path.realpath(path.parent)) / path.name
         folder = Path(os.path.realpath((top / name).parent))  # a folder below the output may be a link
         inside = target.is_relative_to(top) and folder.is_relative_to(top)

@@ -264,13 +264,13 @@ def statistics(recipe: Path | None, output: Path | None, below: int, replicates:
 
     They are computed from the predictions of the runs.
     """
-    from flexcare_model.report.numbers.results import Results
     from flexcare_model.report.numbers.statistics import run
 
     with made_from(recipe, output, "statistics", out) as (place, target, made):
         given = {"suppress_below": below, "replicates": replicates, "seed": seed}
         asked = made.spec["settings"] if made else given
-        run(Results(place), target, below=asked["suppress_below"], replicates=asked["replicates"], seed=asked["seed"])
+        draws = {"replicates": asked["replicates"], "seed": asked["seed"]}
+        run(results_of(place, made), target, below=asked["suppress_below"], **draws)
 
 
 @commands.command("tables")
@@ -285,12 +285,11 @@ def tables(name: str, recipe: Path | None, output: Path | None, below: int, seed
 
     Each is written as CSV, Markdown and LaTeX.
     """
-    from flexcare_model.report.numbers.results import Results
     from flexcare_model.report.write import write_tables
 
     with made_from(recipe, output, f"tables-{name}", out) as (place, target, made):
         asked = about(made, below=below, seeds=seeds)
-        write_tables(Results(place), name, target, below=asked.below, seeds=asked.seeds)
+        write_tables(results_of(place, made), name, target, below=asked.below, seeds=asked.seeds)
 
 
 @commands.command("figure")
@@ -302,11 +301,10 @@ def tables(name: str, recipe: Path | None, output: Path | None, below: int, seed
 @OUT
 def figure(name: str, recipe: Path | None, output: Path | None, below: int, synthetic: bool, out: Path) -> None:
     """Draw a figure, as SVG and PNG."""
-    from flexcare_model.report.numbers.results import Results
     from flexcare_model.report.write import write_figure
 
     with made_from(recipe, output, f"figures-{name}", out) as (place, target, made):
-        results, asked = Results(place), about(made, below=below, synthetic=synthetic)
+        results, asked = results_of(place, made), about(made, below=below, synthetic=synthetic)
         write_figure(results, name, target, below=asked.below, synthetic=asked.synthetic(results.is_synthetic))
 
 
@@ -324,11 +322,10 @@ def report(
 
     The page is page.html; it is self-contained.
     """
-    from flexcare_model.report.numbers.results import Results
     from flexcare_model.report.write import write_page
 
     with made_from(recipe, output, "page-*", out) as (place, target, made):
-        write_page(Results(place), target, about(made, below=below, seeds=seeds, synthetic=synthetic))
+        write_page(results_of(place, made), target, about(made, below=below, seeds=seeds, synthetic=synthetic))
 
 
 @commands.command("card")
@@ -342,11 +339,10 @@ def card(recipe: Path | None, output: Path | None, below: int, synthetic: bool, 
 
     They are written as Markdown and as JSON-LD.
     """
-    from flexcare_model.report.numbers.results import Results
     from flexcare_model.report.write import write_card
 
     with made_from(recipe, output, "card", out) as (place, target, made):
-        write_card(Results(place), target, about(made, below=below, synthetic=synthetic))
+        write_card(results_of(place, made), target, about(made, below=below, synthetic=synthetic))
 
 
 @commands.command("compare-protocols")
@@ -402,6 +398,14 @@ def made_from(
         if benchmarks := made.extra.get("benchmarks"):
             link_all(view, {"benchmarks": benchmarks})
         yield view, target, made
+
+
+def results_of(place: Path, made: Recipe | None) -> Any:
+    """The results in ``place``; the recipe says which tasks are trained on."""
+    from flexcare_model.report.numbers.results import Results
+
+    tasks = made.spec["settings"].get("tasks") if made else None
+    return Results(place, None if tasks is None else tuple(tasks))
 
 
 def about(made: Recipe | None, *, below: int = 10, seeds: tuple[int, ...] = (), synthetic: bool = False) -> Any:

@@ -409,6 +409,8 @@ class ModelPlan:
         settings = self._report_settings()
         if not seeds:
             del settings["seeds"]
+        if any(product.done.parent.name != "stages" for product in named.values()):  # runs are among the inputs
+            settings["tasks"] = list(self.requested_tasks)
         if config:
             left_out = self._named_by_setting({**self.data.left_out, **self.not_trained, **(left_out or {})})
             settings |= {"config": self.config.deciding(), "left_out": left_out, "code_version": _code_version()}

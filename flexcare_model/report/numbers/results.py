@@ -49,9 +49,15 @@ class Run:
 
 @dataclass(frozen=True)
 class Results:
-    """The output folder of a build."""
+    """The output folder of a build.
+
+    Attributes:
+        root: the folder.
+        tasks: tasks that this build trains on; None: not known, then the paper's six.
+    """
 
     root: Path
+    tasks: tuple[str, ...] | None = None
 
     def json(self, relative: str) -> Any | None:
         path = self.root / relative
@@ -103,11 +109,9 @@ class Results:
 
     @cached_property
     def compared_tasks(self) -> tuple[str, ...]:
-        """Tasks of tables 3, 4 and 6, of the statistics and figures: the paper's six, and others once trained."""
-        trained = set(self.scores["task"])
-        return tuple(
-            name for name, task in TASKS.items() if task.in_comparison and (name in PAPER_TASKS or name in trained)
-        )
+        """Tasks of tables 3, 4 and 6, of the statistics and figures: those to train on, and others once trained."""
+        wanted = {*(PAPER_TASKS if self.tasks is None else self.tasks), *self.scores["task"]}
+        return tuple(name for name, task in TASKS.items() if task.in_comparison and name in wanted)
 
     def runs_of(self, model: str, experiment: str) -> tuple[Run, ...]:
         return tuple(run for run in self.runs if (run.model, run.experiment) == (model, experiment))
