@@ -268,10 +268,10 @@ class Plan:
         from flexcare_data.tasks import TASKS
 
         return {
-            task: f"raw.{RAW[table].root} is not set"
+            task: f"raw.{root} is not set"
             for task in self.config.tasks
-            for table in TASKS[task].raw
-            if self.root(RAW[table].root) is None
+            for root in TASKS[task].data_sets
+            if self.root(root) is None
         }
 
     def is_empty(self, task: str) -> bool:

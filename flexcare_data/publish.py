@@ -58,7 +58,9 @@ def link_commands(product: Product, output: Path) -> str:
     pairs = list(link_targets(product, output).items())
     folders = sorted({str(place.parent) for place, _ in pairs})
     links = [f"ln -sfn {shlex.quote(target)} {shlex.quote(str(place))}" for place, target in reversed(pairs)]
-    return " && ".join([shlex.join(["mkdir", "-p", *folders]), *links])
+    # A run without training samples has no weights: its metrics.json says so.
+    absent = [f"{{ test -e {shlex.quote(str(place))} || rm -f {shlex.quote(str(place))}; }}" for place, _ in pairs[1:]]
+    return " && ".join([shlex.join(["mkdir", "-p", *folders]), *links, *absent])
 
 
 def _says(place: Path, target: str) -> bool:

@@ -160,6 +160,7 @@ def train(
                 encoder=extra.get("encoder"),
                 interaction=interaction,
                 key=spec_key(spec),
+                required=extra.get("required", True),
                 verify=made.check_unchanged,
             )
         return

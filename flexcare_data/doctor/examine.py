@@ -19,7 +19,6 @@ from flexcare_data.doctor.sampling import Probe
 from flexcare_data.modalities import IMAGE_SIDE, NOTE_WIDTH
 from flexcare_data.raw import editions
 from flexcare_data.raw.files import TITLES, WHERE
-from flexcare_data.schema import RAW
 from flexcare_data.tasks import TASKS
 from flexcare_data.variables import VARIABLES
 
@@ -82,7 +81,7 @@ def examine(
 
 def _without_samples(report: Report, root: str, config: Config) -> None:
     """Tasks that have no samples because a data set is not set."""
-    needing = [task for task in config.tasks if any(RAW[table].root == root for table in TASKS[task].raw)]
+    needing = [task for task in config.tasks if root in TASKS[task].data_sets]
     if needing and not config.is_synthetic:
         report.add(
             "warning", ", ".join(needing), f"no samples, as raw.{root} is not set; left out of training",

@@ -14,7 +14,7 @@ import polars as pl
 
 from flexcare_data.discovery import USUAL_ORDER
 from flexcare_data.raw.tables import Dropped
-from flexcare_data.schema import COHORT, WINDOWS, Flow, Section, check
+from flexcare_data.schema import COHORT, RAW, WINDOWS, Flow, Section, check
 
 if TYPE_CHECKING:
     from flexcare_data.options import Options
@@ -49,6 +49,8 @@ class Task:
         in_comparison: is a block of the comparisons of methods (tables 3, 4 and 6, statistics, figures) once a model is
             trained on it. drg is not: it has its own table (transfer, table 5).
         raw: raw tables (names in `schema.RAW`) that ``build`` reads besides admissions and radiograph metadata.
+        needs: raw data sets without which there is no sample, besides those of ``raw``: the section ``raw`` of the
+            configuration has their names.
         options: options of the protocol that ``build`` reads besides those that choose a note.
         ends_within_hour: the input may end inside an hour, so its last rows are made of the events
             (`stages.hourly.build_tails`).
@@ -69,10 +71,16 @@ class Task:
     order: int = USUAL_ORDER
     in_comparison: bool = True
     raw: tuple[str, ...] = ()
+    needs: tuple[str, ...] = ()
     options: tuple[str, ...] = ()
     ends_within_hour: bool = False
     asked_of_image: bool = False
     classes: tuple[str, ...] = ()
+
+    @property
+    def data_sets(self) -> tuple[str, ...]:
+        """Raw data sets without which the cohort is empty, each once."""
+        return tuple(dict.fromkeys([*(RAW[table].root for table in self.raw), *self.needs]))
 
     @property
     def metrics(self) -> tuple[str, str]:

@@ -75,4 +75,5 @@ TASK = Task(
     description="diagnosis-related group of the admission",
     build=build,
     raw=("drgcodes",),
+    needs=("mimic_iv_note",),  # only admissions with a hospital course
 )

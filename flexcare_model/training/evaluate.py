@@ -27,6 +27,7 @@ from flexcare_model.models import Model
 from flexcare_model.models.losses import prediction_loss
 from flexcare_model.training.checkpoint import load_model
 from flexcare_model.training.metrics import compute
+from flexcare_model.training.run_config import RunConfig
 
 
 @dataclass(frozen=True)
@@ -164,3 +165,12 @@ def evaluate_run(
         content["left_out"] = dict(left_out)
     atomic_write(path, json.dumps(content, indent=2, sort_keys=True) + "\n")
     return found
+
+
+def write_no_result(folder: Path, run: RunConfig, left_out: Mapping[str, str]) -> None:
+    """metrics.json of a run that could not be trained: no metrics, and its task with the reason."""
+    content = {
+        "model": run.model, "experiment": run.experiment, "seed": run.seed, "split": "test", "epoch": None,
+        "n": {}, "metrics": {}, "dropped": {}, "left_out": dict(left_out),
+    }  # fmt: skip
+    atomic_write(folder / "metrics.json", json.dumps(content, indent=2, sort_keys=True) + "\n")

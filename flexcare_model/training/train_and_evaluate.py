@@ -12,10 +12,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from flexcare_model.experiments import EXPERIMENTS, lines_to_paste, why_no_samples
+from flexcare_model.experiments import lines_to_paste, why_no_samples
 from flexcare_model.training.checkpoint import forget_state
 from flexcare_model.training.empty_cohorts import absent_data_sets, is_empty
-from flexcare_model.training.evaluate import evaluate_run
+from flexcare_model.training.evaluate import evaluate_run, write_no_result
 from flexcare_model.training.predict import find_embedder
 from flexcare_model.training.run_config import RunConfig, resolve_run
 from flexcare_model.training.train import NoSamplesError, choose_device, train
@@ -35,6 +35,7 @@ def run(
     encoder: str | None = None,
     interaction: bool = False,
     key: str = "",
+    required: bool = True,
     verify: Callable[[], None] = lambda: None,
 ) -> None:
     """Train to the end and evaluate the test split; a killed training in ``folder`` continues.
@@ -48,13 +49,20 @@ def run(
         encoder: note encoder, where the notes are stored as word-piece ids.
         interaction: evaluate all tasks after each task of each epoch (figure 7).
         key: key of the run, which covers its data and code; a state with another key is ignored.
+        required: False for a run that several targets list: without training samples it has no result, which
+            metrics.json says, and stops nothing else.
         verify: called before the results are written.
 
     Raises:
-        NoSamplesError: if the task of the experiment, or every task, has no training samples.
+        NoSamplesError: if the run is required and the task of the experiment, or every task, has no training samples.
     """
-    config, execution = resolve_run(model, experiment, seed, dict(settings))
-    config, left_out = _with_samples(output, config)
+    asked, execution = resolve_run(model, experiment, seed, dict(settings))
+    config, left_out = _with_samples(output, asked)
+    if not config.tasks:
+        if required:
+            raise _no_samples(output, left_out)
+        write_no_result(folder, asked, left_out)
+        return
     embedder = find_embedder(output, encoder, choose_device(execution.device))
     loader, state = train(
         output,
@@ -74,13 +82,13 @@ def run(
 def _with_samples(output: Path, run: RunConfig) -> tuple[RunConfig, dict[str, str]]:
     """The run without the tasks that have no training samples, and these tasks with the reason."""
     absent = {task: absent_data_sets(output, task) for task in run.tasks if is_empty(output, task)}
-    kept = tuple(task for task in run.tasks if task not in absent)
     reasons = {task: why_no_samples(roots) for task, roots in absent.items()}
     for task, reason in reasons.items():
         logger.warning("%s: %s", task, reason)
-    if not kept or (absent and EXPERIMENTS[run.experiment].tasks is not None):
-        lines = "\n".join(f"{task}: {reason}, so no model can be trained on it" for task, reason in reasons.items())
-        advice = lines_to_paste(sorted({root for roots in absent.values() for root in roots}))
-        again = "Targets of all tasks leave it out when you give the same command again."
-        raise NoSamplesError("\n".join(filter(None, [lines, advice, again])))
-    return replace(run, tasks=kept), reasons
+    return replace(run, tasks=tuple(task for task in run.tasks if task not in absent)), reasons
+
+
+def _no_samples(output: Path, reasons: Mapping[str, str]) -> NoSamplesError:
+    lines = "\n".join(f"{task}: {reason}, so no model can be trained on it" for task, reason in reasons.items())
+    advice = lines_to_paste(sorted({root for task in reasons for root in absent_data_sets(output, task)}))
+    return NoSamplesError("\n".join(filter(None, [lines, advice])))

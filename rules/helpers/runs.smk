@@ -19,7 +19,12 @@ def run_recipe(wildcards):
     """The recipe of a run."""
     run = requested(run_of, wildcards)
     pretrained = run.inputs.get("pretrained")
-    return recipe(run, pretrained=str(pretrained.folder.absolute()) if pretrained else None, encoder=TOKEN_ENCODER)
+    return recipe(
+        run,
+        pretrained=str(pretrained.folder.absolute()) if pretrained else None,
+        encoder=TOKEN_ENCODER,
+        required=any(f"{OUT}/{name}" in sys.argv for name in run.published),
+    )
 
 
 # Only where the notes are stored as word-piece ids, which are embedded while training.

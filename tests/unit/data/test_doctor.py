@@ -303,7 +303,7 @@ def test_exit_status_and_json(raw, capsys):
     roots = ["--mimiciv", str(raw / "mimiciv"), "--output", str(raw.parent / "results"), "--encoder", "tiny"]
     assert main(["doctor", *roots, "--fast"]) == 0
     out = capsys.readouterr().out
-    assert "diagnosis: no samples, as raw.mimic_cxr_jpg is not set" in out and out.endswith("0 errors, 1 warning\n")
+    assert "diagnosis: no samples, as raw.mimic_cxr_jpg is not set" in out and out.endswith("0 errors, 2 warnings\n")
     others = ["--mimic-cxr-jpg", str(raw / "mimic_cxr_jpg"), "--mimic-iv-note", str(raw / "mimic_iv_note")]
     assert main(["doctor", *roots, *others, "--fast"]) == 0
     assert capsys.readouterr().out == "no problem found\n"
