@@ -368,7 +368,8 @@ def test_a_run_of_one_empty_task_fails_with_the_lines_to_paste(without_diagnosis
 
 def test_an_empty_task_of_a_target_of_many_runs_stops_nothing(without_diagnosis, tmp_path):
     run(
-        without_diagnosis, tmp_path / "run", model="mt", experiment="diagnosis", seed=40, settings=SMALL, required=False,
+        without_diagnosis, tmp_path / "run", model="mt", experiment="diagnosis", seed=40, settings=SMALL,
+        required=False,
     )  # fmt: skip
     metrics = json.loads((tmp_path / "run/metrics.json").read_text())
     assert metrics["metrics"] == {} and set(metrics["left_out"]) == {"diagnosis"}
