@@ -81,7 +81,11 @@ def train(
     if run.precision == "bfloat16" and device.type != "cuda":
         logger.warning("train.precision: bfloat16 applies on CUDA only; this run computes in float32")
     torch.set_num_threads(execution.threads)
-    torch.use_deterministic_algorithms(True, warn_only=True)
+    if execution.compile:
+        torch.use_deterministic_algorithms(True, warn_only=True)
+    else:
+        # The same for code that is not compiled. The function above also loads the compiler, which takes 2 s of each run.
+        torch.set_deterministic_debug_mode("warn")
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # a property of the module class
     data = _load(output, run, interaction, embedder)
     outputs = {task: splits.train.n_outputs for task, splits in data.items()}
