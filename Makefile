@@ -25,7 +25,7 @@ test: setup ## the tests
 test-builds: setup ## a matrix over settings, two accounts on one store, the paper on small data (half an hour)
 	@$(BIN)/python -m pytest -m builds tests/workflow
 
-test-pages: setup ## every command of the documents (five minutes)
+test-pages: setup ## every command of the documents (seven minutes)
 	@$(BIN)/python -m pytest -m pages tests/workflow/test_documents.py
 
 test-slurm: setup ## the workflow on a SLURM of one node that the tests start (needs munge and slurm-wlm installed)
