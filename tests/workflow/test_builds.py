@@ -33,7 +33,7 @@ COMMAND_LINE = {
     "flexcare_data.__main__", "flexcare_data.cli", "flexcare_data.plan", "flexcare_data.config",
     "flexcare_data.options", "flexcare_data.discovery", "flexcare_model.__main__", "flexcare_model.cli",
     "flexcare_model.experiments", "flexcare_data.store.recipe", "flexcare_data.job_part", "flexcare_model.report",
-    "flexcare_model.report.catalogue",
+    "flexcare_model.report.catalogue", "flexcare_data.encoder_files", "flexcare_data.train_settings",
     "flexcare_data.raw.radiographs", "flexcare_data.code_digest",
 }  # fmt: skip
 """Modules that every command imports to read its arguments and its row of the plan; no stage calls them."""
