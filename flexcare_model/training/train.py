@@ -84,7 +84,7 @@ def train(
     if execution.compile:
         torch.use_deterministic_algorithms(True, warn_only=True)
     else:
-        # The same for code that is not compiled. The function above also loads the compiler, which takes 2 s of each run.
+        # The same for code that is not compiled. The function above also loads the compiler: 2 s in each run.
         torch.set_deterministic_debug_mode("warn")
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # a property of the module class
     data = _load(output, run, interaction, embedder)
