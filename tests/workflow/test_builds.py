@@ -299,7 +299,8 @@ def test_two_accounts_and_one_store_at_once(tmp_path_factory):
                     user=user,
                     group=group,
                     extra_groups=[],
-                    env=os.environ | {"HOME": str(folder), "XDG_CACHE_HOME": str(folder / "cache")},
+                    env=os.environ
+                    | {"HOME": str(folder), "LOGNAME": str(user), "XDG_CACHE_HOME": str(folder / "cache")},
                     stdout=subprocess.PIPE,
                     stderr=subprocess.STDOUT,
                     text=True,
