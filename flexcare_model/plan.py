@@ -336,8 +336,7 @@ class ModelPlan:
 
     def page(self, name: str) -> Product:
         """``report`` shows what `all` trains, ``paper`` everything, ``so_far`` the runs that are finished now."""
-        data = [self.data.product(stage) for stage in ("stays", "splits", "events", "hourly", "sections")]
-        data += [*self._cohorts(), *(self.data.product(stage) for stage in ("audit", "images", "notes"))]
+        data = [self.data.product(stage) for stage in self.data.published]
         files = {f"{name}.html": "page.html", f"{name}_tables": "tables"}
         modules = modules_of(ENTRIES)
         inputs = [*data, *self.needed(PAGES[name])]
