@@ -41,6 +41,26 @@ class Options(BaseModel):
         description="readmission within 30 days: a later kept ICU stay, or death (published), or any later hospital "
         "admission, without patients who died in hospital",
     )
+    nested: Literal["counted", "ignored"] = Field(
+        "counted",
+        description="an admission that begins before the discharge of the one asked about: a readmission (published), "
+        "or not",
+    )
+    after_death: Literal["kept", "dropped"] = Field(
+        "kept",
+        description="admissions that begin after the patient's death (organ donors): samples like others (published), "
+        "or none",
+    )
+    asked: Literal["always", "alive"] = Field(
+        "always",
+        description="mortality and decompensation: asked also where the patient died before the prediction time "
+        "(published), or only of the living",
+    )
+    availability: Literal["charttime", "storetime"] = Field(
+        "charttime",
+        description="a charted value enters the series when it was observed (published), or when it could be read: the "
+        "later of charttime and storetime",
+    )
     fluids: Literal["all", "blood"] = Field(
         "all", description="glucose and pH of all fluids, urine included (published), or of blood only"
     )
@@ -84,8 +104,10 @@ class Options(BaseModel):
         "mimic3",
         description="mean and standard deviation of MIMIC-III (published), or fitted on the hours of the train split",
     )
-    split: Literal["shuffle42", "hash"] = Field(
-        "shuffle42", description="split by a shuffled list of patients (published), or by a keyed hash of subject_id"
+    split: Literal["shuffle42", "hash", "temporal"] = Field(
+        "shuffle42",
+        description="split by a shuffled list of patients (published), by a keyed hash of subject_id, or by "
+        "anchor_year_group",
     )
     sampling: Literal["permutation42", "hash", "all"] = Field(
         "permutation42",
@@ -98,10 +120,11 @@ class Options(BaseModel):
     icd10: Literal["published", "ccs"] = Field(
         "published", description="ICD-10 codes of the phenotypes: the published list, or complete CCS categories"
     )
-    notes: Literal["same_admission", "prior", "none"] = Field(
+    notes: Literal["same_admission", "prior", "radiology", "none"] = Field(
         "same_admission",
         description="discharge summary: of the same admission, written after the stay (published); the newest of an "
-        "earlier admission, filed before the prediction time; or none",
+        "earlier admission, filed before the prediction time; instead of it the newest radiology reports filed before "
+        "the prediction time; or none",
     )
     note_cleaning: Literal["strip", "keep"] = Field(
         "strip",
@@ -132,6 +155,10 @@ PROTOCOLS: dict[str, Options] = {
         death_label="expire_flag",
         age="at_admission",
         readmission="hospital",
+        nested="ignored",
+        after_death="dropped",
+        asked="alive",
+        availability="storetime",
         fluids="blood",
         fio2="above_one",
         height="inches_converted",

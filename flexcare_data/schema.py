@@ -53,9 +53,9 @@ class Table:
 
 @dataclass(frozen=True)
 class RawTable:
-    """A PhysioNet table. ``columns`` are the needed ones, by name; others in the file are ignored.
+    """A PhysioNet table. ``columns`` are those that are read, by name; others in the file are ignored.
 
-    ``folders`` are tried in order (edition 1.0 keeps three tables in ``core/``); ``renamed`` maps a column of
+    A file without an ``optional`` column is read as if all its values were missing. ``folders`` are tried in order (edition 1.0 keeps three tables in ``core/``); ``renamed`` maps a column of
     an older edition to its current name.
     """
 
@@ -66,6 +66,12 @@ class RawTable:
     columns: dict[str, pl.DataType]
     renamed: dict[str, str]
     key: tuple[str, ...] = ()
+    optional: tuple[str, ...] = ()
+
+    @property
+    def needed(self) -> tuple[str, ...]:
+        """Columns that every file of the table must have."""
+        return tuple(name for name in self.columns if name not in self.optional)
 
 
 def _raw(
@@ -77,8 +83,9 @@ def _raw(
     filename: str = "",
     renamed: dict[str, str] | None = None,
     key: tuple[str, ...] = (),
+    optional: tuple[str, ...] = (),
 ) -> RawTable:
-    return RawTable(name, root, folders, filename or name, columns, renamed or {}, key)
+    return RawTable(name, root, folders, filename or name, columns, renamed or {}, key, optional)
 
 
 _ID, _TEXT, _TIME, _INT, _FLOAT = pl.Int64(), pl.String(), pl.Datetime("us"), pl.Int64(), pl.Float64()
@@ -125,8 +132,11 @@ RAW: dict[str, RawTable] = {
     table.name: table
     for table in (
         _raw(
-            "patients", "mimiciv", ("hosp", "core"), key=("subject_id",),
-            columns={"subject_id": _ID, "gender": _TEXT, "anchor_age": _INT, "anchor_year": _INT, "dod": _TIME},
+            "patients", "mimiciv", ("hosp", "core"), key=("subject_id",), optional=("anchor_year_group",),
+            columns={
+                "subject_id": _ID, "gender": _TEXT, "anchor_age": _INT, "anchor_year": _INT,
+                "anchor_year_group": _TEXT, "dod": _TIME,
+            },
         ),
         _raw(
             "admissions", "mimiciv", ("hosp", "core"), key=("hadm_id",), renamed={"ethnicity": "race"},
@@ -155,14 +165,18 @@ RAW: dict[str, RawTable] = {
             columns={"subject_id": _ID, "hadm_id": _ID, "drg_type": _TEXT, "drg_code": _TEXT},
         ),
         _raw(
-            "chartevents", "mimiciv", ("icu",),
+            "chartevents", "mimiciv", ("icu",), optional=("storetime",),
             columns={
-                "subject_id": _ID, "hadm_id": _ID, "stay_id": _ID, "charttime": _TIME, "itemid": _ID, "value": _TEXT,
+                "subject_id": _ID, "hadm_id": _ID, "stay_id": _ID, "charttime": _TIME, "storetime": _TIME,
+                "itemid": _ID, "value": _TEXT,
             },
         ),
         _raw(
-            "labevents", "mimiciv", ("hosp",),
-            columns={"subject_id": _ID, "hadm_id": _ID, "charttime": _TIME, "itemid": _ID, "value": _TEXT},
+            "labevents", "mimiciv", ("hosp",), optional=("storetime",),
+            columns={
+                "subject_id": _ID, "hadm_id": _ID, "charttime": _TIME, "storetime": _TIME, "itemid": _ID,
+                "value": _TEXT,
+            },
         ),
         _raw(
             "metadata", "mimic_cxr_jpg", ("",), filename="mimic-cxr-2.0.0-metadata", key=("dicom_id",),

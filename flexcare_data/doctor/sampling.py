@@ -65,7 +65,7 @@ def probe(root: Path, name: str, *, count_up_to: int) -> Probe:
         while block := stream.read(_BLOCK):
             if not columns:
                 columns = tuple(header_of(block))
-                check_header(list(columns), path, table, table.columns)
+                check_header(list(columns), path, table, table.needed)
             more, in_quotes = count_records(block, in_quotes)
             records += more
             inflated += len(block)
@@ -76,7 +76,7 @@ def probe(root: Path, name: str, *, count_up_to: int) -> Probe:
         else:
             is_whole = True
     if not columns:
-        check_header([], path, table, table.columns)
+        check_header([], path, table, table.needed)
     if is_whole and in_quotes:
         raise RawDataError(f"{path}: a quote is opened and never closed, expected none; download the file again")
     suspicion = ""

@@ -142,9 +142,10 @@ def _header(path: Path, table: str, blocks: Iterator[bytes]) -> tuple[tuple[int,
             break
         first += block
     line, _, rest = first.partition(b"\n")
-    names, needed = header_of(line), RAW[table].columns
-    check_header(names, path, RAW[table], needed)
-    return tuple(names.index(name) if name in needed else -1 for name in NEEDED), len(names), rest
+    names = header_of(line)
+    check_header(names, path, RAW[table], RAW[table].needed)
+    known = [name if name in RAW[table].columns else "" for name in names]
+    return tuple(known.index(name) if name in known else -1 for name in NEEDED), len(names), rest
 
 
 def size_of(path: Path) -> int:

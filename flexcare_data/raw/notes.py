@@ -38,7 +38,7 @@ def read_notes(
         reader = csv.reader(text, strict=True)
         try:
             header = [column.strip() for column in next(reader, [])]
-            check_header(header, path, table, table.columns)
+            check_header(header, path, table, table.needed)
             position = {column: header.index(column) for column in table.columns}
             for n, row in enumerate(reader):
                 if progress and not n % 1000:

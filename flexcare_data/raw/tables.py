@@ -83,7 +83,7 @@ def _split(data: bytes, path: Path, table: RawTable, dropped: Dropped) -> pl.Dat
     from flexcare_data.raw.csv_records import sieve  # imports numba, which commands that only plan do not need
 
     header = header_of(data)
-    check_header(header, path, table, table.columns)
+    check_header(header, path, table, table.needed)
     sieved = sieve(data[data.find(b"\n") + 1 or len(data) :], len(header))
     if sieved.is_open:
         raise RawDataError(
@@ -104,8 +104,10 @@ def _split(data: bytes, path: Path, table: RawTable, dropped: Dropped) -> pl.Dat
         else pl.DataFrame(schema=schema)
     )
     place = {table.renamed.get(column, column): name for column, name in zip(header, names, strict=True)}
+    absent = [pl.lit(None, pl.String).alias(column) for column in table.columns if column not in place]
     # A quoted empty field is as empty as one without quotes.
-    return frame.select(pl.col(place[column]).replace("", None).alias(column) for column in table.columns)
+    found = [pl.col(place[column]).replace("", None).alias(column) for column in table.columns if column in place]
+    return frame.select(*found, *absent).select(table.columns)
 
 
 def _typed(frame: pl.DataFrame, table: RawTable, dropped: Dropped) -> pl.DataFrame:
