@@ -132,7 +132,7 @@ SHARED_STAGES: dict[str, Stage] = {
         Stage(
             "hourly",
             module="flexcare_data.stages.hourly",
-            options=("edges", "height", "gcs_spellings", "scaler"),
+            options=("availability", "edges", "height", "gcs_spellings", "scaler"),
             upstream=("stays", "splits", "events"),
             outputs={name: f"data/hourly/{name}" for name in _HOURLY},
         ),

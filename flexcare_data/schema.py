@@ -234,6 +234,11 @@ EVENTS = Table(
         Column("variable", _TEXT, "one of the clinical variables"),
         Column("value", _TEXT, "text as charted"),
         Column("number", _FLOAT, "value in the variable's unit; for the GCS items the grade"),
+        Column(
+            "stored_hours", _FLOAT,
+            "hours from intime until it could be read: the later of charttime and storetime; a missing storetime counts "
+            "as charttime",
+        ),
     ),
 )  # fmt: skip
 

@@ -23,7 +23,7 @@ from flexcare_data.tasks import TASKS
 from flexcare_data.variables import VARIABLES
 
 BYTES = {
-    "event": 16 + 24 + 8,  # bucket row, settled row, and the row in events.parquet
+    "event": 20 + 29 + 12,  # bucket row, settled row, and the row in events.parquet
     "hour": len(VARIABLES) * (8 + 1),  # values.npy and observed.npy
     "radiograph": IMAGE_SIDE**2,
     "float16": 120 * NOTE_WIDTH * 2,  # a section has about 120 word pieces

@@ -1,6 +1,6 @@
 """Read a large event table (chartevents, labevents) once, keeping the rows of used items and kept stays.
 
-In: a `.csv` or `.csv.gz` as published, the used items, the kept stays. Out: batches of (stay, charttime, pair), where
+In: a `.csv` or `.csv.gz` as published, the used items, the kept stays. Out: batches of (stay, charttime, delay, pair), where
 a pair is a distinct (item, text), and a count for every row that is not in a batch.
 
 `docs/event_scan.md` explains the method and why no CSV library is used.
@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from flexcare_data.parallel import prefetch
-from flexcare_data.raw.event_scan_kernel import LINKED, NEEDED, REASONS, TEXT, scan_block
+from flexcare_data.raw.event_scan_kernel import LINKED, NEEDED, REASONS, STORED, TEXT, scan_block
 from flexcare_data.raw.event_values import PairTable
 from flexcare_data.raw.files import RawDataError, open_bytes
 from flexcare_data.raw.tables import check_header, header_of
@@ -54,11 +54,15 @@ class KeptStays:
 
 @dataclass
 class ScanCounts:
-    """Rows read, rows used, and rows dropped by reason (`REASONS`): ``rows`` = ``used`` + the sum of ``dropped``."""
+    """Rows read, rows used, and rows dropped by reason (`REASONS`): ``rows`` = ``used`` + the sum of ``dropped``.
+
+    ``stored`` counts those of the used rows whose storetime is not used, by reason (`STORED`).
+    """
 
     rows: int = 0
     used: int = 0
     dropped: np.ndarray = field(default_factory=lambda: np.zeros(len(REASONS), np.int64))
+    stored: np.ndarray = field(default_factory=lambda: np.zeros(len(STORED), np.int64))
 
 
 def scan_events(
@@ -97,7 +101,7 @@ def scan_events(
         while start < len(buffer):
             scan_block(
                 buffer, start, final, columns, n_columns, lookup, links, stays.by_subject, stays.sorted_subject,
-                link_by_time, counts.dropped, out, texts, state,
+                link_by_time, counts.dropped, counts.stored, out, texts, state,
             )  # fmt: skip
             start, n_out, n_rows = (int(value) for value in state)
             counts.rows += n_rows

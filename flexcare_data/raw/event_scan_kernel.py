@@ -41,14 +41,18 @@ REASONS = (
 )
 """Why a row is not used; the loop counts by the position in this list."""
 
+STORED = ("missing", "not_a_time", "before_charttime")
+"""Why the storetime of a row in the output is not used; charttime takes its place. Counted by position."""
+
 _MALFORMED, _NOT_USED, _NO_VALUE, _BAD_ITEM, _NO_HADM, _BAD_HADM = range(6)
 _NO_STAY, _OTHER_SUBJECT, _BAD_STAY, _OTHER_STAY, _NO_TIME, _BAD_TIME = range(6, 12)
 
-NEEDED = ("subject_id", "hadm_id", "stay_id", "charttime", "itemid", "value")
+NEEDED = ("subject_id", "hadm_id", "stay_id", "charttime", "itemid", "value", "storetime")
 """The columns that the loop reads. It gets their positions in this order, -1 for one that the table does not have."""
 
-LINKED = np.dtype([("stay", "<i4"), ("pair", "<i4"), ("time", "<i8")])
-"""A row that can be used: its stay (row of `event_scan.KeptStays`), its pair, charttime in seconds since 1970.
+LINKED = np.dtype([("stay", "<i4"), ("pair", "<i4"), ("time", "<i8"), ("delay", "<i4")])
+"""A row that can be used: its stay (row of `event_scan.KeptStays`), its pair, charttime in seconds since 1970, and the
+seconds from charttime to storetime (0 where storetime is missing, unreadable or earlier).
 
 ``pair`` holds the item (position among the used items) until `event_values.PairTable` replaces it by the pair's number.
 """
@@ -56,6 +60,8 @@ LINKED = np.dtype([("stay", "<i4"), ("pair", "<i4"), ("time", "<i8")])
 TEXT = np.dtype([("start", "<i8"), ("end", "<i8"), ("doubled", "?")])
 """Where in a block the text of a row is, and whether there are doubled quotes in it."""
 
+_LONGEST_DELAY = np.int64((1 << 31) - 1)
+"""68 years: a later storetime, which is an error, counts as this."""
 _EMPTY = np.int64(-(1 << 62))
 _BAD = np.int64(-(1 << 62) + 1)
 _PIECE = np.int64(64)
@@ -245,15 +251,15 @@ def _find(sorted_values, value):
 @compiled
 def scan_block(
     buffer, position, final, columns, n_columns, lookup, links, by_subject, sorted_subject, link_by_time,
-    dropped, out, texts, state,
+    dropped, stored, out, texts, state,
 ):  # fmt: skip
     """Read whole records from ``position`` on, until the block ends or ``out`` is full.
 
-    Counts by reason are added to ``dropped``. ``state`` becomes the position of the next record, the rows written to
+    Counts by reason are added to ``dropped``, those of used rows with an unusable storetime to ``stored``. ``state`` becomes the position of the next record, the rows written to
     ``out`` and ``texts``, and the records read.
     """
     hadm_ids, stay_ids, subject_ids, intimes, outtimes = links
-    subject_column, hadm_column, stay_column, time_column, item_column, value_column = columns
+    subject_column, hadm_column, stay_column, time_column, item_column, value_column, stored_column = columns
     n, p = len(buffer), position
     n_out = n_rows = np.int64(0)
     starts, ends = np.zeros(n_columns, np.int64), np.zeros(n_columns, np.int64)
@@ -314,7 +320,17 @@ def scan_block(
         if stay != _EMPTY and stay != stay_ids[row]:
             dropped[_BAD_STAY if stay == _BAD else _OTHER_STAY] += 1
             continue
-        out[n_out].stay, out[n_out].pair, out[n_out].time = row, item, seconds
+        delay = np.int64(0)
+        later = _EMPTY
+        if stored_column >= 0:
+            later = _seconds(buffer, starts[stored_column], ends[stored_column])
+        if later <= _BAD:
+            stored[0 if later == _EMPTY else 1] += 1
+        elif later < seconds:
+            stored[2] += 1
+        else:
+            delay = min(later - seconds, _LONGEST_DELAY)
+        out[n_out].stay, out[n_out].pair, out[n_out].time, out[n_out].delay = row, item, seconds, delay
         texts[n_out].start, texts[n_out].end = starts[value_column], ends[value_column]
         texts[n_out].doubled = escaped
         n_out += 1

@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 from flexcare_data import progress as bars
 from flexcare_data.hours import TOLERANCE, n_bins
 from flexcare_data.parallel import map_in_order
+from flexcare_data.raw.tables import Dropped, count, empty_counts
 from flexcare_data.schema import HOURLY_INDEX, TAILS_INDEX, check
 from flexcare_data.stages.work import StageWork, write_counts
 from flexcare_data.variables import CATEGORIES, CONTINUOUS, DEFAULTS, MERGED_SPELLINGS, VARIABLE, VARIABLES
@@ -34,30 +35,42 @@ _HOURS_PER_PIECE = 1 << 12
 
 @dataclass(frozen=True)
 class StayEvents:
-    """Events of consecutive stays: hours, variable code and cell value, sorted; ``start`` bounds the stays."""
+    """Events of consecutive stays, sorted by the time at which they enter the series; ``start`` bounds the stays.
+
+    Attributes:
+        hours: hours from intime until the value enters the series (option `availability`).
+        charted: hours from intime until it was charted.
+        variable: position in `VARIABLES`.
+        cell: number, or position of the category.
+    """
 
     stay_id: np.ndarray
     start: np.ndarray
     hours: np.ndarray
+    charted: np.ndarray
     variable: np.ndarray
     cell: np.ndarray
 
 
 @dataclass(frozen=True)
 class _Grids:
-    """The grids of a `StayEvents`: its stays with a series, and their values and observations in pieces."""
+    """The grids of a `StayEvents`: its stays with a series, their values and observations in pieces, and how many values
+    of each variable were charted during the stay but entered the series only after it."""
 
     stay_id: np.ndarray
     n_hours: np.ndarray
     first_hours: np.ndarray
     pieces: list[tuple[np.ndarray, np.ndarray]]
     last_stay: int
+    too_late: np.ndarray
 
 
 def read_events(path: Path, options: Options) -> Iterator[StayEvents]:
     """Whole stays of EVENTS, a row group at a time."""
     file = pq.ParquetFile(path, read_dictionary=["variable", "value"])
     columns = ["stay_id", "hours", "variable", "value", "number"]
+    if options.availability == "storetime":
+        columns.append("stored_hours")
     held: dict[str, np.ndarray] | None = None
     for group in range(file.num_row_groups):
         table = file.read_row_group(group, columns=columns).combine_chunks()
@@ -68,15 +81,21 @@ def read_events(path: Path, options: Options) -> Iterator[StayEvents]:
         last = int(np.searchsorted(part["stay_id"], part["stay_id"][-1], "left"))
         held = {name: column[last:] for name, column in part.items()}
         if last:
-            yield _bounded({name: column[:last] for name, column in part.items()})
+            yield _bounded({name: column[:last] for name, column in part.items()}, options)
     if held is not None:
-        yield _bounded(held)
+        yield _bounded(held, options)
 
 
-def _bounded(part: dict[str, np.ndarray]) -> StayEvents:
+def _bounded(part: dict[str, np.ndarray], options: Options) -> StayEvents:
+    entry = "charted"
+    if options.availability == "storetime":
+        entry = "stored"
+        # lexsort keeps the order of equal rows: of values stored at one time the one charted last comes last.
+        order = np.lexsort((part["stored"], part["stay_id"]))
+        part = {name: column[order] for name, column in part.items()}
     stay_id, start = np.unique(part["stay_id"], return_index=True)
     start = np.append(start, len(part["stay_id"])).astype(np.int64)
-    return StayEvents(stay_id, start, part["hours"], part["variable"], part["cell"])
+    return StayEvents(stay_id, start, part[entry], part["charted"], part["variable"], part["cell"])
 
 
 def _coded(table, options: Options) -> dict[str, np.ndarray]:
@@ -99,9 +118,10 @@ def _coded(table, options: Options) -> dict[str, np.ndarray]:
             position = {category: index for index, category in enumerate(categories)}
             by_text = np.array([position.get(merged.get(word, word), -1) for word in texts], np.float64)
             cell[rows] = by_text[text[rows]]
+    times = {"charted": "hours", "stored": "stored_hours"}
     return {
         "stay_id": table["stay_id"].to_numpy(),
-        "hours": table["hours"].to_numpy(),
+        **{name: table[column].to_numpy() for name, column in times.items() if column in table.column_names},
         "variable": codes,
         "cell": cell,
     }
@@ -114,6 +134,7 @@ def build_hourly(
     *,
     out: Path,
     train_stays: np.ndarray | None = None,
+    dropped: Dropped | None = None,
     threads: int = 1,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, int]:
@@ -126,6 +147,7 @@ def build_hourly(
         ends: stay_id and los_hours of the stays that may have a series (those with a known diagnosis).
         out: folder for values.npy, observed.npy, index.parquet and scaler.json.
         train_stays: stay_ids whose rows fit the scaler (option `scaler: train`).
+        dropped: gets the values that entered the series only after the end of their stay.
         threads: parts of EVENTS that are processed in parallel; the result is the same.
         progress: called with stays done and in all.
 
@@ -141,9 +163,10 @@ def build_hourly(
         first = first_hours(part, end)
         chosen = np.flatnonzero(~np.isnan(first))
         pieces = [grids(part, chosen[piece], end[chosen[piece]], options) for piece in _pieces(n_bins(end[chosen]))]
-        return _Grids(part.stay_id[chosen], n_bins(end[chosen]), first[chosen], pieces, int(part.stay_id[-1]))
+        stays, n_hours = part.stay_id[chosen], n_bins(end[chosen])
+        return _Grids(stays, n_hours, first[chosen], pieces, int(part.stay_id[-1]), _too_late(part, end))
 
-    done = [_Grids(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0), [], 0)]
+    done = [_Grids(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0), [], 0, np.zeros(_N, np.int64))]
     with _NpyWriter(out / "values.npy", np.float64) as values_file, _NpyWriter(out / "observed.npy", np.uint8) as seen:
         for made in map_in_order(work, read_events(events, options), threads):
             stay_of_row, top = np.repeat(made.stay_id, made.n_hours), 0
@@ -163,6 +186,9 @@ def build_hourly(
     offset = np.cumsum(n_hours) - n_hours
     index = pl.DataFrame({"stay_id": stay_id, "offset": offset, "n_hours": n_hours, "first_hours": first})
     check(index, HOURLY_INDEX).write_parquet(out / "index.parquet")
+    if dropped is not None:
+        for name, n in zip(VARIABLES, sum(made.too_late for made in done), strict=True):
+            count(dropped, "events", name, "stored_after_the_stay", n)
     scaler = moments.scaler() if moments else mimic3_scaler()
     (out / "scaler.json").write_text(json.dumps(scaler, indent=1) + "\n")
     return {"stays": ends.height, "with series": len(stay_id), "hours": int(n_hours.sum())}
@@ -176,8 +202,15 @@ def _ends_of(stay_id: np.ndarray, known: np.ndarray, los: np.ndarray) -> np.ndar
     return end
 
 
+def _too_late(part: StayEvents, end: np.ndarray) -> np.ndarray:
+    """Values of each variable that were charted from intime to ``end`` (hours of each stay) but entered after it."""
+    end = np.repeat(end, np.diff(part.start))
+    is_late = (part.charted > -TOLERANCE) & (part.charted <= end + TOLERANCE) & (part.hours > end + TOLERANCE)
+    return np.bincount(part.variable[is_late], minlength=_N)
+
+
 def first_hours(part: StayEvents, end: np.ndarray) -> np.ndarray:
-    """Hours of the first row at or after intime if it is before ``end``, else NaN; one per stay."""
+    """Hours of the first value that enters at or after intime if it is before ``end``, else NaN; one per stay."""
     n_before = np.add.reduceat(part.hours <= -TOLERANCE, part.start[:-1], dtype=np.int64)
     at = part.start[:-1] + n_before
     first = np.where(at < part.start[1:], part.hours[np.minimum(at, len(part.hours) - 1)], np.nan)
@@ -187,9 +220,10 @@ def first_hours(part: StayEvents, end: np.ndarray) -> np.ndarray:
 def grids(part: StayEvents, stays: np.ndarray, end: np.ndarray, options: Options) -> tuple[np.ndarray, np.ndarray]:
     """Filled grids of ``stays`` (positions in ``part``) up to ``end`` hours, one after another.
 
-    Bin k holds what was charted in (k, k+1] hours (option `edges: left`: [k, k+1)); what was charted at intime is in
-    bin 0. The last row of a bin wins per variable; nothing after ``end`` is used. Cells before the first value hold the
-    default, or with `height: inches_converted` the last height or weight charted before intime.
+    Bin k holds what entered in (k, k+1] hours (option `edges: left`: [k, k+1)); what entered at intime is in bin 0.
+    When a value enters is decided by option `availability`. The last value of a bin wins per variable; nothing after
+    ``end`` is used. Cells before the first value hold the default, or with `height: inches_converted` the last height or
+    weight that entered before intime.
 
     Returns:
         values (sum of bins, 17) float64 and observed (sum of bins, 17) uint8.
@@ -366,6 +400,7 @@ def run(work: StageWork) -> None:
     stays = work.table("stays", "stays", ["stay_id", "subject_id", "los_hours"])
     diagnosed = work.table("stays", "phenotypes", ["stay_id"])
     splits = work.table("splits", "splits")
+    dropped = empty_counts()
     train = stays.join(splits.filter(pl.col("split") == "train"), on="subject_id", how="semi")
     ends = stays.join(diagnosed, on="stay_id", how="semi").select("stay_id", "los_hours")
     with work.folder() as folder:
@@ -375,6 +410,7 @@ def run(work: StageWork) -> None:
             work.options,
             out=folder,
             train_stays=train["stay_id"].to_numpy(),
+            dropped=dropped,
             threads=work.threads,
             progress=bars.meter("stays"),
         )
@@ -382,4 +418,4 @@ def run(work: StageWork) -> None:
             {"step": "stays with a known diagnosis", "stays": ends.height},
             {"step": "with a series", "stays": counts["with series"]},
         ]
-        write_counts(folder, {"series": flow}, {})
+        write_counts(folder, {"series": flow}, dropped)

@@ -100,7 +100,7 @@ TASK = Task(
     description="14 CheXpert labels of a chest radiograph",
     build=build,
     raw=("chexpert",),
-    options=("edges", "height", "gcs_spellings"),
+    options=("availability", "edges", "height", "gcs_spellings"),
     ends_within_hour=True,
     asked_of_image=True,
 )

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from oracle import notes as notes_of
-from oracle.events import EPSILON, bins, build_events, has_row_until
+from oracle.events import EPSILON, bins, build_events, entering, has_row_until
 from oracle.raw import hours, rows
 from oracle.stays import (
     build_stays,
@@ -47,7 +47,8 @@ class Benchmark:
     def __post_init__(self):
         self.admissions = read_admissions(self.mimiciv)
         self.stays, self.flow = build_stays(self.mimiciv, self.options)
-        self.series, self.tally = build_events(self.mimiciv, self.stays, self.options)
+        self.charted, self.tally = build_events(self.mimiciv, self.stays, self.options)
+        self.series = {stay_id: entering(rows, self.options) for stay_id, rows in self.charted.items()}
         self.icd, known = diagnoses(self.mimiciv)
         self.covered = phenotype_codes(self.codes, known)
         self.splits = shuffle42(self.admissions)

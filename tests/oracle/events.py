@@ -140,7 +140,8 @@ def build_events(root: Path, stays: list[dict], options: dict[str, str]) -> tupl
     """Rows of each kept stay by time, and what became of the raw rows of each table
     (``distinct``: values left where several were charted at one time).
 
-    Rows with other items are not counted. A row is {"charttime", "hours", "values": {variable: (text, number)}}.
+    Rows with other items are not counted. A row is {"charttime", "hours", "values": {variable: (text, number)},
+    "stored": {variable: hours}}, where hours is when its values were charted and stored when they could be read.
     """
     tally: dict[str, Counter] = {"chartevents": Counter(), "labevents": Counter(), "distinct": Counter()}
     by_hadm = {(stay["subject_id"], stay["hadm_id"]): stay for stay in stays}
@@ -175,7 +176,8 @@ def build_events(root: Path, stays: list[dict], options: dict[str, str]) -> tupl
             tally[table]["used"] += 1
             moment = subjects.setdefault(subject, {}).setdefault(charttime, {"linked": set(), "charted": {}})
             moment["linked"].add(stay["stay_id"])
-            moment["charted"].setdefault(variable, []).append((row["value"], value))
+            stored = time(row.get("storetime") or "") or charttime
+            moment["charted"].setdefault(variable, []).append((row["value"], value, max(stored, charttime)))
 
     tally["distinct"]["used"] = sum(len(m["charted"]) for moments in subjects.values() for m in moments.values())
     out: dict[int, list[dict]] = {stay["stay_id"]: [] for stay in stays}
@@ -184,13 +186,55 @@ def build_events(root: Path, stays: list[dict], options: dict[str, str]) -> tupl
         for charttime in sorted(moments):
             moment = moments[charttime]
             if stay["stay_id"] in moment["linked"] or within(charttime, stay["intime"], stay["outtime"]):
-                values = {v: together(v, charted, options) for v, charted in moment["charted"].items()}
+                pairs = {v: [pair[:2] for pair in charted] for v, charted in moment["charted"].items()}
+                values = {v: together(v, charted, options) for v, charted in pairs.items()}
+                stored = {v: readable(values[v], charted) for v, charted in moment["charted"].items()}
                 if options["gcs_total"] == "derived" and {EYE, MOTOR, VERBAL} <= set(values):
                     total = values[EYE][1] + values[MOTOR][1] + values[VERBAL][1]
                     values[TOTAL] = (repr(total), total)
-                row = {"charttime": charttime, "hours": hours(charttime, stay["intime"]), "values": values}
+                    stored[TOTAL] = max(stored[EYE], stored[MOTOR], stored[VERBAL])
+                row = {
+                    "charttime": charttime,
+                    "hours": hours(charttime, stay["intime"]),
+                    "values": values,
+                    "stored": {v: hours(when, stay["intime"]) for v, when in stored.items()},
+                }
                 out[stay["stay_id"]].append(row)
     return out, tally
+
+
+def readable(chosen: tuple[str, float], charted: list[tuple[str, float, datetime]]) -> datetime:
+    """When the value chosen among those charted at one time could be read; a mean needs all of them."""
+    same = [stored for text, value, stored in charted if (text, value) == chosen]
+    return min(same) if same else max(stored for _, _, stored in charted)
+
+
+def entering(rows: list[dict], options: dict[str, str]) -> list[dict]:
+    """The rows of a stay by the time when they enter its series.
+
+    With `availability: storetime` one row per value; of those stored at one time the one charted last comes last.
+    """
+    if options["availability"] == "charttime":
+        return rows
+    single = [
+        {**row, "hours": row["stored"][v], "values": {v: value}, "stored": {v: row["stored"][v]}}
+        for row in rows
+        for v, value in row["values"].items()
+    ]
+    return sorted(single, key=lambda row: (row["hours"], row["charttime"]))
+
+
+def values_not_stored(series: list[dict], end: float, options: dict[str, str]) -> int:
+    """Values that the matrix shows until ``end`` hours, although they could be read only later."""
+    shown: dict[tuple[int, str], float] = {}
+    for row in sorted(series, key=lambda r: r["hours"]):
+        t = row["hours"]
+        if t <= -EPSILON or t > end + EPSILON or (options["edges"] == "left" and t >= end):
+            continue
+        where = int(t - EPSILON) if options["edges"] == "right" else max(0, math.floor(t))
+        if where < bins(end):
+            shown |= {(where, v): stored for v, stored in row["stored"].items()}
+    return sum(stored > end + EPSILON for stored in shown.values())
 
 
 def together(variable: str, charted: list[tuple[str, float]], options: dict[str, str]) -> tuple[str, float]:

@@ -100,6 +100,9 @@ def test_holes_and_shuffled_rows(protocol: str, tmp_path: Path):
     clocks = {"StudyTime": ["0", "59.9", "235959.999", "990000", ""], "StudyDate": [""]}
     rewrite(raw / "mimic_cxr_jpg/mimic-cxr-2.0.0-metadata.csv.gz", rng, clocks)
     rewrite(raw / "mimic_iv_note/note/discharge.csv.gz", rng, {"charttime": [""], "storetime": [""]})
+    stored = {"storetime": ["", "2100-01-01 00:00:00", "2150-05-01 12:00:00"]}
+    rewrite(raw / "mimiciv/icu/chartevents.csv.gz", rng, stored)
+    rewrite(raw / "mimiciv/hosp/labevents.csv.gz", rng, stored)
     roots = Roots.below(raw)
     agree(roots, tmp_path / "built", PROTOCOLS[protocol].model_dump())
 

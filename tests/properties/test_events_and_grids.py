@@ -57,6 +57,9 @@ def rows_of(items: tuple[int, ...], *, with_stay: bool) -> st.SearchStrategy[lis
         "charttime": st.sampled_from([-90, 0, 30, 31, 60, 61, 240, 630, 2000]).map(
             lambda minutes: str(START + timedelta(minutes=minutes))
         ),
+        "storetime": st.sampled_from([None, -200, 0, 45, 61, 700, 9000]).map(
+            lambda minutes: "" if minutes is None else str(START + timedelta(minutes=minutes))
+        ),
         "itemid": st.sampled_from(items),
         "value": st.sampled_from(TEXTS),
     }
@@ -88,7 +91,7 @@ def write_csv(path: Path, rows: list[dict], columns: list[str]) -> None:
     st.randoms(use_true_random=False),
 )
 def test_events_equal_the_recount(stays, chart, lab, options, shuffling):
-    columns = ["subject_id", "hadm_id", "charttime", "itemid", "value"]
+    columns = ["subject_id", "hadm_id", "charttime", "storetime", "itemid", "value"]
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         write_csv(root / "icu" / "chartevents.csv", chart, ["stay_id", *columns])
@@ -104,13 +107,14 @@ def test_events_equal_the_recount(stays, chart, lab, options, shuffling):
         counts = build_events(tables, frame, options, out=root / "events.parquet", scratch=scratch)
         got = pl.read_parquet(root / "events.parquet").rows()
     want = [
-        (stay_id, row["hours"], variable, text, number)
+        (stay_id, row["hours"], variable, text, number, row["stored"][variable])
         for stay_id in sorted(expected)
         for row in expected[stay_id]
         for variable, (text, number) in sorted(row["values"].items())
     ]
     assert [row[:3] for row in got] == [row[:3] for row in want]
     if options.duplicates == "mean":
+        assert [row[5] for row in got] == [row[5] for row in want]
         assert all(math.isclose(a[4], b[4], rel_tol=1e-13) for a, b in zip(got, want, strict=True))
     else:
         assert got == want
@@ -169,6 +173,7 @@ def test_grids_equal_the_recount(stays, edges, height):
     part = StayEvents(
         np.arange(len(stays)),
         np.cumsum([0, *sizes]).astype(np.int64),
+        np.array(hours, np.float64),
         np.array(hours, np.float64),
         np.array(variable, np.int8),
         np.array(cell, np.float64),

@@ -95,9 +95,9 @@ def _splits(expected: Benchmark, out: Path) -> list[str]:
 
 def _events(expected: Benchmark, out: Path) -> list[str]:
     want = [
-        (stay_id, row["hours"], variable, text, number)
-        for stay_id in sorted(expected.series)
-        for row in expected.series[stay_id]
+        (stay_id, row["hours"], variable, text, number, row["stored"][variable])
+        for stay_id in sorted(expected.charted)
+        for row in expected.charted[stay_id]
         for variable, (text, number) in sorted(row["values"].items())
     ]
     got = pl.read_parquet(out / "events" / "events.parquet").rows()

@@ -25,7 +25,7 @@ import pyarrow.parquet as pq
 from flexcare_data import progress
 from flexcare_data.parallel import map_in_order
 from flexcare_data.raw.event_scan import KeptStays, ScanCounts, scan_events, size_of
-from flexcare_data.raw.event_scan_kernel import LINKED, REASONS
+from flexcare_data.raw.event_scan_kernel import LINKED, REASONS, STORED
 from flexcare_data.raw.event_values import PairTable
 from flexcare_data.raw.tables import Dropped, count
 from flexcare_data.schema import Flow
@@ -67,7 +67,7 @@ def build_events(
     Args:
         tables: chartevents and labevents by name (a table may be left out).
         stays: STAYS; all kept stays, also those without a known diagnosis, as rows are shared among them.
-        scratch: an empty folder for the buckets, about 16 bytes per used row.
+        scratch: an empty folder for the buckets, about 20 bytes per used row.
         threads: with 2 or more the tables are scanned side by side; the result is the same.
         progress: called with table, bytes read so far and bytes in all.
 
@@ -182,6 +182,8 @@ def _report(counts: dict[str, ScanCounts], pairs: dict[str, PairTable], clean: C
     for name, scanned in counts.items():
         for reason, n in zip(REASONS, scanned.dropped, strict=True):
             count(result.dropped, name, "", reason, n)
+        for reason, n in zip(STORED, scanned.stored, strict=True):
+            count(result.dropped, "storetime", name, reason, n)  # these rows are used
         unusable = 0
         for pair, n in enumerate(pairs[name].rows().tolist(), start=first):
             why = clean.reason[pair]
@@ -211,7 +213,7 @@ def _write(
     schema = pa.schema(
         [
             ("stay_id", pa.int64()), ("hours", pa.float64()), ("variable", pa.dictionary(pa.int8(), pa.string())),
-            ("value", pa.dictionary(pa.int32(), pa.string())), ("number", pa.float64()),
+            ("value", pa.dictionary(pa.int32(), pa.string())), ("number", pa.float64()), ("stored_hours", pa.float64()),
         ]
     )  # fmt: skip
     settled = np.memmap(runs, SETTLED, "r") if runs.stat().st_size else np.zeros(0, SETTLED)
@@ -228,6 +230,7 @@ def _write(
             pa.DictionaryArray.from_arrays(pa.array(rows["variable"], pa.int8()), names),
             _texts(rows, place, words),
             pa.array(rows["number"], pa.float64()),
+            pa.array(rows["stored_hours"], pa.float64()),
         ]
         return pa.Table.from_arrays(columns, schema=schema)
 

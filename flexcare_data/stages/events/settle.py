@@ -28,8 +28,9 @@ ORDER: tuple[str, ...] = tuple(sorted(VARIABLES))
 GCS = ("gcs_eye", "gcs_motor", "gcs_verbal")
 """Variables whose grades add up to the total (option `gcs_total: derived`)."""
 
-SETTLED = np.dtype([("hours", "<f8"), ("number", "<f8"), ("text", "<i4"), ("variable", "i1")])
-"""A value of a stay: hours since intime, number, rank of its text (`NO_TEXT`: never charted), variable's code."""
+SETTLED = np.dtype([("hours", "<f8"), ("stored_hours", "<f8"), ("number", "<f8"), ("text", "<i4"), ("variable", "i1")])
+"""A value of a stay: hours from intime until it was charted and until it could be read, number, rank of its text
+(`NO_TEXT`: never charted), variable's code."""
 
 NO_TEXT = -1
 
@@ -66,17 +67,19 @@ class Settler:
         code, rank = self.code[linked["pair"]], self.clean.rank[linked["pair"]]
         subject, time = self.kept.subject_id[linked["stay"]], linked["time"]
         order = _sorted_by(subject, time, code, rank if self.options.duplicates == "mean" else None)
-        subject, time, code, rank, stay = (column[order] for column in (subject, time, code, rank, linked["stay"]))
+        columns = (subject, time, code, rank, linked["stay"], linked["delay"])
+        subject, time, code, rank, stay, delay = (column[order] for column in columns)
         new_moment = _changes(subject, time)
         new_value = new_moment | _changes(code)
         first = np.flatnonzero(new_value)
         repeats = np.bincount(code[~new_value], minlength=len(ORDER))
         text = np.maximum.reduceat(rank, first)
-        number = self.number[text]
+        number, wait = self.number[text], _shortest(delay, rank, text, first)
         if self.options.duplicates == "mean":
             number, text = self._means(rank, code, first, number, text)
+            wait = np.where(text == NO_TEXT, np.maximum.reduceat(delay, first), wait)  # a mean needs all its values
         moment = np.cumsum(new_moment) - 1
-        values = {"moment": moment[first], "variable": code[first], "number": number, "text": text}
+        values = {"moment": moment[first], "variable": code[first], "number": number, "text": text, "delay": wait}
         if self.options.gcs_total == "derived":
             values = _with_gcs_total(values)
         start = np.flatnonzero(new_moment)
@@ -97,7 +100,7 @@ class Settler:
         self, values: dict[str, np.ndarray], moments: tuple[np.ndarray, ...]
     ) -> tuple[np.ndarray, np.ndarray]:
         kept = self.kept
-        dtypes = {"moment": np.int64, "variable": np.int8, "number": np.float64, "text": np.int64}
+        dtypes = {"moment": np.int64, "variable": np.int8, "number": np.float64, "text": np.int64, "delay": np.int64}
         columns = tuple(np.asarray(values[name], dtype) for name, dtype in dtypes.items())
         arguments = (moments, columns, kept.by_subject, kept.sorted_subject, kept.intime, kept.outtime)
         n = _assign(*arguments, np.zeros(0, np.int64), np.zeros(0, SETTLED))
@@ -111,10 +114,10 @@ def _assign(moments, values, by_subject, sorted_subject, intime, outtime, stay, 
     """Count the values that the stays get, and write as many of them as ``settled`` has room for.
 
     ``moments`` are subject, time, first event of each moment (and the end of the last), and the stay of each event;
-    ``values`` are moment, variable, number and text, sorted by moment.
+    ``values`` are moment, variable, number, text and delay, sorted by moment.
     """
     subject, time, events, stay_of_event = moments
-    moment_of_value, variable, number, text = values
+    moment_of_value, variable, number, text, delay = values
     n = top = first = value = np.int64(0)
     while top < len(subject):
         end = top
@@ -134,7 +137,8 @@ def _assign(moments, values, by_subject, sorted_subject, intime, outtime, stay, 
                     if member:
                         if n < len(settled):
                             stay[n] = candidate
-                            settled[n].hours = (time[moment] - intime[candidate]) / 3600.0
+                            since = time[moment] - intime[candidate]
+                            settled[n].hours, settled[n].stored_hours = since / 3600.0, (since + delay[value]) / 3600.0
                             settled[n].number, settled[n].text = number[value], text[value]
                             settled[n].variable = variable[value]
                         n += 1
@@ -153,6 +157,12 @@ def _sorted_by(subject: np.ndarray, time: np.ndarray, code: np.ndarray, rank: np
     return np.lexsort((rank, code, time, subject) if rank is not None else (code, time, subject))
 
 
+def _shortest(delay: np.ndarray, rank: np.ndarray, chosen: np.ndarray, first: np.ndarray) -> np.ndarray:
+    """Delay of the chosen value of each group: the shortest of the rows with its rank, as equal values are one."""
+    is_chosen = rank == np.repeat(chosen, np.diff(first, append=len(rank)))
+    return np.minimum.reduceat(np.where(is_chosen, delay, np.iinfo(delay.dtype).max), first)
+
+
 def _changes(*columns: np.ndarray) -> np.ndarray:
     """True at the first row and wherever a column differs from the row before."""
     changed = np.zeros(len(columns[0]), bool)
@@ -168,12 +178,15 @@ def _with_gcs_total(values: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     n_moments = int(values["moment"][-1]) + 1
     n_grades = np.bincount(values["moment"][graded], minlength=n_moments)
     total = np.bincount(values["moment"][graded], weights=values["number"][graded], minlength=n_moments)
+    longest = np.zeros(n_moments, np.int64)
+    np.maximum.at(longest, values["moment"][graded], values["delay"][graded])
     moments = np.flatnonzero(n_grades == len(GCS))
     added = {
         "moment": moments,
         "variable": np.full(len(moments), ORDER.index("gcs_total")),
         "number": total[moments],
         "text": np.full(len(moments), NO_TEXT),
+        "delay": longest[moments],
     }
     merged = {name: np.concatenate([values[name], added[name]]) for name in values}
     order = np.lexsort((merged["variable"], merged["moment"]))

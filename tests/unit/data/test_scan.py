@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from flexcare_data.raw import event_scan as scan
 from flexcare_data.raw.event_scan import KeptStays, ScanCounts, scan_events
-from flexcare_data.raw.event_scan_kernel import REASONS
+from flexcare_data.raw.event_scan_kernel import REASONS, STORED
 from flexcare_data.raw.event_values import PairTable
 from flexcare_data.raw.files import RawDataError
 
@@ -56,7 +56,7 @@ def scanned(text: str | bytes, tmp_path: Path, *, name: str = "chartevents.csv",
     rows = [
         (int(stays.stay_id[stay]), int(time), int(ITEMS[items[pair]]), texts[pair])
         for batch in batches
-        for stay, pair, time in batch
+        for stay, pair, time, _ in batch
     ]
     dropped = {reason: int(n) for reason, n in zip(REASONS, counts.dropped, strict=True) if n}
     assert counts.rows == counts.used + sum(dropped.values()), "rows in = rows used + rows counted"
@@ -343,3 +343,38 @@ def test_written_by_the_csv_module(tmp_path):
     rows, dropped, _ = scanned(out.getvalue(), tmp_path)
     assert [row[3] for row in rows] == values
     assert dropped == {}
+
+
+@pytest.mark.parametrize(
+    ("stored", "delay", "reason"),
+    [
+        ("2150-01-01 10:05:00", 300, None),
+        ("2150-01-01 10:00:00", 0, None),
+        ("2150-01-02", 14 * 3600, None),
+        ("", 0, "missing"),
+        ("soon", 0, "not_a_time"),
+        ("2150-01-01 09:59:59", 0, "before_charttime"),
+        ("2290-01-01 00:00:00", 2**31 - 1, None),
+    ],
+)
+def test_seconds_from_charttime_to_storetime(stored: str, delay: int, reason: str | None, tmp_path: Path):
+    """What cannot be used counts as charttime and is counted; a delay of more than 68 years is cut to that."""
+    found, counts = delays(HEADER + line(storetime=stored), tmp_path)
+    assert found == [delay]
+    assert counts == ({reason: 1} if reason else {})
+
+
+def test_a_table_without_storetime_counts_each_row(tmp_path: Path):
+    header, row = (text.replace(part, "") for text, part in ((HEADER, "storetime,"), (line(), "2150-01-01 10:05:00,")))
+    assert delays(header + 2 * row, tmp_path) == ([0, 0], {"missing": 2})
+
+
+def delays(text: str, tmp_path: Path) -> tuple[list[int], dict[str, int]]:
+    """Delay of each row, and counts of unusable storetimes by reason."""
+    path = tmp_path / "chartevents.csv"
+    path.write_text(text)
+    counts = ScanCounts()
+    found = [
+        batch["delay"].tolist() for batch in scan_events(path, "chartevents", ITEMS, kept_stays(), PairTable(), counts)
+    ]
+    return sum(found, []), {reason: int(n) for reason, n in zip(STORED, counts.stored, strict=True) if n}
