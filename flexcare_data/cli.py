@@ -111,6 +111,7 @@ def folders(*names: str) -> Callable:
     )
 
 
+MEMORY = click.option("--memory-mb", type=click.IntRange(200), default=4000, help="Memory in MB for the SQL queries.")
 COHORTS = click.option(
     "--cohorts", type=FOLDER, multiple=True, required=True, help="Folder of a cohort; once for each."
 )
@@ -271,10 +272,18 @@ def sections(**arguments: Any) -> None:
     run_stage("sections", arguments)
 
 
+@commands.command("radiographs")
+@roots("mimic_cxr_jpg")
+@STAGE
+def radiographs(**arguments: Any) -> None:
+    """AP radiographs and when they were taken."""
+    run_stage("radiographs", arguments)
+
+
 @commands.command("cohort")
 @click.option("--task", required=True, help="Name of the task.")
 @roots("mimiciv", "mimic_cxr_jpg")
-@folders("stays", "splits", "hourly", "sections")
+@folders("stays", "splits", "hourly", "sections", "radiographs")
 @click.option("--events", type=FOLDER, help="Folder of events, for a task whose input may end inside an hour.")
 @STAGE
 def cohort(task: str, **arguments: Any) -> None:
@@ -288,13 +297,13 @@ def cohort(task: str, **arguments: Any) -> None:
 
 
 @commands.command("audit")
-@roots("mimiciv", "mimic_cxr_jpg")
-@folders("stays", "splits", "events", "hourly", "sections")
+@folders("stays", "splits", "events", "hourly", "sections", "radiographs")
 @COHORTS
+@MEMORY
 @STAGE
-def audit(**arguments: Any) -> None:
+def audit(memory_mb: int, **arguments: Any) -> None:
     """Check the samples for leakage; count what was dropped."""
-    run_stage("audit", arguments)
+    run_stage("audit", arguments, memory_mb=memory_mb)
 
 
 @commands.command("images")

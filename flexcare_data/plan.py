@@ -143,9 +143,19 @@ SHARED_STAGES: dict[str, Stage] = {
             options=("note_cleaning", "bhc_fallback"),
             outputs={"sections.parquet": "data/notes/sections.parquet"},
         ),
+        Stage(
+            "radiographs",
+            module="flexcare_data.stages.radiographs",
+            raw=("metadata",),
+            outputs={"radiographs.parquet": "data/radiographs.parquet"},
+        ),
     )
 }  # fmt: skip
 """Stages that do not depend on the configured tasks, in the order of the flow."""
+
+
+COHORT_INPUTS = ("stays", "splits", "hourly", "sections", "radiographs")
+"""Stages that every cohort reads."""
 
 
 def cohort_row(task_name: str) -> Stage:
@@ -162,9 +172,9 @@ def cohort_row(task_name: str) -> Stage:
     return Stage(
         cohort_stage(task.name),
         module="flexcare_data.stages.cohort",
-        raw=("admissions", "metadata", *task.raw),
+        raw=("admissions", *task.raw),
         options=("notes", "repeats", *task.options),
-        upstream=("stays", "splits", "hourly", "sections", *(["events"] if task.ends_within_hour else [])),
+        upstream=(*COHORT_INPUTS, *(["events"] if task.ends_within_hour else [])),
         tasks=(task.name,),
         outputs=outputs,
     )
@@ -177,10 +187,9 @@ def collected_rows(tasks: Iterable[str]) -> dict[str, Stage]:
     rows = (
         Stage(
             "audit",
-            module="flexcare_data.stages.audit",
-            raw=("metadata", "admissions"),
-            options=("notes", "scaler"),
-            upstream=("stays", "splits", "events", "hourly", "sections", *cohorts),
+            module="flexcare_data.stages.audit.build",
+            options=("after_death", "asked", "availability", "edges", "nested", "notes", "scaler"),
+            upstream=("stays", "splits", "events", "hourly", "sections", "radiographs", *cohorts),
             tasks=tasks,
             outputs={name: f"data/{name}" for name in ("leakage.json", "flow.json", "dropped.json")},
         ),

@@ -55,8 +55,8 @@ class Table:
 class RawTable:
     """A PhysioNet table. ``columns`` are those that are read, by name; others in the file are ignored.
 
-    A file without an ``optional`` column is read as if all its values were missing. ``folders`` are tried in order (edition 1.0 keeps three tables in ``core/``); ``renamed`` maps a column of
-    an older edition to its current name.
+    A file without an ``optional`` column is read as if all its values were missing. ``folders`` are tried in order
+    (edition 1.0 keeps three tables in ``core/``); ``renamed`` maps a column of an older edition to its current name.
     """
 
     name: str
@@ -236,8 +236,8 @@ EVENTS = Table(
         Column("number", _FLOAT, "value in the variable's unit; for the GCS items the grade"),
         Column(
             "stored_hours", _FLOAT,
-            "hours from intime until it could be read: the later of charttime and storetime; a missing storetime counts "
-            "as charttime",
+            "hours from intime until it could be read: the later of charttime and storetime (at most 68 years later); a "
+            "missing storetime counts as charttime",
         ),
     ),
 )  # fmt: skip
@@ -276,6 +276,17 @@ SECTIONS = Table(
         Column("storetime", _TIME, "time the note was filed and could be read", nullable=True),
         Column("file_order", _INT, "row of the note in discharge.csv, from 0"),
         *(Column(name, _TEXT, "cleaned section; null where missing", nullable=True) for name in SECTION_NAMES),
+    ),
+)  # fmt: skip
+
+RADIOGRAPHS = Table(
+    "radiographs", "data/radiographs.parquet", ("dicom_id",),
+    (
+        Column("dicom_id", _TEXT, "AP radiograph"),
+        _SUBJECT,
+        Column("study_id", _ID, "study of the radiograph"),
+        Column("study_datetime", _TIME, "when it was taken, shifted date; null where unreadable", nullable=True),
+        Column("file_order", _INT, "row of the radiograph in the metadata file, from 0"),
     ),
 )  # fmt: skip
 
@@ -341,6 +352,7 @@ TABLES: dict[str, Table] = {
         TAILS_INDEX,
         SPLITS,
         SECTIONS,
+        RADIOGRAPHS,
         CXR_INDEX,
         NOTES_INDEX,
         COHORT,

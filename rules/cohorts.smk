@@ -36,7 +36,8 @@ rule audit:
         mem_mb=growing(CONFIG.resources.memory_mb),
         runtime=growing(60),
     shell:
-        "python -m flexcare_data audit {params.arguments} --threads {threads} > {log:q} 2>&1"
+        "python -m flexcare_data audit {params.arguments} --memory-mb {resources.mem_mb} --threads {threads}"
+        " > {log:q} 2>&1"
 
 
 rule cohorts:

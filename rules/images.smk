@@ -1,5 +1,23 @@
-# Radiographs that the cohorts need; each is decoded once per store. With images.jobs above 1 separate jobs decode the
+# Radiographs: when they were taken, and the tensors of those that the cohorts need; each is decoded once per store. With images.jobs above 1 separate jobs decode the
 # parts, and `images` finds them done.
+
+
+rule radiographs:
+    input:
+        unpack(stage_inputs("radiographs")),
+    output:
+        done=touch(mark("radiographs")),
+    params:
+        arguments=stage_arguments("radiographs"),
+    log:
+        f"{OUT}/logs/radiographs-{{key}}.log",
+    benchmark:
+        f"{OUT}/benchmarks/radiographs-{{key}}.tsv"
+    resources:
+        mem_mb=growing(CONFIG.resources.memory_mb),
+        runtime=growing(30),
+    shell:
+        "python -m flexcare_data radiographs {params.arguments} > {log:q} 2>&1"
 
 
 rule images_part:

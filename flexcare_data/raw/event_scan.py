@@ -1,7 +1,7 @@
 """Read a large event table (chartevents, labevents) once, keeping the rows of used items and kept stays.
 
-In: a `.csv` or `.csv.gz` as published, the used items, the kept stays. Out: batches of (stay, charttime, delay, pair), where
-a pair is a distinct (item, text), and a count for every row that is not in a batch.
+In: a `.csv` or `.csv.gz` as published, the used items, the kept stays. Out: batches of (stay, charttime, delay of
+storetime, pair), where a pair is a distinct (item, text), and a count for every row that is not in a batch.
 
 `docs/event_scan.md` explains the method and why no CSV library is used.
 """

@@ -255,8 +255,8 @@ def scan_block(
 ):  # fmt: skip
     """Read whole records from ``position`` on, until the block ends or ``out`` is full.
 
-    Counts by reason are added to ``dropped``, those of used rows with an unusable storetime to ``stored``. ``state`` becomes the position of the next record, the rows written to
-    ``out`` and ``texts``, and the records read.
+    Counts by reason are added to ``dropped``, those of used rows with an unusable storetime to ``stored``. ``state``
+    becomes the position of the next record, the rows written to ``out`` and ``texts``, and the records read.
     """
     hadm_ids, stay_ids, subject_ids, intimes, outtimes = links
     subject_column, hadm_column, stay_column, time_column, item_column, value_column, stored_column = columns

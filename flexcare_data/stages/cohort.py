@@ -10,7 +10,6 @@ import polars as pl
 
 from flexcare_data.raw.tables import Dropped, count, empty_counts
 from flexcare_data.stages import hourly
-from flexcare_data.stages.images.study_times import read_radiographs
 from flexcare_data.stages.sections import section_marks
 from flexcare_data.stages.work import StageWork, merged_counts, write_counts
 from flexcare_data.tasks import TASKS
@@ -47,7 +46,7 @@ def read_sources(work: StageWork, dropped: Dropped) -> Sources:
         series=pl.read_parquet(work.upstream["hourly"] / "index.parquet"),
         phenotypes=work.table("stays", "phenotypes"),
         admissions=admissions,
-        radiographs=read_radiographs(work, dropped),
+        radiographs=work.table("radiographs", "radiographs").sort("file_order"),
         sections=sections,
         options=work.options,
         raw={name: work.read(name, dropped) for name in task.raw},

@@ -54,8 +54,10 @@ class StayEvents:
 
 @dataclass(frozen=True)
 class _Grids:
-    """The grids of a `StayEvents`: its stays with a series, their values and observations in pieces, and how many values
-    of each variable were charted during the stay but entered the series only after it."""
+    """The grids of a `StayEvents`: its stays with a series, their values and observations in pieces.
+
+    ``too_late`` is how many values of each variable were charted during a stay but entered the series only after it.
+    """
 
     stay_id: np.ndarray
     n_hours: np.ndarray
@@ -222,8 +224,8 @@ def grids(part: StayEvents, stays: np.ndarray, end: np.ndarray, options: Options
 
     Bin k holds what entered in (k, k+1] hours (option `edges: left`: [k, k+1)); what entered at intime is in bin 0.
     When a value enters is decided by option `availability`. The last value of a bin wins per variable; nothing after
-    ``end`` is used. Cells before the first value hold the default, or with `height: inches_converted` the last height or
-    weight that entered before intime.
+    ``end`` is used. Cells before the first value hold the default, or with `height: inches_converted` the last height
+    or weight that entered before intime.
 
     Returns:
         values (sum of bins, 17) float64 and observed (sum of bins, 17) uint8.

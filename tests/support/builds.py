@@ -88,11 +88,12 @@ def build(
     run("events", read=("mimiciv",), upstream=("stays",))
     run("hourly", upstream=("stays", "splits", "events"))
     run("sections", read=("mimic_iv_note",))
-    inputs = ("stays", "splits", "hourly", "sections", "events")
+    run("radiographs", read=("mimic_cxr_jpg",))
+    inputs = ("stays", "splits", "hourly", "sections", "radiographs", "events")
     for task in tasks:
         run("cohort", read=("mimiciv", "mimic_cxr_jpg"), upstream=inputs, stage=f"cohort-{task}", more=("--task", task))
     if not with_audit:
         return built
     cohorts = [*(word for task in tasks for word in ("--cohorts", str(out / f"cohort-{task}")))]
-    run("audit", read=("mimiciv", "mimic_cxr_jpg"), upstream=inputs, more=cohorts)
+    run("audit", upstream=inputs, more=cohorts)
     return built

@@ -1,0 +1,123 @@
+"""The published tables as views of DuckDB, for the audit and for the catalogue.
+
+In: where each table is. Out: a connection, and views with comments. A view holds no data: it reads the Parquet files.
+
+Besides one view per table there are `samples` (the samples of all tasks in one form), `sample_notes` (a row per sample
+and note) and `series_values` (charted values with the hour of the series that shows them).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from flexcare_data.hours import TOLERANCE
+from flexcare_data.schema import COHORT, TABLES, WINDOWS, Table
+
+if TYPE_CHECKING:
+    import duckdb
+
+SHARE_OF_MEMORY = 0.6
+"""Of the memory of a job, what DuckDB may use; Python, its libraries and what is read beside need the rest."""
+
+COMMENTS = {
+    "samples": "the samples of all tasks: COHORT without labels, with WINDOWS",
+    "sample_notes": "one row per sample and note that is its input",
+    "series_values": "values of EVENTS by the hour of the series in which they enter; an hour shows its last value",
+    "notes": "discharge summaries and radiology reports without their text, and when they could be read",
+    "options": "the options that the cohorts were built with",
+}
+"""What the views mean that are no table of the data dictionary."""
+
+
+def connect(memory_mb: int, threads: int, scratch: Path) -> duckdb.DuckDBPyConnection:
+    """A database in memory: at most a share of ``memory_mb``, the rest in ``scratch``; no extension is downloaded."""
+    import duckdb
+
+    settings: dict[str, Any] = {
+        "memory_limit": f"{max(100, int(SHARE_OF_MEMORY * memory_mb))}MB",
+        "threads": threads,
+        "temp_directory": str(scratch),
+        "preserve_insertion_order": False,
+        "autoinstall_known_extensions": False,
+    }
+    return duckdb.connect(config=settings)
+
+
+def create_views(
+    connection: duckdb.DuckDBPyConnection,
+    files: Mapping[str, str],
+    cohorts: Mapping[str, tuple[str, str]],
+    options: Mapping[str, str],
+) -> None:
+    """Create all views.
+
+    Args:
+        files: by name of the table, its file: an SQL expression.
+        cohorts: by task, the files of COHORT and WINDOWS.
+        options: by name, the options that decide when a value enters a series (`availability`, `edges`), and others
+            to show.
+    """
+    for name, file in files.items():
+        _view(connection, name, f"SELECT * FROM read_parquet({file})", TABLES[name])
+    for task, (cohort, _) in cohorts.items():
+        _view(connection, task, f"SELECT * FROM read_parquet({cohort})", COHORT)
+    parts = [_samples(task, *places) for task, places in cohorts.items()]
+    _view(connection, "samples", "\nUNION ALL\n".join(parts), COHORT, WINDOWS)
+    _view(
+        connection,
+        "sample_notes",
+        "SELECT * REPLACE (unnest(string_split(note_id, ' ')) AS note_id) FROM samples WHERE note_id IS NOT NULL",
+    )
+    names = [name for name in ("sections", "reports") if name in files]
+    columns = "note_id, subject_id, hadm_id, charttime, storetime, greatest(charttime, storetime) AS filed"
+    _view(connection, "notes", "\nUNION ALL\n".join(f"SELECT {columns} FROM {name}" for name in names))
+    _view(connection, "series_values", _series_values(options))
+    pairs = ", ".join(f"({_text(name)}, {_text(value)})" for name, value in sorted(options.items()))
+    _view(connection, "options", f"SELECT * FROM (VALUES {pairs}) AS options(name, value)")
+
+
+def _samples(task: str, cohort: str, windows: str) -> str:
+    columns = [f"c.{column.name}" for column in COHORT.columns if column.name != "split"]
+    columns += ["c.split::VARCHAR AS split", *(f"w.{column.name}" for column in WINDOWS.columns[1:])]
+    return (
+        f"SELECT {_text(task)} AS task, {', '.join(columns)}\n"
+        f"FROM read_parquet({cohort}) AS c LEFT JOIN read_parquet({windows}) AS w USING (sample_id)"
+    )
+
+
+def _series_values(options: Mapping[str, str]) -> str:
+    entry = "stored_hours" if options["availability"] == "storetime" else "hours"
+    # As `stages.hourly.grids`: with `edges: right` what enters exactly at hour k is in the hour before.
+    hour = f"floor({entry})" if options["edges"] == "left" else f"trunc({entry} - {TOLERANCE})"
+    return (
+        f"SELECT stay_id, variable, value, number, hours AS charted_hours, stored_hours, {entry} AS entry_hours,\n"
+        f"    greatest({hour}, 0)::BIGINT AS hour\n"
+        f"FROM events WHERE {entry} > -{TOLERANCE}"
+    )
+
+
+def _view(connection: duckdb.DuckDBPyConnection, name: str, query: str, *tables: Table) -> None:
+    """Create a view with the comments of ``tables`` on it and its columns."""
+    connection.execute(f"CREATE OR REPLACE VIEW {name} AS {query}")
+    meaning = COMMENTS.get(name) or f"{tables[0].name}, key {', '.join(tables[0].key)}"
+    connection.execute(f"COMMENT ON VIEW {name} IS {_text(meaning)}")
+    known = {column.name: column.meaning for table in tables for column in table.columns}
+    for (column,) in connection.execute(f"SELECT column_name FROM (DESCRIBE {name})").fetchall():
+        if column in known:
+            connection.execute(f'COMMENT ON COLUMN {name}."{column}" IS {_text(known[column])}')
+
+
+def quoted(path: Path) -> str:
+    """``path`` as SQL text."""
+    return _text(str(path))
+
+
+def _text(value: str) -> str:
+    return "'" + value.replace("'", "''") + "'"
+
+
+def statements(connection: duckdb.DuckDBPyConnection, text: str) -> Sequence[str]:
+    """The single statements of an SQL text."""
+    return [statement.query for statement in connection.extract_statements(text)]

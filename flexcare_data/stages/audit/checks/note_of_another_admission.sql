@@ -1,0 +1,7 @@
+-- Was the discharge summary written about another admission than the one asked about?
+CREATE OR REPLACE TEMP VIEW checked AS
+SELECT task, sample_id, note_id, hadm_id FROM sample_notes;
+
+SELECT checked.*, notes.hadm_id AS admission_of_note
+FROM checked LEFT JOIN notes USING (note_id)
+WHERE notes.hadm_id IS DISTINCT FROM checked.hadm_id;
