@@ -55,8 +55,8 @@ class Table:
 class RawTable:
     """A PhysioNet table. ``columns`` are those that are read, by name; others in the file are ignored.
 
-    A file without an ``optional`` column is read as if all its values were missing. ``folders`` are tried in order (edition 1.0 keeps three tables in ``core/``); ``renamed`` maps a column of
-    an older edition to its current name.
+    A file without an ``optional`` column is read as if all its values were missing. ``folders`` are tried in order
+    (edition 1.0 keeps three tables in ``core/``); ``renamed`` maps a column of an older edition to its current name.
     """
 
     name: str
@@ -223,6 +223,26 @@ STAYS = Table(
         Column(
             "readmission", _FLAG, "1 if readmitted (option `readmission`), 0 if not, null where excluded", nullable=True
         ),
+        Column(
+            "readmission_time", _TIME,
+            "when readmission became 1: the earliest admission or death that decides it; else null", nullable=True,
+        ),
+    ),
+)  # fmt: skip
+
+ADMISSIONS = Table(
+    "admissions", "data/admissions.parquet", ("hadm_id",),
+    (
+        _HADM, _SUBJECT,
+        Column("admittime", _TIME, "hospital admission; null where unreadable", nullable=True),
+        Column("dischtime", _TIME, "hospital discharge", nullable=True),
+        Column("deathtime", _TIME, "death as recorded for this admission", nullable=True),
+        Column(
+            "death_time", _TIME,
+            "death of the patient: first deathtime of all admissions, else the end of the day `dod`; null where none "
+            "is known, or only one over a year before the patient's last admission (an error)", nullable=True,
+        ),
+        Column("after_death", _FLAG, "1 if the admission begins at or after the patient's death, else 0"),
     ),
 )  # fmt: skip
 
@@ -324,6 +344,11 @@ WINDOWS = Table(
         Column("window_end", _TIME, "end of the window of radiographs, inclusive", nullable=True),
         Column("image_time", _TIME, "when the radiograph was taken; null without image", nullable=True),
         Column("note_time", _TIME, "when the note was filed; null without note", nullable=True),
+        Column(
+            "label_time", _TIME,
+            "when the answer was known: death, readmission, end of the stay; null where the answer is that nothing "
+            "happened, or has no time", nullable=True,
+        ),
     ),
 )  # fmt: skip
 
@@ -331,6 +356,7 @@ TABLES: dict[str, Table] = {
     table.name: table
     for table in (
         STAYS,
+        ADMISSIONS,
         EVENTS,
         HOURLY_INDEX,
         TAILS_INDEX,

@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 
 from flexcare_data.errors import UserError
-from flexcare_data.hours import TOLERANCE, n_bins
+from flexcare_data.hours import TOLERANCE, hours_after, n_bins
 from flexcare_data.raw.tables import empty_counts
 from flexcare_data.schema import KNOWN_ONLY_LATER
 from flexcare_data.stages.images.study_times import read_radiographs
 from flexcare_data.stages.sections import section_marks
 from flexcare_data.stages.work import StageWork, merged_counts, write_json
 from flexcare_data.tasks import TASKS
-from flexcare_data.tasks.base import available_from, hours_after
+from flexcare_data.tasks.base import available_from
 
 if TYPE_CHECKING:
     from flexcare_data.options import Options

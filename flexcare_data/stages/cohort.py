@@ -47,6 +47,7 @@ def read_sources(work: StageWork, dropped: Dropped) -> Sources:
         series=pl.read_parquet(work.upstream["hourly"] / "index.parquet"),
         phenotypes=work.table("stays", "phenotypes"),
         admissions=admissions,
+        deaths=work.table("stays", "admissions"),
         radiographs=read_radiographs(work, dropped),
         sections=sections,
         options=work.options,
