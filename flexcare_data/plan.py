@@ -108,8 +108,8 @@ SHARED_STAGES: dict[str, Stage] = {
             "stays",
             module="flexcare_data.stages.stays",
             raw=("icustays", "admissions", "patients", "diagnoses_icd", "d_icd_diagnoses"),
-            options=("death_label", "age", "readmission", "icd", "icd10"),
-            outputs={"stays.parquet": "data/stays.parquet"},
+            options=("death_label", "age", "readmission", "nested", "after_death", "icd", "icd10"),
+            outputs={"stays.parquet": "data/stays.parquet", "admissions.parquet": "data/admissions.parquet"},
         ),
         Stage(
             "splits",

@@ -223,6 +223,26 @@ STAYS = Table(
         Column(
             "readmission", _FLAG, "1 if readmitted (option `readmission`), 0 if not, null where excluded", nullable=True
         ),
+        Column(
+            "readmission_time", _TIME,
+            "when readmission became 1: the earliest admission or death that decides it; else null", nullable=True,
+        ),
+    ),
+)  # fmt: skip
+
+ADMISSIONS = Table(
+    "admissions", "data/admissions.parquet", ("hadm_id",),
+    (
+        _HADM, _SUBJECT,
+        Column("admittime", _TIME, "hospital admission; null where unreadable", nullable=True),
+        Column("dischtime", _TIME, "hospital discharge", nullable=True),
+        Column("deathtime", _TIME, "death as recorded for this admission", nullable=True),
+        Column(
+            "death_time", _TIME,
+            "death of the patient: first deathtime of all admissions, else the end of the day `dod`; null where none "
+            "is known, or only one over a year before the patient's last admission (an error)", nullable=True,
+        ),
+        Column("after_death", _FLAG, "1 if the admission begins at or after the patient's death, else 0"),
     ),
 )  # fmt: skip
 
@@ -236,8 +256,8 @@ EVENTS = Table(
         Column("number", _FLOAT, "value in the variable's unit; for the GCS items the grade"),
         Column(
             "stored_hours", _FLOAT,
-            "hours from intime until it could be read: the later of charttime and storetime (at most 68 years later); a "
-            "missing storetime counts as charttime",
+            "hours from intime until it could be read: the later of charttime and storetime (at most 68 years later); "
+            "a missing storetime counts as charttime",
         ),
     ),
 )  # fmt: skip
@@ -340,6 +360,11 @@ WINDOWS = Table(
         Column("window_end", _TIME, "end of the window of radiographs, inclusive", nullable=True),
         Column("image_time", _TIME, "when the radiograph was taken; null without image", nullable=True),
         Column("note_time", _TIME, "when the note was filed; null without note", nullable=True),
+        Column(
+            "label_time", _TIME,
+            "when the answer was known: death, readmission, end of the stay; null where the answer is that nothing "
+            "happened, or has no time", nullable=True,
+        ),
     ),
 )  # fmt: skip
 
@@ -347,6 +372,7 @@ TABLES: dict[str, Table] = {
     table.name: table
     for table in (
         STAYS,
+        ADMISSIONS,
         EVENTS,
         HOURLY_INDEX,
         TAILS_INDEX,

@@ -46,6 +46,7 @@ def read_sources(work: StageWork, dropped: Dropped) -> Sources:
         series=pl.read_parquet(work.upstream["hourly"] / "index.parquet"),
         phenotypes=work.table("stays", "phenotypes"),
         admissions=admissions,
+        deaths=work.table("stays", "admissions"),
         radiographs=work.table("radiographs", "radiographs").sort("file_order"),
         sections=sections,
         options=work.options,

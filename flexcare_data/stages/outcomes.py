@@ -1,7 +1,8 @@
 """Labels of mortality and readmission of each stay.
 
 In: ICU stays joined to their admission and patient, all admissions. Out: the columns died_in_hospital, died_in_unit,
-died and readmission of STAYS. The tasks in_hospital_mortality, decompensation and readmission read them.
+died, readmission and readmission_time of STAYS. The tasks in_hospital_mortality, decompensation and readmission read
+them.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 
 import polars as pl
+
+from flexcare_data.hours import end_of_stay
 
 if TYPE_CHECKING:
     from flexcare_data.options import Options
@@ -41,29 +44,55 @@ def _either(a: pl.Expr, b: pl.Expr) -> pl.Expr:
 
 
 def with_readmission(stays: pl.DataFrame, admissions: pl.DataFrame, options: Options) -> pl.DataFrame:
-    """Add readmission: 1, 0, or null where a patient cannot be readmitted.
+    """Add readmission: 1, 0, or null where a patient cannot be readmitted; and readmission_time, null unless it is 1.
 
     Published (`readmission: kept_icu_stays`): 1 if within 30 days of discharge another kept stay or the death follows,
     or if the patient died in hospital after leaving the unit; null after a death in the unit. `hospital`: 1 if any
-    later admission follows within 30 days; null after a death in hospital.
+    later admission follows within 30 days; null after a death in hospital. `_next_admission` says which admission is
+    the next one.
+
+    Args:
+        admissions: those that can be a readmission.
     """
     hospital, unit, died = (pl.col(name) == 1 for name in ("died_in_hospital", "died_in_unit", "died"))
+    returned = soon_after_discharge(pl.col("next_admittime"))
     if options.readmission == "hospital":
-        later = admissions.sort("subject_id", "admittime", "hadm_id").select(
-            "hadm_id", next_admittime=pl.col("admittime").shift(-1).over("subject_id")
-        )
-        stays = stays.join(later, on="hadm_id", how="left", validate="m:1", maintain_order="left")
-        returned = soon_after_discharge(pl.col("next_admittime"))
-        label = pl.when(~hospital).then(returned)
+        stays = _next_admission(stays, admissions, "hadm_id", options)
+        label, time = pl.when(~hospital).then(returned), pl.col("next_admittime")
     else:
-        following = stays.sort("subject_id", "admittime", "stay_id").select(
-            "stay_id", next_admittime=pl.col("admittime").shift(-1).over("subject_id")
-        )
-        stays = stays.join(following, on="stay_id", how="left", validate="1:1", maintain_order="left")
+        stays = _next_admission(stays, stays, "stay_id", options)
+        after_unit = hospital & ~unit
         died_soon = died & ~hospital & ~unit & soon_after_discharge(pl.col("dod"))
-        positive = (hospital & ~unit) | soon_after_discharge(pl.col("next_admittime")) | died_soon
-        label = pl.when(~(died & hospital & unit)).then(positive)
-    return stays.with_columns(readmission=label.cast(pl.Int8))
+        label = pl.when(~(died & hospital & unit)).then(after_unit | returned | died_soon)
+        # dod is a date: all that is known is that the patient had died by the end of the day.
+        death = pl.coalesce(pl.col("deathtime"), pl.col("dod") + timedelta(days=1))
+        time = pl.min_horizontal(pl.when(returned).then("next_admittime"), pl.when(after_unit | died_soon).then(death))
+    return stays.with_columns(readmission=label.cast(pl.Int8), readmission_time=pl.when(label).then(time))
+
+
+def _next_admission(stays: pl.DataFrame, candidates: pl.DataFrame, key: str, options: Options) -> pl.DataFrame:
+    """Add next_admittime of the next of ``candidates`` of the same patient; null where there is none.
+
+    Published (`nested: counted`): the next one by admittime, also before the discharge. `ignored`: the first one at or
+    after the discharge and the end of the stay, as what begins earlier is known when the question is asked.
+
+    Args:
+        candidates: subject_id, admittime and ``key``, which also names the own row of a stay.
+    """
+    if options.nested == "counted":
+        ordered = candidates.sort("subject_id", "admittime", key)
+        following = ordered.select(key, next_admittime=pl.col("admittime").shift(-1).over("subject_id"))
+    else:
+        end = pl.when(pl.col("dischtime").is_not_null()).then(pl.max_horizontal("dischtime", end_of_stay()))
+        asked = stays.select(key, "subject_id", began="admittime", end=end)
+        others = candidates.select("subject_id", "admittime", other=key)
+        pairs = asked.join(others, on="subject_id", how="inner").filter(
+            (pl.col("other") != pl.col(key))
+            & (pl.col("admittime") >= pl.col("end"))
+            & (pl.col("admittime") >= pl.col("began"))  # a discharge before its own admission is an error
+        )
+        following = pairs.group_by(key).agg(next_admittime=pl.col("admittime").min())
+    return stays.join(following, on=key, how="left", validate="m:1", maintain_order="left")
 
 
 def soon_after_discharge(time: pl.Expr) -> pl.Expr:

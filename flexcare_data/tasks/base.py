@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal
 import polars as pl
 
 from flexcare_data.discovery import USUAL_ORDER
-from flexcare_data.raw.tables import Dropped
+from flexcare_data.raw.tables import Dropped, count
 from flexcare_data.schema import COHORT, RAW, WINDOWS, Flow, Section, check
 
 if TYPE_CHECKING:
@@ -97,6 +97,7 @@ class Sources:
         series: HOURLY_INDEX, the stays with a series.
         phenotypes: stay_id and 25 labels, for stays with a known diagnosis.
         admissions: raw admissions in file order.
+        deaths: ADMISSIONS, the death of each patient as far as known.
         radiographs: AP radiographs (dicom_id, subject_id, study_id, study_datetime, file_order).
         sections: SECTIONS; of the section columns only nulls are used.
         options: of the protocol.
@@ -108,6 +109,7 @@ class Sources:
     series: pl.DataFrame
     phenotypes: pl.DataFrame
     admissions: pl.DataFrame
+    deaths: pl.DataFrame
     radiographs: pl.DataFrame
     sections: pl.DataFrame
     options: Options
@@ -131,9 +133,9 @@ def stays_with_series(sources: Sources) -> pl.DataFrame:
     return known.join(series, on="stay_id", how="inner", validate="1:1").sort("stay_id")
 
 
-def hours_after(time: str, hours: str) -> pl.Expr:
-    """The time ``hours`` (float hours) after ``time``, to the microsecond."""
-    return pl.col(time) + pl.duration(microseconds=(pl.col(hours) * 3_600_000_000).round().cast(pl.Int64))
+def after_death(sources: Sources) -> pl.DataFrame:
+    """The rows of ADMISSIONS that begin after the death of their patient."""
+    return sources.deaths.filter(pl.col("after_death") == 1)
 
 
 def with_last_image(samples: pl.DataFrame, radiographs: pl.DataFrame) -> pl.DataFrame:
@@ -217,8 +219,14 @@ def make_cohort(
 ) -> Cohort:
     """The cohort of ``samples``: split added, columns of COHORT and labels kept, sorted by sample_id, checked.
 
-    ``samples`` hold the columns of COHORT but split, the labels, and those of WINDOWS but note_time.
+    ``samples`` hold the columns of COHORT but split, the labels, and those of WINDOWS but note_time. Without label_time
+    it is null. Samples of an admission after the patient's death are counted in ``dropped``.
     """
+    dropped = {} if dropped is None else dropped
+    if "label_time" not in samples.columns:
+        samples = samples.with_columns(label_time=pl.lit(None, pl.Datetime("us")))
+    concerned = samples.join(after_death(sources), on="hadm_id", how="semi")
+    count(dropped, task.name, "", "after_death_but_used", concerned.height)
     samples = samples.join(sources.splits, on="subject_id", how="inner", validate="m:1").sort("sample_id")
     filed = sources.sections.select("note_id", note_time=available_from())
     samples = samples.join(filed, on="note_id", how="left", validate="m:1", maintain_order="left")
@@ -228,4 +236,4 @@ def make_cohort(
     ]
     table = samples.select(*columns, *(pl.col(label).cast(pl.Int64) for label in task.labels))
     windows = samples.select(WINDOWS.names)
-    return Cohort(check(table, COHORT), check(windows, WINDOWS), flow, dropped or {})
+    return Cohort(check(table, COHORT), check(windows, WINDOWS), flow, dropped)

@@ -11,6 +11,7 @@ from flexcare_data.tasks.base import (
     Cohort,
     Sources,
     Task,
+    after_death,
     make_cohort,
     note_of_admission,
     stays_with_series,
@@ -27,7 +28,8 @@ def build(sources: Sources) -> Cohort:
     """One sample per study with an AP radiograph and CheXpert labels, in the ICU or not; this image is the input.
 
     The series is that of the kept stay that contains the study time, up to that time; the note that of the
-    admission that contains it. Labels: 1, 0, -1 uncertain, -2 blank.
+    admission that contains it. With `after_death: dropped` a study in an admission that begins after the patient's
+    death is none. Labels: 1, 0, -1 uncertain, -2 blank.
     """
     dropped: Dropped = {}
     images = sources.radiographs.drop_nulls("study_datetime").sort("file_order")
@@ -39,6 +41,16 @@ def build(sources: Sources) -> Cohort:
     )
     known = labelled.join(sources.splits.select("subject_id"), on="subject_id", how="semi")
     count(dropped, TASK.name, "", "subject_without_admission", labelled.height - known.height)
+    flow = [
+        {"step": "studies with an AP image", "samples": studies.height},
+        {"step": "with CheXpert labels", "samples": labelled.height},
+        {"step": "of patients with an admission", "samples": known.height},
+    ]
+    if sources.options.after_death == "dropped":
+        living = known.join(_taken_after_death(known, sources), on="study_id", how="anti", maintain_order="left")
+        count(dropped, TASK.name, "", "after_death", known.height - living.height)
+        flow.append({"step": "not in an admission after the patient's death", "samples": living.height})
+        known = living
     samples = _with_admission(_with_stay(known, sources), sources)
     samples = samples.with_columns(
         sample_id=pl.col("study_id").cast(pl.String),
@@ -49,12 +61,14 @@ def build(sources: Sources) -> Cohort:
     ).with_columns(pl.Series("n_hours", n_bins(samples["period_length"].fill_null(0.0).to_numpy())))
     samples = samples.with_columns(n_hours=pl.when(pl.col("stay_id").is_not_null()).then("n_hours"))
     samples = with_note(samples, sources, TASK.section)
-    flow = [
-        {"step": "studies with an AP image", "samples": studies.height},
-        {"step": "with CheXpert labels", "samples": labelled.height},
-        {"step": "of patients with an admission", "samples": known.height},
-    ]
     return make_cohort(samples, TASK, sources, flow, dropped=dropped)
+
+
+def _taken_after_death(studies: pl.DataFrame, sources: Sources) -> pl.DataFrame:
+    """study_id of the studies in [admittime, dischtime] of an admission that begins after the patient's death."""
+    admissions = after_death(sources).select("subject_id", "admittime", "dischtime")
+    inside = studies.select("study_id", "subject_id", "study_datetime").join(admissions, on="subject_id", how="inner")
+    return inside.filter(pl.col("study_datetime").is_between("admittime", "dischtime")).select("study_id")
 
 
 def _with_stay(studies: pl.DataFrame, sources: Sources) -> pl.DataFrame:
@@ -100,7 +114,7 @@ TASK = Task(
     description="14 CheXpert labels of a chest radiograph",
     build=build,
     raw=("chexpert",),
-    options=("availability", "edges", "height", "gcs_spellings"),
+    options=("after_death", "availability", "edges", "height", "gcs_spellings"),
     ends_within_hour=True,
     asked_of_image=True,
 )

@@ -11,26 +11,45 @@ import numpy as np
 import polars as pl
 
 from flexcare_data.draws import keyed_share
-from flexcare_data.hours import TOLERANCE, n_bins
-from flexcare_data.tasks.base import Cohort, Sources, Task, hours_after, make_cohort, with_last_image, with_note
+from flexcare_data.hours import TOLERANCE, hours_after, n_bins
+from flexcare_data.raw.tables import Dropped, count
+from flexcare_data.schema import Flow
+from flexcare_data.tasks.base import Cohort, Sources, Task, make_cohort, with_last_image, with_note
+from flexcare_data.tasks.deaths import ALIVE, DEAD, of_the_living
 
 FEWEST_HOURS = 4
 """Only later hours are drawn (published)."""
 
 
 def cohort_of_drawn_hours(
-    stays: pl.DataFrame, task: Task, sources: Sources, label: Callable[[pl.DataFrame], pl.Series]
+    stays: pl.DataFrame,
+    task: Task,
+    sources: Sources,
+    label: Callable[[pl.DataFrame], pl.Series],
+    label_time: pl.Expr,
+    *,
+    about_death: bool = False,
 ) -> Cohort:
     """One sample per stay (``sampling: all``: per hour) at hour t, with 4 < t, first event < t and t <= last_hours.
 
     Args:
         stays: stays with a series, first_hours and last_hours.
         label: labels of the samples, which hold the columns of ``stays`` and period_length.
+        label_time: when the answer was known, of the columns of the samples, label and prediction_time among them.
+        about_death: the question is about death, and ``stays`` have died_at: option `asked` says whether the dead are
+            asked; with `alive` no hour after the death is drawn.
     """
     asked = stays.with_columns(
         first_hour=pl.max_horizontal(pl.lit(FEWEST_HOURS + 1), pl.col("first_hours").floor().cast(pl.Int64) + 1),
         last_hour=(pl.col("last_hours") + TOLERANCE).floor().cast(pl.Int64),
     ).filter(pl.col("last_hour") >= pl.col("first_hour"))
+    flow: Flow = [
+        {"step": "stays with a series", "samples": stays.height},
+        {"step": "stays with an hour to ask at", "samples": asked.height},
+    ]
+    dropped: Dropped = {}
+    if about_death and sources.options.asked == "alive":
+        asked = _until_death(asked, task, flow, dropped)
     samples = _draw(asked, task, sources.options.sampling)
     stay = pl.col("stay_id").cast(pl.String)
     hour = pl.col("hour").cast(pl.String)
@@ -42,13 +61,23 @@ def cohort_of_drawn_hours(
     samples = samples.with_columns(
         label(samples), window_start="intime", window_end=hours_after("intime", "period_length")
     ).with_columns(prediction_time="window_end")
+    samples = samples.with_columns(label_time=label_time)
+    if about_death and sources.options.asked == "always":
+        samples = of_the_living(samples, task, sources, flow, dropped)
     samples = with_note(with_last_image(samples, sources.radiographs), sources, task.section)
-    flow = [
-        {"step": "stays with a series", "samples": stays.height},
-        {"step": "stays with an hour to ask at", "samples": asked.height},
-        {"step": "samples", "samples": samples.height},
-    ]
-    return make_cohort(samples, task, sources, flow)
+    flow.append({"step": "samples", "samples": samples.height})
+    return make_cohort(samples, task, sources, flow, dropped=dropped)
+
+
+def _until_death(asked: pl.DataFrame, task: Task, flow: Flow, dropped: Dropped) -> pl.DataFrame:
+    """``asked`` with last_hour at or before the death; stays without such an hour are dropped and counted."""
+    lived = (pl.col("died_at") - pl.col("intime")).dt.total_seconds() / 3600.0
+    until = asked.with_columns(
+        last_hour=pl.min_horizontal("last_hour", (lived + TOLERANCE).floor().cast(pl.Int64))
+    ).filter(pl.col("last_hour") >= pl.col("first_hour"))
+    count(dropped, task.name, "", DEAD, asked.height - until.height)
+    flow.append({"step": ALIVE, "samples": until.height})
+    return until
 
 
 def _draw(stays: pl.DataFrame, task: Task, sampling: str) -> pl.DataFrame:

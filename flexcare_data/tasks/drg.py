@@ -5,10 +5,12 @@ from __future__ import annotations
 import polars as pl
 
 from flexcare_data.raw.tables import Dropped, count
+from flexcare_data.schema import Flow
 from flexcare_data.tasks.base import (
     Cohort,
     Sources,
     Task,
+    after_death,
     make_cohort,
     note_of_admission,
     stays_with_series,
@@ -23,6 +25,8 @@ CODE_SYSTEM = "HCFA"
 def build(sources: Sources) -> Cohort:
     """One sample per admission with a hospital course and an HCFA code, in the ICU or not.
 
+    With `after_death: dropped` an admission that begins after the patient's death is none.
+
     Input: the series of its kept stay, the last AP radiograph of the admission, the hospital course. The label is the
     rank (from 0) of the numeric code among the distinct codes of all lines of all such admissions.
     """
@@ -33,7 +37,12 @@ def build(sources: Sources) -> Cohort:
     )
     count(dropped, TASK.name, "drg_code", "not_a_number", codes.height - numeric.height)
     coursed = note_of_admission(sources.sections, TASK.section, sources.options).select("hadm_id")
-    admissions = sources.admissions.join(coursed, on="hadm_id", how="semi")
+    flow: Flow = [{"step": "admissions", "samples": sources.admissions.height}]
+    begun = sources.admissions
+    if sources.options.after_death == "dropped":
+        begun = begun.join(after_death(sources), on="hadm_id", how="anti", maintain_order="left")
+        flow.append({"step": "admitted before the patient's death", "samples": begun.height})
+    admissions = begun.join(coursed, on="hadm_id", how="semi")
     lines = numeric.join(admissions.select("hadm_id"), on="hadm_id", how="semi").with_row_index("_order")
     if sources.options.repeats == "newest":
         one_code = lines.filter(pl.col("code").n_unique().over("hadm_id") == 1)
@@ -54,7 +63,7 @@ def build(sources: Sources) -> Cohort:
     )
     samples = with_note(with_last_image(samples, sources.radiographs), sources, TASK.section)
     flow = [
-        {"step": "admissions", "samples": sources.admissions.height},
+        *flow,
         {"step": "with a hospital course", "samples": admissions.height},
         {"step": "with an HCFA code", "samples": samples.height},
     ]
@@ -75,5 +84,6 @@ TASK = Task(
     description="diagnosis-related group of the admission",
     build=build,
     raw=("drgcodes",),
+    options=("after_death",),
     needs=("mimic_iv_note",),  # only admissions with a hospital course
 )

@@ -15,7 +15,7 @@ def build(sources: Sources) -> Cohort:
     """Stays of at least 48 hours with an event in the first 48; input [intime, intime + 48 h]."""
     stays = stays_with_series(sources).with_columns(label="died_in_hospital")
     flow = [{"step": "stays with a series", "samples": stays.height}]
-    return cohort_of_first_hours(stays, TASK, sources, PERIOD_HOURS, flow)
+    return cohort_of_first_hours(stays, TASK, sources, PERIOD_HOURS, flow, about_death=True)
 
 
 TASK = Task(
@@ -30,4 +30,5 @@ TASK = Task(
     loss_weight=0.2,
     description="death in hospital, asked 48 hours after ICU admission",
     build=build,
+    options=("asked",),
 )

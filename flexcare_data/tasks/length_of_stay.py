@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import polars as pl
 
+from flexcare_data.hours import hours_after
 from flexcare_data.tasks.base import Cohort, Sources, Task, stays_with_series
 from flexcare_data.tasks.drawn_hour import cohort_of_drawn_hours
 
@@ -16,7 +17,9 @@ CLASS_EDGES_HOURS = np.array([1, 2, 3, 4, 5, 6, 7, 8, 14]) * DAY
 def build(sources: Sources) -> Cohort:
     """A whole hour t of each stay, up to its length; label is the class of what remains of the stay."""
     stays = stays_with_series(sources).with_columns(last_hours="los_hours")
-    return cohort_of_drawn_hours(stays, TASK, sources, _classes)
+    # The drawn hour may pass the end of the stay by the tolerance.
+    end_of_stay = pl.max_horizontal(hours_after("intime", "los_hours"), "prediction_time")
+    return cohort_of_drawn_hours(stays, TASK, sources, _classes, end_of_stay)
 
 
 def _classes(samples: pl.DataFrame) -> pl.Series:
