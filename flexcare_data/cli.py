@@ -412,6 +412,20 @@ def explain(output: Path, task: str, sample: str, out: Path | None) -> None:
     print(text)
 
 
+@commands.command("catalogue")
+@RECIPE
+@OUT
+def catalogue(recipe: Path, out: Path) -> None:
+    """The published tables as views of a DuckDB database."""
+    from flexcare_data.export.catalogue import write_catalogue
+    from flexcare_data.store.recipe import Recipe
+
+    given = Recipe.read(recipe, makes="catalogue", out=out)
+    settings = given.spec["settings"]
+    with given.view() as published, given.sealed(out) as folder:
+        write_catalogue(published, settings["tasks"], settings["options"], folder / "benchmark.duckdb")
+
+
 @commands.command("image-list")
 @roots("mimic_cxr_jpg")
 @COHORTS

@@ -191,6 +191,7 @@ def collected_rows(tasks: Iterable[str]) -> dict[str, Stage]:
             options=("after_death", "asked", "availability", "edges", "nested", "notes", "scaler"),
             upstream=("stays", "splits", "events", "hourly", "sections", "radiographs", *cohorts),
             tasks=tasks,
+            libraries=(*TABLE_LIBRARIES, "duckdb"),
             outputs={name: f"data/{name}" for name in ("leakage.json", "flow.json", "dropped.json")},
         ),
         Stage(

@@ -22,13 +22,21 @@ SHARE_OF_MEMORY = 0.6
 """Of the memory of a job, what DuckDB may use; Python, its libraries and what is read beside need the rest."""
 
 COMMENTS = {
+    "stays": "ICU stays of the benchmark",
+    "admissions": "hospital admissions, and the death of their patient",
+    "splits": "split of every patient with an admission",
+    "events": "charted values of the stays: one per stay, time and variable",
+    "hourly": "where the hourly rows of each stay are in data/hourly/values.npy and observed.npy",
+    "radiographs": "AP radiographs and when they were taken",
+    "sections": "sections of the discharge summaries",
+    "reports": "findings and impression of the radiology reports",
     "samples": "the samples of all tasks: COHORT without labels, with WINDOWS",
     "sample_notes": "one row per sample and note that is its input",
     "series_values": "values of EVENTS by the hour of the series in which they enter; an hour shows its last value",
     "notes": "discharge summaries and radiology reports without their text, and when they could be read",
     "options": "the options that the cohorts were built with",
 }
-"""What the views mean that are no table of the data dictionary."""
+"""What the views mean; a cohort has the name of its task."""
 
 
 def connect(memory_mb: int, threads: int, scratch: Path) -> duckdb.DuckDBPyConnection:
@@ -101,7 +109,7 @@ def _series_values(options: Mapping[str, str]) -> str:
 def _view(connection: duckdb.DuckDBPyConnection, name: str, query: str, *tables: Table) -> None:
     """Create a view with the comments of ``tables`` on it and its columns."""
     connection.execute(f"CREATE OR REPLACE VIEW {name} AS {query}")
-    meaning = COMMENTS.get(name) or f"{tables[0].name}, key {', '.join(tables[0].key)}"
+    meaning = COMMENTS.get(name, f"samples of {name.replace('_', ' ')}; its labels are the columns after note_id")
     connection.execute(f"COMMENT ON VIEW {name} IS {_text(meaning)}")
     known = {column.name: column.meaning for table in tables for column in table.columns}
     for (column,) in connection.execute(f"SELECT column_name FROM (DESCRIBE {name})").fetchall():

@@ -357,6 +357,15 @@ class ModelPlan:
         files = {f"meds_labels/{MANIFEST}": MANIFEST} | {f"meds_labels/{task}": task for task in self.data.tasks}
         return self._cohort_export("meds_labels", files, "flexcare_data.export.meds_labels")
 
+    @cached_property
+    def catalogue(self) -> Product:
+        """The published tables as views of a DuckDB database."""
+        inputs = self._named([*map(self.data.product, self.data.shared), *self._cohorts()])
+        settings = {"options": self.config.resolved_options.model_dump(), "tasks": list(self.data.tasks)}
+        spec = self._made("catalogue", inputs, settings, "flexcare_data.export.catalogue")
+        spec["libraries"] = library_versions(["duckdb"])
+        return self._sealed("catalogue", spec, {"benchmark.duckdb": "benchmark.duckdb"}, inputs)
+
     def _cohort_export(self, name: str, files: dict[str, str], module: str) -> Product:
         inputs = self._named(self._cohorts())
         return self._sealed(name, self._made(name, inputs, {}, module), files, inputs)

@@ -43,7 +43,7 @@ rule audit:
 rule cohorts:
     """The cohorts of all configured tasks, their data, and the audit for leakage."""
     input:
-        published(lambda: [*map(stage, PLAN.shared), *map(stage, PLAN.cohorts), stage("audit")]),
+        published(lambda: [*map(stage, PLAN.shared), *map(stage, PLAN.cohorts), stage("audit"), MODELS.catalogue]),
 
 
 rule samples:

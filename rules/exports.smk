@@ -1,4 +1,25 @@
-# Exports for other tools: the radiographs to download, and label files of MEDS.
+# Exports for other tools: a DuckDB database over the tables, the radiographs to download, label files of MEDS.
+
+
+rule write_catalogue:
+    localrule: True
+    input:
+        unpack(product_inputs(lambda wildcards: MODELS.catalogue)),
+    output:
+        manifest=f"{BY_KEY}/catalogue-{{key}}/manifest.json",
+    params:
+        recipe=product_recipe(lambda wildcards: MODELS.catalogue),
+        out=subpath(output.manifest, parent=True),
+    log:
+        f"{OUT}/logs/catalogue-{{key}}.log",
+    shell:
+        "python -m flexcare_data catalogue --recipe {params.recipe:q} --out {params.out:q} > {log:q} 2>&1"
+
+
+rule catalogue:
+    """The published tables as views of one DuckDB database, benchmark.duckdb."""
+    input:
+        published(lambda: [MODELS.catalogue, *map(stage, PLAN.shared), *map(stage, PLAN.cohorts)]),
 
 
 rule list_images:

@@ -25,6 +25,7 @@ STAGE_NAMES = first_names()
 PAGE_NAMES = {
     "analysis/statistics/estimates.parquet": lambda: MODELS.statistics,
     "card/DATASET_CARD.md": lambda: MODELS.card,
+    "benchmark.duckdb": lambda: MODELS.catalogue,
     "image_list.txt": lambda: MODELS.image_list,
     "meds_labels/manifest.json": lambda: MODELS.meds_labels,
     **{f"{name}.html": (lambda name=name: MODELS.page(name)) for name in PAGES},

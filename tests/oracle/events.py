@@ -225,16 +225,14 @@ def entering(rows: list[dict], options: dict[str, str]) -> list[dict]:
 
 
 def values_not_stored(series: list[dict], end: float, options: dict[str, str]) -> int:
-    """Values that the matrix shows until ``end`` hours, although they could be read only later."""
-    shown: dict[tuple[int, str], float] = {}
-    for row in sorted(series, key=lambda r: r["hours"]):
+    """Values in the series until ``end`` hours that could be read only later."""
+    n = 0
+    for row in series:
         t = row["hours"]
-        if t <= -EPSILON or t > end + EPSILON or (options["edges"] == "left" and t >= end):
-            continue
         where = int(t - EPSILON) if options["edges"] == "right" else max(0, math.floor(t))
-        if where < bins(end):
-            shown |= {(where, v): stored for v, stored in row["stored"].items()}
-    return sum(stored > end + EPSILON for stored in shown.values())
+        if -EPSILON < t <= end + EPSILON and where < bins(end):
+            n += sum(stored > end + EPSILON for stored in row["stored"].values())
+    return n
 
 
 def together(variable: str, charted: list[tuple[str, float]], options: dict[str, str]) -> tuple[str, float]:

@@ -171,17 +171,30 @@ def _documents(root: Path, stays: pl.DataFrame, cohorts: dict[str, pl.DataFrame]
         "stays": {"": {"first_careunit differs": 80}},
     }
     leakage = {
-        "split": {"patients": stays["subject_id"].n_unique(), "patients in more than one fold": 0},
-        "scaler": {"source": "mimic3", "hours fitted on": None},
+        "options": {"notes": "same_admission"},
+        "checks": {
+            "note_of_another_patient": {
+                "query": "note_of_another_patient.sql", "sha256": "0" * 64,
+                "question": "Was the note written about another patient?",
+                "rows_checked": sum(cohort["note_id"].count() for cohort in cohorts.values()), "violations": 0,
+            },
+            "note_filed_after_prediction": {
+                "query": "note_filed_after_prediction.sql", "sha256": "0" * 64,
+                "question": "Could the note be read only after the question is asked?",
+                "rows_checked": sum(cohort["note_id"].count() for cohort in cohorts.values()),
+                "by_design": sum(cohort["note_id"].count() for cohort in cohorts.values()),
+            },
+        },
         "tasks": {
             name: {
-                "samples": cohort.height,
-                "with note": cohort["note_id"].count(),
-                "violation: note of another patient": 0,
+                "note_of_another_patient": {"rows_checked": cohort["note_id"].count(), "violations": 0},
+                "note_filed_after_prediction": {
+                    "rows_checked": cohort["note_id"].count(), "by_design": cohort["note_id"].count()
+                },
             }
             for name, cohort in cohorts.items()
         },
-    }
+    }  # fmt: skip
     for stem, content in (("flow", flow), ("dropped", dropped), ("leakage", leakage)):
         (root / "data" / f"{stem}.json").write_text(json.dumps(content))
     (root / "benchmarks").mkdir()

@@ -191,40 +191,61 @@ def dropped(results: Results, *, below: int) -> Layout | None:
 
 
 def audit(results: Results, *, below: int) -> list[Layout]:
-    """The leakage certificate: the checks, the number of rows of each, and the violations.
+    """The leakage certificate: each check with its question, and what breaks it by the published design, by task.
 
-    A build with a violation fails.
+    A build with a violation fails, so the certificate of a finished build has none.
     """
     written = results.json("data/leakage.json")
     if written is None:
         return []
-    general = [
-        (words(part), words(name.replace("_", " ")), _found_text(value, below))
-        for part, checks in written.items()
-        if part != "tasks"
-        for name, value in checks.items()
+    checks = written["checks"]
+    rows = [
+        (
+            words(_title(name)),
+            words(check["question"]),
+            number(count_text(check["rows_checked"], below)),
+            words(f"{check['violations']} violations" if "violations" in check else "counted by task below"),
+        )
+        for name, check in checks.items()
     ]
-    by_task = {name: written["tasks"][name] for name in TASKS if name in written.get("tasks", {})}
+    frame = pl.DataFrame([[cell.text for cell in row] for row in rows], orient="row", schema=list(_CHECKS))
+    chosen = ", ".join(f"{words(name).text} {value}" for name, value in written["options"].items())
+    layouts = [
+        Layout("leakage", "Checks of every sample", tuple(_CHECKS.values()), tuple(rows), frame, (f"Options: {chosen}.",))
+    ]
+    by_design = [name for name, check in checks.items() if "by_design" in check]
+    return [*layouts, _by_design(written["tasks"], by_design, below)] if by_design else layouts
+
+
+_CHECKS = {"check": "Check", "question": "Question", "rows_checked": "Rows checked", "found": "Found"}
+
+
+def _by_design(tasks: dict[str, Any], checks: list[str], below: int) -> Layout:
+    """What breaks a check by the published design: by task the samples concerned, and the rows where they differ."""
+    named = [name for name in TASKS if name in tasks]
     rows, records = [], []
-    shown: dict[str, list[int]] = {name: [] for name in by_task}
-    for check in dict.fromkeys(check for found in by_task.values() for check in found):
-        texts = [_checked(found.get(check), shown[name], below) for name, found in by_task.items()]
-        rows.append((words(check.replace("_", " ")), *map(number, texts)))
-        records.append({"check": check} | {n: t.replace(",", "") for n, t in zip(by_task, texts, strict=True)})
-    header = ("Check", *(TASKS[name].abbreviation for name in by_task))
-    layouts = [Layout("leakage", "Checks of every sample, by task", header, tuple(rows), pl.DataFrame(records))]
-    if general:
-        cells = [[cell.text for cell in row] for row in general]
-        frame = pl.DataFrame(cells, orient="row", schema=["of", "check", "found"])
-        title = "Splits and scaling"
-        layouts.append(Layout("leakage_general", title, ("Of", "Check", "Found"), tuple(general), frame, grouped=1))
-    return layouts
+    shown: dict[str, list[int]] = {name: [] for name in named}
+    for check in checks:
+        found = {name: tasks[name].get(check) for name in named}
+        lines = {"samples": {n: f and f.get("samples", f["by_design"]) for n, f in found.items()}}
+        if any(f and "samples" in f for f in found.values()):
+            lines["values"] = {name: f and f["by_design"] for name, f in found.items()}
+        for what, counts in lines.items():
+            texts = [_checked(counts[name], shown[name], below) for name in named]
+            rows.append((words(_title(check)), words(what), *map(number, texts)))
+            columns = dict(zip(named, (text.replace(",", "") for text in texts), strict=True))
+            records.append({"check": check, "of": what} | columns)
+    header = ("Check", "Of", *(TASKS[name].abbreviation for name in named))
+    title = "Used although known only later, by the published design"
+    notes = (
+        "Options correct each of them: availability, notes, asked, after_death and nested (`protocol: corrected` has all "
+        "but notes).",
+    )
+    return Layout("leakage_by_design", title, header, tuple(rows), pl.DataFrame(records), notes, grouped=1)
 
 
-def _found_text(value: Any, below: int) -> Cell:
-    if isinstance(value, int) and not isinstance(value, bool):
-        return words(count_text(value, below))
-    return words("–" if value is None else str(value))
+def _title(check: str) -> str:
+    return check.replace("_", " ")
 
 
 def _checked(value: int | None, shown: list[int], below: int) -> str:
