@@ -24,6 +24,7 @@ CORRECTED = PROTOCOLS["corrected"].model_dump()
 STAY, GRIDS = ("in_hospital_mortality", "readmission"), ("diagnosis",)
 TASKS_OF = {
     "death_label": ("decompensation", *STAY), "age": STAY, "readmission": ("readmission",),
+    "nested": ("readmission",), "after_death": TASKS, "asked": ("in_hospital_mortality", "decompensation"),
     "scaler": (), "split": STAY, "sampling": ("length_of_stay", "decompensation"),
     "icd": ("phenotyping",), "icd10": ("phenotyping",),
     "notes": ("readmission", "diagnosis", "drg"), "note_cleaning": ("drg",), "bhc_fallback": ("drg",),
