@@ -58,6 +58,10 @@ def _last_admissions(admissions: list[Row], fits: Callable[[Row], bool], n: int)
     yield from chosen[:n]
 
 
+def _new_id(admissions: list[Row]) -> int:
+    return NEW_ID + sum(int(row["hadm_id"]) >= NEW_ID for row in admissions)
+
+
 def admit_inside(root: Path, n: int, before_discharge: timedelta) -> list[int]:
     """Add an admission of one hour that begins ``before_discharge`` before the end of another one."""
     admissions, stays = read(root, "admissions"), _only_stays(root)
@@ -65,7 +69,7 @@ def admit_inside(root: Path, n: int, before_discharge: timedelta) -> list[int]:
     for row in list(_last_admissions(admissions, lambda row: row["hadm_id"] in stays and not row["deathtime"], n)):
         begun = moment(row["dischtime"]) - before_discharge
         times = {"admittime": text(begun), "dischtime": text(begun + timedelta(hours=1))}
-        added.append(NEW_ID + len(added))
+        added.append(_new_id(admissions))
         admissions.append(row | times | {"hadm_id": str(added[-1]), "hospital_expire_flag": "0"})
     write(root, "admissions", admissions)
     return added
@@ -78,7 +82,7 @@ def admit_after_death(root: Path, n: int, after: timedelta) -> list[int]:
     added = []
     for row in list(_last_admissions(admissions, lambda row: row["hadm_id"] in stays and bool(row["deathtime"]), n)):
         stay, begun = stays[row["hadm_id"]], moment(row["deathtime"]) + after
-        hadm, stay_id = str(NEW_ID + 1000 + len(added)), str(NEW_ID + 2000 + len(added))
+        hadm, stay_id = str(_new_id(admissions)), str(_new_id(admissions) + 1000)
         added.append(int(hadm))
         times = {"admittime": text(begun), "dischtime": text(begun + timedelta(hours=70)), "deathtime": ""}
         admissions.append(row | times | {"hadm_id": hadm, "hospital_expire_flag": "0"})
@@ -132,10 +136,11 @@ def die_before(root: Path, n: int, days: float) -> list[int]:
     return changed
 
 
-def discharge_at_midnight(root: Path) -> None:
-    """Stamp the discharge of patients who died in hospital at midnight of the day of death, as MIMIC-IV often does."""
+def discharge_at_midnight(root: Path, *, every: int = 1) -> list[int]:
+    """Stamp the discharge of deaths in hospital at midnight of the day of death, as MIMIC-IV often does; every nth."""
     admissions = read(root, "admissions")
-    for row in admissions:
-        if row["deathtime"]:
-            row["dischtime"] = f"{row['deathtime'][:10]} 00:00:00"
+    chosen = [row for row in admissions if row["deathtime"]][::every]
+    for row in chosen:
+        row["dischtime"] = f"{row['deathtime'][:10]} 00:00:00"
     write(root, "admissions", admissions)
+    return [int(row["hadm_id"]) for row in chosen]
