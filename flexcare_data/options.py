@@ -44,17 +44,17 @@ class Options(BaseModel):
     nested: Literal["counted", "ignored"] = Field(
         "counted",
         description="an admission that begins before the discharge of the one asked about: a readmission (published), "
-        "or not",
+        "or none",
     )
     after_death: Literal["kept", "dropped"] = Field(
         "kept",
-        description="admissions that begin after the patient's death (organ donors): samples like others (published), "
-        "or none",
+        description="admissions that begin after the patient's death (organ donors): samples and readmissions like "
+        "others (published), or neither",
     )
     asked: Literal["always", "alive"] = Field(
         "always",
         description="mortality and decompensation: asked also where the patient died before the prediction time "
-        "(published), or only of the living",
+        "(published), or only of the living; a `dod` more than a year before an admission is no death",
     )
     availability: Literal["charttime", "storetime"] = Field(
         "charttime",
@@ -184,3 +184,13 @@ PROTOCOLS: dict[str, Options] = {
 def resolve(protocol: str, overrides: dict[str, Any]) -> Options:
     """Options of ``protocol``, overridden by ``overrides``. Raises pydantic's ValidationError on a wrong override."""
     return Options.model_validate(PROTOCOLS[protocol].model_dump() | overrides)
+
+
+def cautions(options: Options) -> list[str]:
+    """Values that are allowed together, but probably not meant; one line each."""
+    if options.scaler == "train" and options.ranges == "off":
+        return [
+            "scaler: train without ranges: on: one wrong value can decide the standard deviation of a variable (seen: "
+            "407,016 for height because of a single outlier; published 6.2). The report shows such a deviation"
+        ]
+    return []

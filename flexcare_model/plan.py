@@ -374,7 +374,7 @@ class ModelPlan:
         """Page that compares this configuration with the same one under the other protocol."""
         inputs: dict[str, Product] = {}
         for plan in (self, other):
-            both = [*plan._cohorts(), *plan.runs([reference().name], [MULTI_TASK])]
+            both = [*plan._cohorts(), plan.data.product("audit"), *plan.runs([reference().name], [MULTI_TASK])]
             inputs |= {f"{plan.config.protocol}/{name}": product for name, product in self._named(both).items()}
         files = {"protocols/comparison.html": "page.html", "protocols/tables": "tables"}
         settings = self._report_settings() | {"code_version": _code_version()}

@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Literal
 
 from flexcare_data.config import Config
-from flexcare_data.doctor import datasets, machine, pairing
+from flexcare_data.doctor import datasets, deaths, machine, pairing
 from flexcare_data.doctor.datasets import DataSet
 from flexcare_data.doctor.findings import Report
 from flexcare_data.doctor.sampling import Probe
 from flexcare_data.modalities import IMAGE_SIDE, NOTE_WIDTH
+from flexcare_data.options import cautions
 from flexcare_data.raw import editions
 from flexcare_data.raw.files import TITLES, WHERE
 from flexcare_data.tasks import TASKS
@@ -67,8 +68,11 @@ def examine(
     pairing.check_pairing(report, sets)
     if not fast:
         pairing.check_patients(report, sets)
+        deaths.check_deaths(report, sets, config.resolved_options)
         pairing.check_radiographs(report, sets, config)
         _left_out_of_runs(report, config)
+    for caution in cautions(config.resolved_options):
+        report.add("warning", "options", caution)
     if checksums:
         for found in sets.values():
             datasets.compare_checksums(report, found.folder, checksums == "all", progress)

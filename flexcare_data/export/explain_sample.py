@@ -12,7 +12,8 @@ import numpy as np
 import polars as pl
 
 from flexcare_data.errors import UserError
-from flexcare_data.schema import KNOWN_ONLY_LATER
+from flexcare_data.hours import TOLERANCE
+from flexcare_data.schema import EVENTS, HOURLY_INDEX, KNOWN_ONLY_LATER
 from flexcare_data.series import HourlyRows, expand
 from flexcare_data.store import folders as store
 from flexcare_data.store.shards import cohort_path
@@ -81,6 +82,26 @@ def _series_lines(output: Path, sample: dict) -> list[str]:
         f"  stay {stay['stay_id']}: {stay['intime']} to {stay['outtime']} ({stay['los_hours']:.2f} hours), "
         f"{stay['first_careunit']}, age {stay['age']}",
         f"  series: {sample['n_hours']} hourly rows, [intime, intime + {sample['period_length']:g} h]",
+        *_not_stored_lines(output, sample),
+    ]
+
+
+def _not_stored_lines(output: Path, sample: dict) -> list[str]:
+    """The values charted by the prediction time that could be read only later, and whether the series shows them."""
+    end = sample["period_length"] + TOLERANCE
+    events = pl.scan_parquet(output / EVENTS.path).filter(pl.col("stay_id") == sample["stay_id"])
+    waiting = (pl.col("hours") > -TOLERANCE) & (pl.col("hours") <= end) & (pl.col("stored_hours") > end)
+    late = events.filter(waiting).sort("hours", "variable").collect()
+    # The published index is a link into the folder of the stage, whose manifest has the options.
+    options = store.read_manifest((output / HOURLY_INDEX.path).resolve().parent)["spec"]["options"]
+    used = "not in the series" if options["availability"] == "storetime" else "in the series all the same"
+    if late.is_empty():
+        return ["  all values charted by the prediction time could be read then"]
+    lines = [f"  {late.height} values could be read only after the prediction time; they are {used}:"]
+    rows = late.select("variable", "hours", "stored_hours", "value").iter_rows()
+    return lines + [
+        f"    {variable} {value}: charted at {hours:.2f} h, stored at {stored:.2f} h"
+        for variable, hours, stored, value in rows
     ]
 
 

@@ -83,7 +83,8 @@ def inconsistencies(admissions: pl.DataFrame, patients: pl.DataFrame, table: pl.
     rows = _with_errors(admissions, patients)
     ordered = table.sort("subject_id", "admittime", "hadm_id")
     # The latest discharge of all earlier admissions; a missing one changes nothing.
-    discharged = pl.col("dischtime").cum_max().forward_fill().shift(1).over("subject_id")
+    known = pl.when(pl.col("admittime").is_not_null()).then("dischtime")
+    discharged = known.cum_max().forward_fill().shift(1).over("subject_id")
     return {
         "dod": rows.filter("dod_is_error")["subject_id"].n_unique(),
         "deathtime": rows.filter("deathtime_is_error").height,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ from flexcare_data import progress as bars
 from flexcare_data.hours import TOLERANCE, n_bins
 from flexcare_data.parallel import map_in_order
 from flexcare_data.raw.tables import Dropped, count, empty_counts
+from flexcare_data.scaler import implausible, warning
 from flexcare_data.schema import HOURLY_INDEX, TAILS_INDEX, check
 from flexcare_data.stages.work import StageWork, write_counts
 from flexcare_data.variables import CATEGORIES, CONTINUOUS, DEFAULTS, MERGED_SPELLINGS, VARIABLE, VARIABLES
@@ -416,6 +418,8 @@ def run(work: StageWork) -> None:
             threads=work.threads,
             progress=bars.meter("stays"),
         )
+        for found in implausible(json.loads((folder / "scaler.json").read_text())):
+            print(f"warning: {warning(found)}", file=sys.stderr)
         flow = [
             {"step": "stays with a known diagnosis", "stays": ends.height},
             {"step": "with a series", "stays": counts["with series"]},

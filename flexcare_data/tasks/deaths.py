@@ -23,10 +23,7 @@ DEAD = "dead_at_prediction_time"
 
 
 def with_death(stays: pl.DataFrame, sources: Sources) -> pl.DataFrame:
-    """Add died_at, the time of death: that recorded for the admission, else that of the patient; null where none is known.
-
-    See ADMISSIONS for the death of a patient whose admission has no deathtime.
-    """
+    """Add died_at: the deathtime of the admission, else death_time of ADMISSIONS; null where no death is known."""
     died = sources.deaths.select("hadm_id", died_at=pl.coalesce("deathtime", "death_time"))
     return stays.join(died, on="hadm_id", how="left", validate="m:1", maintain_order="left")
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import polars as pl
 
 from flexcare_data.tasks.base import Cohort, Sources, Task, stays_with_series
-from flexcare_data.tasks.deaths import known_by_death, with_death
 from flexcare_data.tasks.drawn_hour import cohort_of_drawn_hours
 
 HORIZON_HOURS = 24
@@ -20,9 +19,7 @@ def build(sources: Sources) -> Cohort:
     stays = stays_with_series(sources).join(deaths, on="hadm_id", how="left", validate="1:1", maintain_order="left")
     stays = stays.with_columns(death_hours=(pl.col("deathtime") - pl.col("intime")).dt.total_seconds() / 3600.0)
     stays = stays.with_columns(last_hours=pl.min_horizontal("los_hours", "death_hours"))
-    return cohort_of_drawn_hours(
-        with_death(stays, sources), TASK, sources, _dies_soon, known_by_death(), about_death=True
-    )
+    return cohort_of_drawn_hours(stays, TASK, sources, _dies_soon, about_death=True)
 
 
 def _dies_soon(samples: pl.DataFrame) -> pl.Series:

@@ -15,7 +15,7 @@ from flexcare_data.hours import TOLERANCE, hours_after, n_bins
 from flexcare_data.raw.tables import Dropped, count
 from flexcare_data.schema import Flow
 from flexcare_data.tasks.base import Cohort, Sources, Task, make_cohort, with_last_image, with_note
-from flexcare_data.tasks.deaths import ALIVE, DEAD, of_the_living
+from flexcare_data.tasks.deaths import ALIVE, DEAD, known_by_death, of_the_living, with_death
 
 FEWEST_HOURS = 4
 """Only later hours are drawn (published)."""
@@ -26,8 +26,8 @@ def cohort_of_drawn_hours(
     task: Task,
     sources: Sources,
     label: Callable[[pl.DataFrame], pl.Series],
-    label_time: pl.Expr,
     *,
+    label_time: pl.Expr | None = None,
     about_death: bool = False,
 ) -> Cohort:
     """One sample per stay (``sampling: all``: per hour) at hour t, with 4 < t, first event < t and t <= last_hours.
@@ -35,10 +35,13 @@ def cohort_of_drawn_hours(
     Args:
         stays: stays with a series, first_hours and last_hours.
         label: labels of the samples, which hold the columns of ``stays`` and period_length.
-        label_time: when the answer was known, of the columns of the samples, label and prediction_time among them.
-        about_death: the question is about death, and ``stays`` have died_at: option `asked` says whether the dead are
-            asked; with `alive` no hour after the death is drawn.
+        label_time: when the answer was known, of the columns of the samples; null without it, and not used with
+            ``about_death``.
+        about_death: the question is about death, label 1: option `asked` says whether the dead are asked; with `alive`
+            no hour after the death is drawn.
     """
+    if about_death:
+        stays, label_time = with_death(stays, sources), known_by_death()
     asked = stays.with_columns(
         first_hour=pl.max_horizontal(pl.lit(FEWEST_HOURS + 1), pl.col("first_hours").floor().cast(pl.Int64) + 1),
         last_hour=(pl.col("last_hours") + TOLERANCE).floor().cast(pl.Int64),
@@ -61,7 +64,8 @@ def cohort_of_drawn_hours(
     samples = samples.with_columns(
         label(samples), window_start="intime", window_end=hours_after("intime", "period_length")
     ).with_columns(prediction_time="window_end")
-    samples = samples.with_columns(label_time=label_time)
+    if label_time is not None:
+        samples = samples.with_columns(label_time=label_time)
     if about_death and sources.options.asked == "always":
         samples = of_the_living(samples, task, sources, flow, dropped)
     samples = with_note(with_last_image(samples, sources.radiographs), sources, task.section)

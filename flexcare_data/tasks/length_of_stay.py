@@ -19,7 +19,7 @@ def build(sources: Sources) -> Cohort:
     stays = stays_with_series(sources).with_columns(last_hours="los_hours")
     # The drawn hour may pass the end of the stay by the tolerance.
     end_of_stay = pl.max_horizontal(hours_after("intime", "los_hours"), "prediction_time")
-    return cohort_of_drawn_hours(stays, TASK, sources, _classes, end_of_stay)
+    return cohort_of_drawn_hours(stays, TASK, sources, _classes, label_time=end_of_stay)
 
 
 def _classes(samples: pl.DataFrame) -> pl.Series:

@@ -21,7 +21,7 @@ try:
     from flexcare_data.config import load_config
     from flexcare_data.discovery import task_names
     from flexcare_data.hashing import spec_key
-    from flexcare_data.options import Options
+    from flexcare_data.options import Options, cautions
     from flexcare_data.origin import Origin
     from flexcare_data.plan import Plan, cohort_stage, first_names
     from flexcare_data.publish import check_free, is_published, link_commands
@@ -96,6 +96,8 @@ def begin():
     if IS_MAIN:
         for task, reason in PLAN.left_out.items():
             print(f"note: {task} is left out: {reason}", file=sys.stderr)
+        for caution in cautions(PLAN.options):
+            print(f"note: {caution}", file=sys.stderr)
     renew_marks(PLAN)
     remove_damaged(PLAN.by_key)
 

@@ -23,7 +23,6 @@ from flexcare_data.tasks import TASKS
 from flexcare_data.tasks.base import with_last_image
 from flexcare_data.variables import CATEGORIES, VARIABLES
 
-STORIES = Roots.below(TESTS / "raw")
 CASES = sorted(path.parent for path in (TESTS / "golden").glob("*/*/in"))
 
 Tables = dict[str, pl.DataFrame]
@@ -71,13 +70,17 @@ def run_images(case: Path, options: Options, scratch: Path) -> Tables:
 
 
 def run_stories(stage: str) -> Callable[[Path, Options, Path], Tables]:
-    """The stage's table of the ten patients of tests/raw, out of a build of all stages."""
+    """The stage's tables, out of a build of all stages. Of a cohort also when the questions and answers were."""
 
     def run(case: Path, options: Options, built: Path) -> Tables:
         folder = built / (f"cohort-{stage}" if stage in TASKS else stage)
         tables = {stage: pl.read_parquet(folder / f"{stage}.parquet")}
         if stage == "stays":
             tables["flow"] = pl.read_json(folder / "flow.json").explode("stays").unnest("stays")
+            tables["admissions"] = pl.read_parquet(folder / "admissions.parquet")
+        elif stage in TASKS:
+            windows = pl.read_parquet(folder / "windows.parquet")
+            tables["times"] = windows.select("sample_id", "prediction_time", "label_time")
         return tables
 
     return run
@@ -88,25 +91,30 @@ RUN = {"hourly": run_hourly, "sections": run_sections, "images": run_images} | O
 
 
 @pytest.fixture(scope="module")
-def stories(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Options], Path]:
-    """Builds of tests/raw, one per set of options."""
+def stories(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Options], Path]:
+    """Builds of the patients of a folder below tests/, one per set of options."""
 
     @cache
-    def built(options: Options) -> Path:
+    def built(raw: str, options: Options) -> Path:
         folder = tmp_path_factory.mktemp("stories")
-        build(STORIES, folder, options.model_dump())
+        build(Roots.below(TESTS / raw), folder, options.model_dump())
         return folder
 
     return built
 
 
+def read_text(path: Path, default: str) -> str:
+    return path.read_text().strip() if path.is_file() else default
+
+
 @pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.parent.name}-{case.name}")
-def test_case(case: Path, stories: Callable[[Options], Path], tmp_path: Path, request: pytest.FixtureRequest):
+def test_case(case: Path, stories: Callable[[str, Options], Path], tmp_path: Path, request: pytest.FixtureRequest):
     changes = case / "in" / "options.csv"
     chosen = dict(pl.read_csv(changes, infer_schema=False).iter_rows()) if changes.is_file() else {}
     options = Options.model_validate(PROTOCOLS["flexcare"].model_dump() | chosen)
     stage = case.parent.name
-    folder = stories(options) if stage in OF_STORIES else tmp_path
+    raw = read_text(case / "in" / "raw.txt", "raw")
+    folder = stories(raw, options) if stage in OF_STORIES else tmp_path
     got = {name: table.write_csv() for name, table in RUN[stage](case / "in", options, folder).items()}
     out = case / "out"
     if request.config.getoption("--rewrite-golden"):

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from oracle import notes as notes_of
+from oracle.deaths import deaths
 from oracle.events import EPSILON, bins, build_events, entering, has_row_until
 from oracle.raw import hours, rows
 from oracle.stays import (
@@ -46,6 +47,9 @@ class Benchmark:
 
     def __post_init__(self):
         self.admissions = read_admissions(self.mimiciv)
+        patients = {int(row["subject_id"]): row for row in rows(self.mimiciv, "hosp/patients", "core/patients")}
+        self.deaths = deaths(self.admissions, patients)
+        self.after_death = {hadm for hadm, found in self.deaths.items() if found["after_death"]}
         self.stays, self.flow = build_stays(self.mimiciv, self.options)
         self.charted, self.tally = build_events(self.mimiciv, self.stays, self.options)
         self.series = {stay_id: entering(rows, self.options) for stay_id, rows in self.charted.items()}
@@ -79,6 +83,7 @@ class Benchmark:
         made = [sample for sample in made if sample["subject_id"] in self.splits]
         for sample in made:
             sample["split"] = self.splits[sample["subject_id"]]
+            sample.setdefault("label_time", None)
         return sorted(made, key=lambda sample: sample["sample_id"])
 
     def last_image(self, subject: int, start: datetime | None, end: datetime | None) -> dict | None:
@@ -109,13 +114,24 @@ class Benchmark:
             "labels": labels,
         }
 
+    def died_at(self, stay: dict) -> datetime | None:
+        return stay["deathtime"] or self.deaths[stay["hadm_id"]]["death_time"]
+
+    def known_by_death(self, stay: dict, moment: datetime, label: int) -> datetime | None:
+        died = self.died_at(stay)
+        return died if label or (died is not None and died < moment) else None
+
     def in_hospital_mortality(self) -> list[dict]:
         out = []
         for stay in self.gridded:
             if stay["los_hours"] < 48 - EPSILON or not has_row_until(self.series[stay["stay_id"]], 48):
                 continue
             image_end = stay["intime"] + timedelta(hours=48)
-            out.append(self.of_stay(stay, 48.0, image_end, {"label": stay["died_in_hospital"]}))
+            died, label = self.died_at(stay), stay["died_in_hospital"]
+            if self.options["asked"] == "alive" and died is not None and died < image_end:
+                continue
+            sample = self.of_stay(stay, 48.0, image_end, {"label": label})
+            out.append(sample | {"label_time": self.known_by_death(stay, image_end, label)})
         return out
 
     def possible_hours(self, stay: dict, latest: float) -> list[int]:
@@ -123,7 +139,13 @@ class Benchmark:
         first = min(row["hours"] for row in self.series[stay["stay_id"]] if row["hours"] > -EPSILON)
         return [t for t in range(5, max(5, int(latest + EPSILON) + 1)) if t > first and t <= latest + EPSILON]
 
-    def drawn(self, task: str, latest_of: Callable[[dict], float], label_of: Callable[[dict, int], int]) -> list[dict]:
+    def drawn(
+        self,
+        task: str,
+        latest_of: Callable[[dict], float],
+        label_of: Callable[[dict, int], int],
+        known_at: Callable[[dict, datetime, int], datetime | None],
+    ) -> list[dict]:
         possible = []
         for stay in self.gridded:
             for t in self.possible_hours(stay, latest_of(stay)):
@@ -147,7 +169,9 @@ class Benchmark:
         for stay_id, t, sample_id in chosen:
             stay = by_id[stay_id]
             image_end = stay["intime"] + timedelta(hours=t)
-            out.append(self.of_stay(stay, float(t), image_end, {"label": label_of(stay, t)}, sample_id))
+            label = label_of(stay, t)
+            sample = self.of_stay(stay, float(t), image_end, {"label": label}, sample_id)
+            out.append(sample | {"label_time": known_at(stay, image_end, label)})
         return out
 
     def length_of_stay(self) -> list[dict]:
@@ -155,7 +179,10 @@ class Benchmark:
             days = max(0.0, stay["los_hours"] - t) / 24
             return int(days) if days < 8 else 8 if days < 14 else 9
 
-        return self.drawn("length_of_stay", lambda stay: stay["los_hours"], label)
+        def left(stay: dict, moment: datetime, label: int) -> datetime:
+            return max(moment, stay["intime"] + timedelta(hours=stay["los_hours"]))
+
+        return self.drawn("length_of_stay", lambda stay: stay["los_hours"], label, left)
 
     def decompensation(self) -> list[dict]:
         def lived(stay: dict) -> float:
@@ -164,7 +191,14 @@ class Benchmark:
         def label(stay: dict, t: int) -> int:
             return int(bool(stay["died_in_hospital"]) and lived(stay) - t < 24)
 
-        return self.drawn("decompensation", lambda stay: min(stay["los_hours"], lived(stay)), label)
+        def latest(stay: dict) -> float:
+            until = min(stay["los_hours"], lived(stay))
+            died = self.died_at(stay)
+            if self.options["asked"] == "alive" and died is not None:
+                until = min(until, hours(died, stay["intime"]))
+            return until
+
+        return self.drawn("decompensation", latest, label, self.known_by_death)
 
     def phenotyping(self) -> list[dict]:
         return [
@@ -175,6 +209,7 @@ class Benchmark:
     def readmission(self) -> list[dict]:
         return [
             self.of_stay(s, s["los_hours"], s["outtime"], {"label": s["readmission"]})
+            | {"label_time": s["readmission_time"]}
             for s in self.gridded
             if s["readmission"] is not None
         ]
@@ -188,6 +223,13 @@ class Benchmark:
         out = []
         for study, image in of_study.items():
             subject, moment = image["subject_id"], image["time"]
+            if self.options["after_death"] == "dropped" and any(
+                a["subject_id"] == subject
+                and a["hadm_id"] in self.after_death
+                and within(moment, a["admittime"], a["dischtime"])
+                for a in self.admissions
+            ):
+                continue
             stay_id = period = None
             for stay in self.gridded:
                 if stay["subject_id"] != subject or not within(moment, stay["intime"], stay["outtime"]):
@@ -236,6 +278,8 @@ class Benchmark:
         chosen = []
         for admission in self.admissions:
             hadm = admission["hadm_id"]
+            if self.options["after_death"] == "dropped" and hadm in self.after_death:
+                continue
             course = notes_of.of_admission(self.notes, hadm, notes_of.BHC, self.options)
             if course is None or hadm not in codes:
                 continue

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 
+from oracle.deaths import deaths
 from oracle.raw import rows, time
 
 MONTH = timedelta(days=30)
@@ -74,6 +75,12 @@ def build_stays(root: Path, options: dict[str, str]) -> tuple[list[dict], list[t
     stays = joined
     count(stays)
 
+    if options["after_death"] == "dropped":
+        dead = {hadm for hadm, found in deaths(admissions, patients).items() if found["after_death"]}
+        stays = [stay for stay in stays if stay["hadm_id"] not in dead]
+        admissions = [admission for admission in admissions if admission["hadm_id"] not in dead]
+        count(stays)
+
     per_admission = Counter(stay["hadm_id"] for stay in stays)
     stays = [stay for stay in stays if per_admission[stay["hadm_id"]] == 1]
     count(stays)
@@ -83,9 +90,10 @@ def build_stays(root: Path, options: dict[str, str]) -> tuple[list[dict], list[t
     for stay in stays:
         same_subject = [s for s in stays if s["subject_id"] == stay["subject_id"]]
         if options["readmission"] == "kept_icu_stays":
-            stay["readmission"] = readmission_by_icu_stay(stay, same_subject)
+            stay["readmission"], moment = readmission_by_icu_stay(stay, same_subject, options)
         else:
-            stay["readmission"] = readmission_by_hospital(stay, admissions)
+            stay["readmission"], moment = readmission_by_hospital(stay, admissions, options)
+        stay["readmission_time"] = moment
 
     stays = [stay for stay in stays if stay["age"] is not None and stay["age"] >= 18]
     count(stays)
@@ -107,35 +115,54 @@ def died_within_a_month(stay: dict) -> bool:
     return stay["dod"] is not None and stay["dischtime"] is not None and stay["dod"] - stay["dischtime"] < MONTH
 
 
-def readmission_by_icu_stay(stay: dict, same_subject: list[dict]) -> int | None:
+def readmission_by_icu_stay(
+    stay: dict, same_subject: list[dict], options: dict[str, str]
+) -> tuple[int | None, datetime | None]:
+    """The label, and when it became 1."""
     died, hospital, unit = stay["died"], stay["died_in_hospital"], stay["died_in_unit"]
     if died and hospital and unit:
-        return None
+        return None, None
+    moments = []
+    death = stay["deathtime"] or (stay["dod"] + timedelta(days=1) if stay["dod"] else None)
+    reasons = 0
     if hospital and not unit:
-        return 1
+        reasons, moments = 1, [death]
     in_order = sorted(same_subject, key=lambda s: (s["admittime"], s["order"]))
     place = [s["stay_id"] for s in in_order].index(stay["stay_id"])
-    if place + 1 < len(in_order) and stay["dischtime"] is not None:
-        following = in_order[place + 1]
-        if following["admittime"] - stay["dischtime"] < MONTH:
-            return 1
+    following = [s["admittime"] for s in in_order[place + 1 :]]
+    if options["nested"] == "ignored":
+        following = [moment for moment in following if not_before_the_end(moment, stay)]
+    if following and stay["dischtime"] is not None and following[0] - stay["dischtime"] < MONTH:
+        reasons, moments = 1, [*moments, following[0]]
     if died and not hospital and not unit and died_within_a_month(stay):
-        return 1
-    return 0
+        reasons, moments = 1, [*moments, death]
+    return reasons, min((moment for moment in moments if moment is not None), default=None)
 
 
-def readmission_by_hospital(stay: dict, admissions: list[dict]) -> int | None:
-    """Any later admission of the subject in less than 30 days."""
+def readmission_by_hospital(
+    stay: dict, admissions: list[dict], options: dict[str, str]
+) -> tuple[int | None, datetime | None]:
+    """Whether a later admission of the subject begins in less than 30 days, and when."""
     if stay["died_in_hospital"]:
-        return None
+        return None, None
     if stay["dischtime"] is None:
-        return 0
+        return 0, None
+    moments = []
     for other in admissions:
         if other["subject_id"] == stay["subject_id"] and other["hadm_id"] != stay["hadm_id"]:
             later = other["admittime"] > stay["admittime"]
-            if later and other["admittime"] - stay["dischtime"] < MONTH:
-                return 1
-    return 0
+            if later and (options["nested"] == "counted" or not_before_the_end(other["admittime"], stay)):
+                moments.append(other["admittime"])
+    soon = [moment for moment in moments if moment - stay["dischtime"] < MONTH]
+    return int(bool(soon)), min(soon, default=None)
+
+
+def not_before_the_end(moment: datetime, stay: dict) -> bool:
+    """At or after the discharge from the hospital and the end of the stay in the unit."""
+    end = stay["outtime"]
+    if end is None and stay["los_hours"] is not None:
+        end = stay["intime"] + timedelta(hours=stay["los_hours"])
+    return stay["dischtime"] is not None and moment >= stay["dischtime"] and (end is None or moment >= end)
 
 
 def diagnoses(root: Path) -> tuple[dict[int, list[tuple[str, str]]], list[tuple[str, str]]]:

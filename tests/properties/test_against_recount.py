@@ -9,12 +9,14 @@ from __future__ import annotations
 import csv
 import gzip
 import random
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 from oracle.cohorts import TASKS
 from support.build_and_compare import build, differences, recount
 from support.builds import Roots
+from support.planted_deaths import admit_after_death, admit_inside, die_before, die_early, discharge_at_midnight
 
 from flexcare_data.options import PROTOCOLS
 from flexcare_data.synthetic.write import write_data_set
@@ -24,6 +26,7 @@ CORRECTED = PROTOCOLS["corrected"].model_dump()
 STAY, GRIDS = ("in_hospital_mortality", "readmission"), ("diagnosis",)
 TASKS_OF = {
     "death_label": ("decompensation", *STAY), "age": STAY, "readmission": ("readmission",),
+    "nested": ("readmission",), "after_death": TASKS, "asked": ("in_hospital_mortality", "decompensation"),
     "scaler": (), "split": STAY, "sampling": ("length_of_stay", "decompensation"),
     "icd": ("phenotyping",), "icd10": ("phenotyping",),
     "notes": ("readmission", "diagnosis", "drg"), "note_cleaning": ("drg",), "bhc_fallback": ("drg",),
@@ -105,6 +108,39 @@ def test_holes_and_shuffled_rows(protocol: str, tmp_path: Path):
     rewrite(raw / "mimiciv/hosp/labevents.csv.gz", rng, stored)
     roots = Roots.below(raw)
     agree(roots, tmp_path / "built", PROTOCOLS[protocol].model_dump())
+
+
+@pytest.fixture(scope="module")
+def deaths(tmp_path_factory: pytest.TempPathFactory) -> Roots:
+    """Early deaths with and without deathtime, donors, nested and overlapping admissions, wrong dates of death."""
+    out = tmp_path_factory.mktemp("deaths")
+    write_data_set(out, patients=30, seed=11, edition="2.2")
+    root = out / "mimiciv"
+    planted = [
+        die_early(root, 2, 20.0),
+        die_early(root, 2, 6.0, column="dod"),
+        discharge_at_midnight(root, every=2),
+        admit_after_death(root, 4, timedelta(minutes=1)),
+        admit_inside(root, 3, timedelta(hours=23)),
+        admit_inside(root, 2, timedelta(minutes=30)),
+        die_before(root, 2, 1000),
+        die_before(root, 2, 30),
+    ]
+    assert all(planted)
+    return Roots.below(out)
+
+
+OF_DEATH = (
+    PUBLISHED, CORRECTED, *({"asked": "alive", "sampling": sampling} for sampling in ("permutation42", "hash", "all")),
+    *({"after_death": "dropped", "readmission": way, "nested": nested}
+      for way in ("kept_icu_stays", "hospital") for nested in ("counted", "ignored")),
+    {"after_death": "kept", "readmission": "hospital", "nested": "ignored", "death_label": "expire_flag"},
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("options", OF_DEATH, ids=range(len(OF_DEATH)))
+def test_life_and_death_equal_the_recount(options: dict[str, str], deaths: Roots, tmp_path: Path):
+    agree(deaths, tmp_path, PUBLISHED | options)
 
 
 @pytest.mark.slow

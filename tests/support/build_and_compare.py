@@ -15,6 +15,7 @@ import polars as pl
 from oracle import events as recounted
 from oracle import raw
 from oracle.cohorts import TASKS, Benchmark
+from oracle.deaths import inconsistencies
 
 from flexcare_data import load_matrix
 from flexcare_data.draws import keyed_share
@@ -62,7 +63,7 @@ def recount(roots: Roots, options: dict[str, str]) -> Benchmark:
 
 def differences(expected: Benchmark, roots: Roots, out: Path, *, tasks: tuple[str, ...] = TASKS) -> list[str]:
     """Everything in which the build at ``out`` and the recount differ, one line each; empty where they agree."""
-    found = _stays(expected, out) + _splits(expected, out) + _events(expected, out)
+    found = _stays(expected, out) + _admissions(expected, out) + _splits(expected, out) + _events(expected, out)
     found += _rows_accounted(expected, roots, out) + _sections(expected, out) + _grids(expected, out)
     certificate = json.loads((out / "audit" / "leakage.json").read_text())["tasks"]
     for task in tasks:
@@ -87,6 +88,26 @@ def _stays(expected: Benchmark, out: Path) -> list[str]:
     flow = json.loads((out / "stays" / "flow.json").read_text())["stays"]
     counts = [(step["stays"], step["admissions"], step["patients"]) for step in flow]
     return found + _differ("flow of stays", expected.flow, counts[: len(expected.flow)])
+
+
+def _admissions(expected: Benchmark, out: Path) -> list[str]:
+    """The death of the patients, and the counts of what does not fit together."""
+    got = pl.read_parquet(out / "stays" / "admissions.parquet")
+    names = ("hadm_id", "subject_id", "admittime", "dischtime", "deathtime", "death_time", "after_death")
+    whole = [admission | expected.deaths[admission["hadm_id"]] for admission in expected.admissions]
+    want = sorted(tuple(row[name] for name in names) for row in whole)
+    dropped = json.loads((out / "stays" / "dropped.json").read_text())
+    counts = {
+        (table, column, reason): n
+        for table in ("admissions", "patients")
+        for column, reasons in dropped.get(table, {}).items()
+        for reason, n in reasons.items()
+        if "death" in reason or "nested" in reason or "over_a_year" in reason
+    }
+    numbers = inconsistencies(expected.admissions, expected.deaths, expected.options)
+    return _differ("admissions", want, got.select(names).rows()) + _differ(
+        "counts of deaths", sorted(numbers.items()), sorted(counts.items())
+    )
 
 
 def _splits(expected: Benchmark, out: Path) -> list[str]:
@@ -170,6 +191,10 @@ def _cohort(expected: Benchmark, out: Path, task: str) -> list[str]:
         return found
     for name in INPUTS:
         found += _differ(f"{task}.{name}", [sample[name] for sample in samples], got[name].to_list())
+    windows = pl.read_parquet(out / f"cohort-{task}" / "windows.parquet")
+    found += _differ(
+        f"{task}.label_time", [sample["label_time"] for sample in samples], windows["label_time"].to_list()
+    )
     labels = got.drop("sample_id", *INPUTS)
     if samples:
         found += _differ(f"{task} labels", list(samples[0]["labels"]), labels.columns)

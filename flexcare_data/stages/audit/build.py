@@ -25,6 +25,7 @@ import pyarrow as pa
 
 from flexcare_data import sql
 from flexcare_data.errors import UserError
+from flexcare_data.hours import TOLERANCE
 from flexcare_data.package_files import package_folder
 from flexcare_data.stages.work import StageWork, merged_counts, scratch, write_json
 from flexcare_data.variables import CONTINUOUS, VARIABLES
@@ -194,24 +195,31 @@ def _hold(needed: Mapping[str, tuple[str, ...]], options: Mapping[str, str]) -> 
 def load_grids(connection: duckdb.DuckDBPyConnection, hourly: Path) -> None:
     """Copy the arrays of the stage `hourly` into temporary tables, which DuckDB keeps on disk where they are large.
 
-    ``grid_hours``: stay_id, hour, observed (bit b: variable b of ``variable_bits`` was observed). ``grid_values``:
-    stay_id and the continuous variables. ``scaler``: variable, mean, std.
+    ``shown_hours``: stay_id, hour, variables (bit b: the series shows variable b of ``variable_bits`` as observed).
+    ``entered_hours``: the same of `series_values`. ``grid_values``: stay_id and the continuous variables. ``scaler``:
+    variable, mean, std.
     """
     scaler = json.loads((hourly / "scaler.json").read_text())
     tables = {
         "scaler": pa.table({"variable": scaler["columns"], "mean": scaler["mean"], "std": scaler["std"]}),
         "variable_bits": pa.table({"variable": VARIABLES, "bit": range(len(VARIABLES))}),
-        "grid_hours": _observed_hours(hourly),
+        "shown_hours": _observed_hours(hourly),
         "grid_values": _values(hourly),
     }
     for name, source in tables.items():
         connection.register("source", source)
         connection.execute(f"CREATE OR REPLACE TEMP TABLE {name} AS SELECT * FROM source")
         connection.unregister("source")
+    connection.execute(
+        "CREATE OR REPLACE TEMP TABLE entered_hours AS\n"
+        "SELECT stay_id, hour, bit_or(1 << bit) AS variables\n"
+        "FROM series_values JOIN variable_bits USING (variable) JOIN stays USING (stay_id)\n"
+        f"WHERE entry_hours <= los_hours + {TOLERANCE} GROUP BY stay_id, hour"
+    )
 
 
 def _observed_hours(hourly: Path) -> pa.RecordBatchReader:
-    schema = pa.schema([("stay_id", pa.int64()), ("hour", pa.int64()), ("observed", pa.int64())])
+    schema = pa.schema([("stay_id", pa.int64()), ("hour", pa.int64()), ("variables", pa.int64())])
     observed = np.load(hourly / "observed.npy", mmap_mode="r")
     bits = 1 << np.arange(len(VARIABLES), dtype=np.int64)
     batches = (

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from flexcare_data.scaler import implausible
 from flexcare_data.tasks import TASKS
 from flexcare_data.variables import VARIABLES
 from flexcare_model.report.numbers.layout import Cell, Layout, number, words
@@ -165,6 +166,28 @@ def missing_values(results: Results, *, below: int) -> Layout | None:
         pl.DataFrame(records),
         (f"Hours: {total}. Filled forward, then by default, for the models; the mask columns keep what was charted.",),
     )
+
+
+def implausible_scaling(results: Results) -> Layout | None:
+    """Standard deviations of the scaler that no plausible values have; None where there are none."""
+    scaler = results.json("data/hourly/scaler.json")
+    found = implausible(scaler) if scaler else []
+    if not found:
+        return None
+    rows, records = [], []
+    for of in found:
+        texts = [f"{of.std:,.0f}", "–" if of.published is None else f"{of.published:,.1f}", f"{of.highest:,.1f}"]
+        rows.append((words(of.variable), *map(number, texts)))
+        records.append({"variable": of.variable, "std": of.std, "published": of.published, "highest": of.highest})
+    schema = {"variable": pl.String} | dict.fromkeys(("std", "published", "highest"), pl.Float64)
+    header = ("Variable", "Standard deviation", "published", "highest of plausible values")
+    notes = (
+        "Numbers between two limits have a standard deviation of at most half their distance. A larger one proves that "
+        "values outside the plausible limits were used (`scaler: train` without `ranges: on`); the standardised values "
+        "of this variable are almost constant.",
+    )
+    title = "Standard deviations that no plausible values have"
+    return Layout("implausible_scaling", title, header, tuple(rows), pl.DataFrame(records, schema=schema), notes)
 
 
 def dropped(results: Results, *, below: int) -> Layout | None:

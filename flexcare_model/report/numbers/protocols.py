@@ -11,6 +11,7 @@ from flexcare_data.options import PROTOCOLS, Options
 from flexcare_data.tasks import TASKS
 from flexcare_model.report.numbers.layout import Cell, Layout, absent, number, words
 from flexcare_model.report.numbers.methods import compared
+from flexcare_model.report.numbers.prices import life_and_death
 from flexcare_model.report.numbers.results import METRIC_TITLES, Results
 from flexcare_model.report.numbers.suppression import HIDDEN, count_text, is_near, is_small
 from flexcare_model.report.numbers.tables import mean_text, summarise
@@ -24,6 +25,7 @@ def build_comparison(published: Results, corrected: Results, *, below: int) -> l
         _options(),
         _sizes(published, corrected, below),
         _labels(published, corrected, below),
+        life_and_death(published, corrected, SIDES, below=below),
         _metrics(published, corrected),
     ]
 

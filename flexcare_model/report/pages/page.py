@@ -166,7 +166,7 @@ def _data_sections(results: Results, about: About) -> list[Section]:
         section(
             "missing-values",
             "Missing values in the time series",
-            [table(values) if values else None],
+            [table(layout) for layout in (values, facts.implausible_scaling(results)) if layout],
             "No hourly grids found: run the target `cohorts`.",
         ),
         section("dropped", "Dropped values", [table(drops, heading=False) if drops else None], not_written),

@@ -6,10 +6,12 @@ import gzip
 import json
 import os
 import shutil
+from datetime import timedelta
 from pathlib import Path
 
 import polars as pl
 import pytest
+from support.planted_deaths import admit_after_death, admit_inside, die_before
 
 from flexcare_data.__main__ import main
 from flexcare_data.config import Config, load_config
@@ -358,3 +360,30 @@ def test_estimated_size_of_a_list():
         {"subject_id": [10_000_032] * 1000, "study_id": range(1000), "dicom_id": map(str, range(1000))}
     )
     assert 1.4e9 < list_images([images]).estimated_bytes < 1.6e9
+
+
+def test_deaths_that_do_not_fit_are_counted(raw):
+    """Counts and options, no ids; what the configuration leaves out already is named too."""
+    root = raw / "mimiciv"
+    changed = [
+        *admit_after_death(root, 2, timedelta(days=3)), *admit_inside(root, 3, timedelta(hours=23)),
+        *die_before(root, 2, 2000),
+    ]  # fmt: skip
+    published = doctor.examine(config_of(raw))
+    (finding,) = findings(published, "warning")
+    assert finding == ("patients", "2 patients with a dod more than a year before a later admission")
+    infos = {text for what, text in findings(published, "info") if what == "admissions"}
+    nested, donors = (
+        "3 begin before the discharge from an earlier one; left out by the option `nested: ignored` (now `counted`)",
+        "2 begin after the death of the patient (organ donors); left out by the option `after_death: dropped`",
+    )
+    assert {nested, f"{donors} (now `kept`)"} <= infos
+    corrected = doctor.examine(config_of(raw, protocol="corrected"))
+    assert ("admissions", f"{donors} (set)") in findings(corrected, "info")
+    assert not any(str(number) in published.text() for number in changed)
+    assert not findings(doctor.examine(config_of(raw), fast=True), "warning")
+
+
+def test_a_scaler_that_outliers_decide_is_named(raw):
+    report = doctor.examine(config_of(raw, options={"scaler": "train"}))
+    assert [what for what, _ in findings(report, "warning")] == ["options"]

@@ -11,6 +11,7 @@ import pytest
 
 from flexcare_data.options import PROTOCOLS
 from flexcare_model.report.about import About
+from flexcare_model.report.numbers.prices import life_and_death
 from flexcare_model.report.numbers.protocols import build_comparison
 from flexcare_model.report.numbers.results import Results
 from flexcare_model.report.pages.comparison import comparison_page
@@ -33,7 +34,7 @@ def row_of(layout, task):
 
 
 def test_sizes_and_changes_are_counted(layouts, results):
-    _, sizes, labels, _ = layouts
+    _, sizes, labels, *_ = layouts
     n = results.cohorts["readmission"].height
     assert row_of(sizes, "readmission")["in_both"] == str(n - 20)
     assert row_of(sizes, "readmission")["only_flexcare"] == "20"
@@ -55,10 +56,43 @@ def test_samples_of_both_are_hidden_where_they_reveal_a_small_rest(output, tmp_p
     (tmp_path / "cohorts").mkdir()
     cohort = pl.read_parquet(output / "cohorts/readmission.parquet")
     cohort.slice(3).write_parquet(tmp_path / "cohorts/readmission.parquet")
-    _, sizes, labels, _ = build_comparison(Results(output), Results(tmp_path), below=10)
+    _, sizes, labels, *_ = build_comparison(Results(output), Results(tmp_path), below=10)
     shown = row_of(sizes, "readmission")
     assert [shown[name] for name in ("in_both", "only_flexcare", "only_corrected")] == ["n.s.", "<10", "n.s."]
     assert labels.rows[0][1].text == "n.s."
+
+
+def test_the_corrections_of_life_and_death_are_counted(output, tmp_path):
+    """Used on one side, left out on the other; small counts and those near the size of the cohort are hidden."""
+    n = pl.read_parquet(output / "cohorts/readmission.parquet").height
+    counts = {
+        "admissions": {"": {"after_death_but_used": 12, "nested_but_used": 3, "repeated_key": 50}},
+        "patients": {"dod": {"over_a_year_before_admission_but_used": 20}},
+        "in_hospital_mortality": {"": {"dead_at_prediction_time_but_asked": 1234}},
+        "readmission": {"": {"nested_admission_but_counted": n - 2, "after_death_but_used": 4}},
+    }
+    left_out = {
+        "admissions": {"": {"after_death": 12, "nested": 3}},
+        "patients": counts["patients"],
+        "in_hospital_mortality": {"": {"dead_at_prediction_time": 1234}},
+    }
+    for folder, content in ((tmp_path / "one", counts), (tmp_path / "two", left_out)):
+        (folder / "data").mkdir(parents=True)
+        (folder / "data/dropped.json").write_text(json.dumps(content))
+        (folder / "cohorts").mkdir()
+        shutil.copy(output / "cohorts/readmission.parquet", folder / "cohorts")
+    layout = life_and_death(Results(tmp_path / "one"), Results(tmp_path / "two"), ("flexcare", "corrected"), below=10)
+    assert {(option, what): pair for option, what, *pair in layout.frame.rows()} == {
+        ("after_death", "admissions after the patient's death"): ["12", "12"],
+        ("nested", "admissions that begin before an earlier discharge"): ["<10", "<10"],
+        ("–", "patients with a dod over a year before an admission"): ["20", "20"],
+        ("–", "deathtimes over a year before an admission"): ["0", "0"],
+        ("asked", "IHM: samples asked after the patient's death"): ["1234", "0"],
+        ("after_death", "REA: samples of an admission after the patient's death"): ["<10", "0"],
+        ("nested", "REA: answers that rest on a nested admission"): ["n.s.", "0"],
+    }
+    absent = life_and_death(Results(tmp_path / "one"), Results(tmp_path / "none"), ("flexcare", "corrected"), below=10)
+    assert set(absent.frame["corrected"]) == {None} and "not built" in absent.to_markdown()
 
 
 def test_metrics_of_methods_trained_under_both_protocols(output, tmp_path):
@@ -70,7 +104,7 @@ def test_metrics_of_methods_trained_under_both_protocols(output, tmp_path):
         means.append(content["metrics"]["readmission"]["auroc"])
         content["metrics"]["readmission"]["auroc"] = 0.25
         path.write_text(json.dumps(content))
-    layout = build_comparison(Results(output), Results(tmp_path), below=10)[3]
+    layout = build_comparison(Results(output), Results(tmp_path), below=10)[-1]
     assert set(layout.frame["method"]) == {"FlexCare"}
     assert layout.frame.height == 12
     row = layout.frame.row(by_predicate=(pl.col("task") == "readmission") & (pl.col("metric") == "auroc"), named=True)
