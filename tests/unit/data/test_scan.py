@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import csv
+import functools
 import gzip
 import io
+import operator
 import tempfile
 from datetime import UTC, datetime
 from pathlib import Path
@@ -377,4 +379,6 @@ def delays(text: str, tmp_path: Path) -> tuple[list[int], dict[str, int]]:
     found = [
         batch["delay"].tolist() for batch in scan_events(path, "chartevents", ITEMS, kept_stays(), PairTable(), counts)
     ]
-    return sum(found, []), {reason: int(n) for reason, n in zip(STORED, counts.stored, strict=True) if n}
+    return functools.reduce(operator.iadd, found, []), {
+        reason: int(n) for reason, n in zip(STORED, counts.stored, strict=True) if n
+    }
