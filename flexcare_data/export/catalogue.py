@@ -1,7 +1,7 @@
 """Write `benchmark.duckdb`: a database whose views are the published tables, with comments on every table and column.
 
-In: the published tables of a build, the options. Out: a file that stores no data. Its views read the Parquet files of the
-output folder that the file is in, so the folder can be moved.
+In: the published tables of a build, the options. Out: a file that stores no data. Its views read the Parquet files of
+the output folder that the file is in, so the folder can be moved.
 
 A view cannot say "beside this database" in SQL. DuckDB's default for its temporary files does: it is the path of the
 database with `.tmp` at the end. The macro ``folder()`` takes the folder from it, so that setting must not be changed.

@@ -1,6 +1,6 @@
 """Each check of the audit catches a planted violation, and the certificate says what was checked.
 
-The ten patients of tests/raw are built under `corrected`. Each test changes one published table and runs the audit again.
+The ten patients of tests/raw are built under `corrected`. Each test changes a published table and runs the audit again.
 """
 
 from __future__ import annotations

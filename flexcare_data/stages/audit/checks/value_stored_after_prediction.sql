@@ -3,23 +3,15 @@
 CREATE OR REPLACE TEMP VIEW checked AS
 SELECT task, sample_id, stay_id, period_length, n_hours FROM samples WHERE stay_id IS NOT NULL;
 
-WITH waiting AS (
-    -- The values that entered the series before they were stored, once for each hour during which they waited. With
-    -- these hours a value meets only the samples that are asked then.
-    SELECT entered.*, unnest(range(
-        floor(entry_hours)::BIGINT, floor(least(stored_hours, los_hours + 1))::BIGINT + 1)) AS waiting_hour
-    FROM series_values AS entered JOIN stays USING (stay_id)
-    WHERE stored_hours > entry_hours
-), shown_without_value AS (
+WITH shown_without_value AS (
     -- What an hour of the stored series shows although no value entered in it.
     SELECT stay_id, hour, variable
     FROM shown_hours LEFT JOIN entered_hours USING (stay_id, hour)
     JOIN variable_bits ON (shown_hours.variables & ~coalesce(entered_hours.variables, 0)) & (1 << bit) <> 0
 )
 SELECT task, sample_id, variable, hour
-FROM checked JOIN waiting USING (stay_id)
-WHERE waiting_hour = floor(period_length)
-  AND hour < n_hours AND entry_hours <= period_length + 1e-6
+FROM checked JOIN series_values USING (stay_id)
+WHERE hour < n_hours AND entry_hours <= period_length + 1e-6
   AND stored_hours > period_length + 1e-6
 UNION ALL
 SELECT task, sample_id, variable, hour
