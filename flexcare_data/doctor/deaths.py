@@ -27,16 +27,16 @@ def check_deaths(report: Report, sets: Mapping[str, DataSet], options: Options) 
             report.add("error", "deaths", str(error))
         return
     numbers = inconsistencies(admissions, patients, build_admissions(admissions, patients))
+    published = "; the published label of readmission (`readmission: kept_icu_stays`) does"
     for column, of, use in (
-        ("dod", "patients", "do not use it"),
+        ("dod", "patients", f"do not use it{published}"),
         ("deathtime", "admissions", "use it for no other admission"),
     ):
         if numbers[column]:
             report.add(
                 "warning", of, f"{numbers[column]:,} {of} with a {column} more than a year before a later admission",
                 expected="none: the patients were alive",
-                do=f"nothing to fix: the options `asked` and `after_death` {use}. The published label of readmission "
-                "(`readmission: kept_icu_stays`) does",
+                do=f"nothing to fix: the options `asked` and `after_death` {use}",
             )  # fmt: skip
     for what, text, option, value in (
         ("after_death", "begin after the death of the patient (organ donors)", "after_death", "dropped"),
