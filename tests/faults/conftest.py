@@ -27,7 +27,7 @@ def base(tmp_path_factory) -> Base:
         assert done.status == 0, done.printed
         base.printed.append(done.printed)
     plan = Plan(load_config({}))
-    for name in ("stays", "splits", "events", "hourly", "sections", *plan.cohorts, "audit", "images", "notes"):
+    for name in (*plan.shared, *plan.cohorts, "audit", "images", "notes"):
         for file, link in plan.stage(name).outputs.items():
             place = base.output / link
             place.parent.mkdir(parents=True, exist_ok=True)

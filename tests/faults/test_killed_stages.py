@@ -9,7 +9,18 @@ import pytest
 from support.killable import digests, hidden, run
 from support.prepared import PATCHES, Base, key_of
 
-STAGES = ("stays", "events", "hourly", "sections", "cohort-diagnosis", "audit", "images", "encoder", "notes")
+STAGES = (
+    "stays",
+    "events",
+    "hourly",
+    "sections",
+    "radiographs",
+    "cohort-diagnosis",
+    "audit",
+    "images",
+    "encoder",
+    "notes",
+)
 FEW = ("events", "cohort-diagnosis", "images", "notes")
 """Stages of the default tests; the other stages write by the same functions."""
 

@@ -17,6 +17,8 @@ SETTINGS = {
 PATCHES = {"flexcare_data.stages.images.build.PART_SIZE": 16, "flexcare_model.notes.build.PART_TOKENS": 256}
 """Several parts in a pool as small as ours."""
 
+SHARED = ("stays", "splits", "events", "hourly", "sections", "radiographs")
+
 
 @dataclass(frozen=True)
 class Base:
@@ -61,7 +63,7 @@ class Base:
         roots = {
             root: [f"--{root.replace('_', '-')}", raw / root] for root in ("mimiciv", "mimic_cxr_jpg", "mimic_iv_note")
         }
-        reads = {name: [f"--{name}", self.store / name] for name in ("stays", "splits", "events", "hourly", "sections")}
+        reads = {name: [f"--{name}", self.store / name] for name in SHARED}
         every = [part for parts in reads.values() for part in parts]
         cohorts = [word for task in TASKS for word in ("--cohorts", self.store / f"cohort-{task}")]
         encoder = ["--encoder", self.encoder, "--max-tokens", "16", "--threads", "1"]
@@ -73,8 +75,8 @@ class Base:
             "sections": ["flexcare_data", "sections", *roots["mimic_iv_note"]],
             "cohort": ["flexcare_data", "cohort", "--task", task, *roots["mimiciv"], *roots["mimic_cxr_jpg"],
                        *every],
-            "audit": ["flexcare_data", "audit", *roots["mimiciv"], *roots["mimic_cxr_jpg"], *every,
-                      *cohorts],
+            "radiographs": ["flexcare_data", "radiographs", *roots["mimic_cxr_jpg"]],
+            "audit": ["flexcare_data", "audit", *every, *cohorts],
             "images": ["flexcare_data", "images", *roots["mimic_cxr_jpg"], *cohorts, "--broken-share", "1"],
             "encoder": ["flexcare_model", "encoder", "--encoder", "tiny", *reads["sections"]],
             "notes": ["flexcare_model", "notes", *cohorts, *reads["sections"], *encoder],

@@ -27,7 +27,19 @@ from flexcare_data.store.folders import StoreError
 
 pytestmark = pytest.mark.slow
 
-SHARED = {"stays", "splits", "events", "hourly", "sections", "audit", "images", "notes", "encoder", "synthetic"}
+SHARED = {
+    "stays",
+    "splits",
+    "events",
+    "hourly",
+    "sections",
+    "radiographs",
+    "audit",
+    "images",
+    "notes",
+    "encoder",
+    "synthetic",
+}
 STAGES = SHARED | {"cohort"}
 COMMAND_LINE = {
     "flexcare_data.__main__", "flexcare_data.cli", "flexcare_data.plan", "flexcare_data.config",

@@ -261,7 +261,7 @@ from flexcare_data.plan import Plan, cohort_stage
 from flexcare_model.plan import ModelPlan
 plan = Plan(load_config({}))
 cohorts = [cohort_stage(task) for task in task_names()]
-names = ["stays", "splits", "events", "hourly", "sections", *cohorts, "audit", "images", "notes"]
+names = ["stays", "splits", "events", "hourly", "sections", "radiographs", *cohorts, "audit", "images", "notes"]
 run = ModelPlan(plan).run("mt", "readmission", 42)
 print(json.dumps({name: plan.product(name).key for name in names} | {"run": run.key}))
 """

@@ -26,7 +26,7 @@ from flexcare_model.plan import ModelPlan
 
 pytestmark = [pytest.mark.slow, pytest.mark.builds]
 
-SHARED = ("stays", "splits", "events", "hourly", "sections")
+SHARED = ("stays", "splits", "events", "hourly", "sections", "radiographs")
 TARGETS = {"train": "baselines", "report": "table2"}
 """Target of the keys of a section; `samples` where none is named."""
 TARGET_OF = {

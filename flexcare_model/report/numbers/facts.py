@@ -234,7 +234,9 @@ def audit(results: Results, *, below: int) -> list[Layout]:
     frame = pl.DataFrame([[cell.text for cell in row] for row in rows], orient="row", schema=list(_CHECKS))
     chosen = ", ".join(f"{words(name).text} {value}" for name, value in written["options"].items())
     layouts = [
-        Layout("leakage", "Checks of every sample", tuple(_CHECKS.values()), tuple(rows), frame, (f"Options: {chosen}.",))
+        Layout(
+            "leakage", "Checks of every sample", tuple(_CHECKS.values()), tuple(rows), frame, (f"Options: {chosen}.",)
+        )
     ]
     by_design = [name for name, check in checks.items() if "by_design" in check]
     return [*layouts, _by_design(written["tasks"], by_design, below)] if by_design else layouts

@@ -166,7 +166,19 @@ def plan(tmp_path: Path) -> Plan:
 
 
 def stages(plan: Plan) -> list[str]:
-    names = ["synthetic", "stays", "splits", "events", "hourly", "sections", "audit", "images", "encoder", "notes"]
+    names = [
+        "synthetic",
+        "stays",
+        "splits",
+        "events",
+        "hourly",
+        "sections",
+        "radiographs",
+        "audit",
+        "images",
+        "encoder",
+        "notes",
+    ]
     return [*names, *plan.cohorts]
 
 

@@ -87,7 +87,7 @@ def run_stage_that_reads(name: str, raw: Path, sound: Build, out: Path) -> int:
             "--task",
             "drg" if name == "drgcodes" else "diagnosis",
         ]
-        for stage in ("stays", "splits", "hourly", "sections", "events"):
+        for stage in ("stays", "splits", "hourly", "sections", "radiographs", "events"):
             arguments += [f"--{stage}", str(sound.folder(stage))]
     return main(arguments)
 

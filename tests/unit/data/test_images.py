@@ -24,12 +24,13 @@ from flexcare_data.job_part import JobPart
 from flexcare_data.plan import Plan
 from flexcare_data.raw import radiographs as raw_radiographs
 from flexcare_data.raw.radiographs import radiograph_path
+from flexcare_data.raw.tables import empty_counts
 from flexcare_data.schema import CXR_INDEX, check
 from flexcare_data.stages.images import build as images
 from flexcare_data.stages.images import decoding
 from flexcare_data.stages.images.build import build, decode_part
 from flexcare_data.stages.images.decoding import ImageError, decode
-from flexcare_data.stages.images.study_times import ap_radiographs, study_time
+from flexcare_data.stages.radiographs import build_radiographs, study_time
 from flexcare_data.stages.work import ChangedError, StageWork
 from flexcare_data.store import verify
 from flexcare_data.synthetic.write import write_data_set
@@ -108,9 +109,10 @@ def test_ap_radiographs_keep_file_order_and_count_unreadable_times():
             "StudyTime": [1.0, 1.0, 999999.0, 1.0],
         }
     )
-    radiographs, counts = ap_radiographs(metadata)
-    assert radiographs.rows() == [("b", 1, 11, datetime(2180, 5, 6, 0, 0, 1), 0), ("a", 1, 11, None, 2)]
-    assert counts == {"unreadable study time": 1}
+    dropped = empty_counts()
+    radiographs = build_radiographs(metadata, dropped)
+    assert radiographs.rows() == [("a", 1, 11, None, 2), ("b", 1, 11, datetime(2180, 5, 6, 0, 0, 1), 0)]
+    assert dropped == {"metadata": {"": {"unreadable_study_time": 1}}}
 
 
 def test_path():

@@ -24,12 +24,13 @@ from flexcare_data.store.folders import write_stage
 from flexcare_model.plan import ModelPlan, RunError
 
 READERS: dict[str, tuple[str, ...]] = {
-    "synthetic": ("stays", "splits", "events", "sections", *COHORTS, "audit", "images"),
+    "synthetic": ("stays", "splits", "events", "sections", "radiographs", *COHORTS, "images"),
     "stays": ("events", "hourly", *COHORTS, "audit"),
     "splits": ("hourly", *COHORTS, "audit"),
     "events": ("hourly", "cohort-diagnosis", "audit"),
     "hourly": (*COHORTS, "audit", "runs"),
     "sections": (*COHORTS, "audit", "encoder", "notes"),
+    "radiographs": (*COHORTS, "audit"),
     "encoder": ("notes",),
     **dict.fromkeys(COHORTS, ("audit", "images", "index of notes", "table2", "run flexcare", "table3")),
     "cohort-readmission": ("audit", "images", "index of notes", "table2", "run flexcare", "run mt", "table3"),
@@ -55,6 +56,7 @@ def keys(config: Config) -> dict[str, str]:
         "events",
         "hourly",
         "sections",
+        "radiographs",
         *COHORTS,
         "audit",
         "images",
@@ -143,7 +145,7 @@ def test_real_folders_count_by_content(tmp_path):
     for place in ("one", "two"):
         roots = {name: str(tmp_path / place / name) for name in ("mimiciv", "mimic_cxr_jpg", "mimic_iv_note")}
         plans.append(Plan(load_config({"raw": roots, "notes": {"encoder": "tiny"}})))
-    names = ("stays", "splits", "events", "hourly", "sections", *COHORTS, "audit", "images", "notes")
+    names = ("stays", "splits", "events", "hourly", "sections", "radiographs", *COHORTS, "audit", "images", "notes")
     before = {name: plans[0].product(name).key for name in names}
     assert {name: plans[1].product(name).key for name in names} == before
     table = tmp_path / "two/mimiciv/hosp/drgcodes.csv"
@@ -325,7 +327,7 @@ def test_an_unknown_module_is_an_error():
 
 def test_closures_are_what_one_expects():
     """No stage depends on the command line, on the plan, or on a presentation of results."""
-    for name in ("stays", "splits", "hourly", "sections", "cohort", "audit"):
+    for name in ("stays", "splits", "hourly", "sections", "radiographs", "cohort", "audit.build"):
         modules = closure(f"flexcare_data.stages.{name}")
         assert not modules & {"flexcare_data.cli", "flexcare_data.plan", "flexcare_data.config"}, name
     for name in ("stays", "splits", "hourly"):  # presets of the protocols move no stage, their values do
