@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 from flexcare_data.config import Config
-from flexcare_data.doctor import datasets, machine, pairing
+from flexcare_data.doctor import datasets, fabricated, machine, pairing
 from flexcare_data.doctor.datasets import DataSet
 from flexcare_data.doctor.findings import Report
 from flexcare_data.doctor.sampling import Probe
@@ -69,6 +69,7 @@ def examine(
         pairing.check_patients(report, sets)
         pairing.check_radiographs(report, sets, config)
         _left_out_of_runs(report, config)
+        fabricated.check_fingerprint(report, config)
     if checksums:
         for found in sets.values():
             datasets.compare_checksums(report, found.folder, checksums == "all", progress)
