@@ -420,13 +420,14 @@ def fingerprint(
     Prints a line per task (ids, splits, labels, series, images, notes) and a total. The digests do not depend on the
     machine, the number of cores, paths, or the order of rows.
     """
-    from flexcare_data.export import fabricated_fingerprint
     from flexcare_data.export import fingerprint as prints
     from flexcare_data.store.folders import atomic_write
     from flexcare_data.store.recipe import Recipe
 
     if renew:
-        fabricated_fingerprint.renew()
+        from flexcare_data.export.fabricated_fingerprint import renew as renew_expected
+
+        renew_expected()
         return 0
     if recipe is not None:
         if out is None:

@@ -10,13 +10,14 @@ In: an output folder with cohorts. Out: for each task a digest of each of six pa
 - images: which radiograph (study_id, dicom_id)
 - notes: which note (note_id), and the text that is the input
 
-All of it is known once the cohorts are built, so the fingerprint does not depend on what else is built. The tensors of
-the radiographs, the vectors of the notes and the scaler are not part of it: they are computed from these parts by
+All of it is known once the cohorts are built, so the fingerprint does not depend on what else is built. The tensors
+of the radiographs, the vectors of the notes and the scaler are not part of it: they are computed from these parts by
 libraries whose last digits differ between machines.
 
-The digest of a part is the sum of one 128-bit hash per sample, modulo 2^128. So it does not depend on the order of rows,
-nor on paths, threads or the place of a series in its file. Numbers are hashed as little-endian bytes; there is one NaN
-and one zero. Samples are hashed one after the other; only the cohort and one number per sample are held in memory.
+The digest of a part is the sum of one 128-bit hash per sample, modulo 2^128. So it does not depend on the order of
+rows, nor on paths, threads or the place of a series in its file. Numbers are hashed as little-endian bytes; there is
+one NaN and one zero. Samples are hashed one after the other; only the cohort and one number per sample are held in
+memory.
 
 The file has no row per sample (`flexcare_data.export.sketch` explains what it has). A task with 1 to ``below`` - 1
 samples is only counted in the total.

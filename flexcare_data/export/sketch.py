@@ -4,18 +4,19 @@ In: two 64-bit numbers per sample: its `place`, made of its id, and its `mark`, 
 Out: a `Sketch` of a few hundred to a few thousand numbers. The difference of two sketches says in how many samples the
 content differs: exactly for a few, estimated for many. Order does not matter; sketches of equal sets are equal.
 
-Exactly: ``moments`` are the sums of the powers 0, 1, 2, ... of all marks modulo a prime. Marks that both sets have cancel
-in the difference; what remains is a linear recurrence whose order is the number of the other marks (Prony's method).
-The order is found by the algorithm of Berlekamp and Massey.
+Exactly: ``moments`` are the sums of the powers 0, 1, 2, ... of all marks modulo a prime. Marks that both sets have
+cancel in the difference; what remains is a linear recurrence whose order is the number of the other marks (Prony's
+method). The order is found by the algorithm of Berlekamp and Massey.
 
 Estimated: ``buckets`` are the sums of the marks by place. If b of m buckets differ, about -m ln(1 - b/m) samples do.
 
-Privacy. A list of one digest per sample would give identifiers away: they are integers of eight digits, so all of them
-can be tried. A sketch has no number that belongs to one sample. Each bucket is a sum over about `SAMPLES_PER_BUCKET` samples or
-more, and each moment over all samples, of which there are at least `SAMPLES_PER_MOMENT` times as many as moments. Marks
-are made of two to four identifiers together, so there are at least 10^14 possible marks; very many sets of that many
-samples have the same sum in a bucket, and no method is known that solves the moments for that many unknowns. This is no
-proof: who already has all samples but one can find that one. Such a person has the data.
+Privacy. A list of one digest per sample would give identifiers away: they are integers of eight digits, so all of
+them can be tried. A sketch has no number that belongs to one sample. Each bucket is a sum over
+`SAMPLES_PER_BUCKET` samples or more on average, and each moment over all samples, of which there are at least
+`SAMPLES_PER_MOMENT` times as many as moments. Marks are made of two to four identifiers together, so there are at
+least 10^14 possible marks; very many sets of that many samples have the same sum in a bucket, and no method is known
+that solves the moments for that many unknowns. This is no proof: who already has all samples but one can find that
+one. Such a person has the data.
 """
 
 from __future__ import annotations
@@ -28,14 +29,14 @@ import numpy as np
 PRIME = (1 << 31) - 1
 MOST_MOMENTS = 128
 SAMPLES_PER_MOMENT = 4
-SAMPLES_PER_BUCKET = 10
+SAMPLES_PER_BUCKET = 20
 MOST_BUCKETS = 1 << 14
 
 _LETTERS = str.maketrans("0123456789abcdef", "abcdefghijklmnop")
 _DIGITS = str.maketrans("abcdefghijklmnop", "0123456789abcdef")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Sketch:
     """Sums over a set of samples.
 
