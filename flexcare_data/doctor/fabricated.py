@@ -12,7 +12,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from flexcare_data.config import Config, Synthetic, load_config
+from flexcare_data.config import Config
 from flexcare_data.doctor.findings import Report
 from flexcare_data.options import PROTOCOLS
 from flexcare_data.package_files import package_file
@@ -25,7 +25,7 @@ FILE = "data/fingerprint.json"
 
 
 def expected() -> dict[str, Any]:
-    """By protocol: the total, and the digests of each part of each task."""
+    """The settings of the data, and by protocol the total and the digests of each part of each task."""
     return json.loads(package_file("flexcare_data/resources/fabricated_fingerprints.json").read_text())
 
 
@@ -33,14 +33,15 @@ def check_fingerprint(report: Report, config: Config) -> None:
     """Report whether the built cohorts are those that the embedded data should give."""
     if not config.is_synthetic:
         return
-    protocol = _known_protocol(config)
+    expectation = expected()
+    protocol = _known_protocol(config, expectation["synthetic"])
     if protocol is None:
         report.add(
             "info", WHAT, "none is known for these settings of `synthetic` and these options",
             do="compare with another machine: flexcare fingerprint --out FILE, and there --compare FILE",
         )  # fmt: skip
         return
-    known = expected()[protocol]
+    known = expectation["protocols"][protocol]
     built = _built(config)
     if built is None:
         report.add(
@@ -65,17 +66,12 @@ def check_fingerprint(report: Report, config: Config) -> None:
         report.add("info", WHAT, f"{built['total']}: {n} tasks are as expected for protocol {protocol}")
 
 
-def _known_protocol(config: Config) -> str | None:
-    """The protocol whose options ``config`` has, where the data is that of the default settings."""
-    if config.synthetic != default_data():
+def _known_protocol(config: Config, synthetic: dict[str, Any]) -> str | None:
+    """The protocol whose options ``config`` has, where the data has the settings ``synthetic``."""
+    if config.synthetic.model_dump(mode="json") != synthetic:
         return None
     same = [name for name, options in PROTOCOLS.items() if options == config.resolved_options]
     return same[0] if same else None
-
-
-def default_data() -> Synthetic:
-    """The settings of the embedded data where the user sets nothing."""
-    return load_config({}).synthetic
 
 
 def _built(config: Config) -> dict[str, Any] | None:

@@ -19,22 +19,22 @@ from flexcare_data.package_files import package_file
 from flexcare_data.plan import Plan
 from flexcare_data.schema import task_of_stage
 from flexcare_data.stages.work import DeclaredOptions, StageWork
-from flexcare_data.store.folders import atomic_write, is_complete
+from flexcare_data.store.folders import is_complete
 from flexcare_data.store.recipe import link_all
 
 
 def renew() -> None:
     """Write the expected fingerprint again: fabricate the default data, and build the cohorts of both protocols."""
     content = json.dumps(computed(), indent=1) + "\n"
-    atomic_write(package_file("flexcare_data/resources/fabricated_fingerprints.json"), content)
+    package_file("flexcare_data/resources/fabricated_fingerprints.json").write_text(content)
 
 
 def computed() -> dict[str, Any]:
-    """By protocol: the total, and the digests of each part of each task, of the default settings."""
+    """The settings of the data, and by protocol the total and the digests of each part of each task."""
     with tempfile.TemporaryDirectory(prefix="flexcare-fingerprint-") as folder:
-        return {
-            protocol: _content(build(load_config({"protocol": protocol, "output": folder}))) for protocol in PROTOCOLS
-        }
+        configs = {protocol: load_config({"protocol": protocol, "output": folder}) for protocol in PROTOCOLS}
+        protocols = {protocol: _content(build(config)) for protocol, config in configs.items()}
+    return {"synthetic": load_config({}).synthetic.model_dump(mode="json"), "protocols": protocols}
 
 
 def build(config: Config) -> Fingerprint:

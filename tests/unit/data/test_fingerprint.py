@@ -427,7 +427,7 @@ def doctor(output: Path, **user) -> tuple[str, str]:
 def store_fingerprint(output: Path, **digests: str) -> None:
     """A fingerprint as the workflow stores it: of the cohorts that the present code makes."""
     plan = Plan(load_config({"output": str(output)}))
-    known = fabricated.expected()["flexcare"]
+    known = fabricated.expected()["protocols"]["flexcare"]
     tasks = {
         task: {"samples": 1000, "parts": {part: {"digest": digests.get(part, d)} for part, d in parts.items()}}
         for task, parts in known["tasks"].items()
@@ -447,13 +447,16 @@ def test_the_doctor_knows_the_fabricated_data(tmp_path):
     assert doctor(tmp_path, synthetic={"patients": 41}) == ("info", other)
     assert doctor(tmp_path, options={"edges": "left"}) == ("info", other)
     store_fingerprint(tmp_path)
-    total = fabricated.expected()["flexcare"]["total"]
+    total = fabricated.expected()["protocols"]["flexcare"]["total"]
     assert doctor(tmp_path) == ("info", f"{total}: 7 tasks are as expected for protocol flexcare")
     assert doctor(tmp_path, protocol="corrected") == ("info", "cohorts of these settings and this code are not built")
     store_fingerprint(tmp_path, labels="0" * 32)
     level, found = doctor(tmp_path)
     assert level == "warning"
-    assert found == ", ".join(f"{task} labels" for task in fabricated.expected()["flexcare"]["tasks"]) + " differ"
+    assert (
+        found
+        == ", ".join(f"{task} labels" for task in fabricated.expected()["protocols"]["flexcare"]["tasks"]) + " differ"
+    )
 
 
 def test_the_doctor_says_nothing_about_the_fingerprint_of_real_data(tmp_path):
