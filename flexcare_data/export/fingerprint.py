@@ -162,17 +162,13 @@ def read(path: Path) -> Fingerprint:
 # --- compute ----------------------------------------------------------------------------------------------------
 
 
-def fingerprint(output: Path, tasks: Iterable[str] | None = None) -> Fingerprint:
-    """The fingerprint of the cohorts of an output folder.
-
-    Args:
-        tasks: those to describe; None: all that have a cohort.
+def fingerprint(output: Path) -> Fingerprint:
+    """The fingerprint of all cohorts of an output folder.
 
     Raises:
         StoreError: if there is no cohort, or one of the tables that it points to is missing or of another build.
     """
     wanted = [name for name in TASKS if (output / "cohorts" / f"{name}.parquet").exists()]
-    wanted = wanted if tasks is None else [name for name in TASKS if name in set(tasks)]
     if not wanted:
         raise StoreError(f"{output}: no cohorts; build them with `snakemake cohorts`, or give their folder by --output")
     found = {name: _task_print(output, name) for name in wanted}

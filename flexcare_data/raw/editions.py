@@ -56,6 +56,13 @@ MIMICIV_ROWS: dict[str, dict[str, int]] = {
 CXR_ROWS = {"metadata": 377_110, "chexpert": 227_827}
 """Rows of MIMIC-CXR-JPG, 2.0.0 and 2.1.0 alike."""
 
+ROWS_BY = {
+    "mimiciv": "validation script of MIT-LCP/mimic-code",
+    "mimic_cxr_jpg": "page of the release on PhysioNet",
+    "mimic_iv_note": "page of the release on PhysioNet and validation script of MIT-LCP/mimic-code",
+}
+"""Where the rows of each data set are published, in short."""
+
 CXR_BYTES = 557_000_000_000
 """The radiographs of MIMIC-CXR-JPG on disk."""
 
@@ -179,6 +186,13 @@ def recognise_note(found: Found) -> Edition:
     known = known_rows("mimic_iv_note", ("2.2",))
     is_exact = bool(found.rows) and all(rows in known.get(name, ()) for name, rows in found.rows.items())
     return Edition(("2.2",), is_exact, ())
+
+
+def rows_source(root: str, names: tuple[str, ...]) -> str:
+    """Where the rows of the editions ``names`` come from, in short; the first lines of this module say it in full."""
+    if root == "mimiciv" and "3.0" in names:
+        return f"{ROWS_BY[root]}; 3.0: as loaded by its users"
+    return ROWS_BY[root]
 
 
 def known_rows(root: str, names: tuple[str, ...]) -> dict[str, tuple[int, ...]]:

@@ -58,6 +58,7 @@ def print_fingerprint():
 
     path = f"{OUT}/{MODELS.fingerprint.target}"
     is_quiet = Quietness.ALL in (workflow.output_settings.quiet or ())
-    if IS_MAIN and not is_quiet and any(path in map(str, job.output) for job in workflow.dag.jobs):
+    is_made = any(path in map(str, job.output) for job in workflow.dag.jobs) and os.path.exists(path)
+    if IS_MAIN and is_made and not is_quiet:
         lines = read(Path(path)).lines(CONFIG.report.suppress_below)
         print("fingerprint of the cohorts (flexcare fingerprint --compare FILE):", *lines, sep="\n", file=sys.stderr)

@@ -220,6 +220,9 @@ def test_every_table_is_compared_with_the_release(root, names, rows, warned):
     report = Report()
     doctor.datasets._report_tables(report, data_set(root, Edition(names, True, ()), rows))
     assert [what for what, _ in findings(report, "warning")] == warned
+    assert all(editions.ROWS_BY[root] in finding.expected for finding in report.findings if finding.level == "warning")
+    as_released = [what for what, found in findings(report, "info") if found.endswith(", as released")]
+    assert as_released == [name for name in rows if name not in warned]
 
 
 def test_disk_needed_at_full_size():
