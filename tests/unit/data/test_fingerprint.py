@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import csv
 import gzip
+import hashlib
 import io
 import json
 import random
 import re
 import shutil
+import struct
 from collections.abc import Callable
 from pathlib import Path
 
@@ -35,6 +37,7 @@ from flexcare_data.export.fingerprint import (
 from flexcare_data.options import PROTOCOLS
 from flexcare_data.plan import Plan
 from flexcare_data.schema import RAW
+from flexcare_data.series import HourlyRows
 from flexcare_data.store.folders import StoreError, write_stage
 from flexcare_data.store.shards import ShardError
 from flexcare_data.synthetic.write import write_data_set
@@ -204,6 +207,25 @@ def test_a_changed_hour_changes_the_series_of_every_task_that_reads_it(output, e
     assert changed_parts(expected, fingerprint(output)) == {(task, "series") for task in readers}
 
 
+@pytest.mark.parametrize("task", [STAY, "diagnosis"])
+def test_the_series_are_the_rows_that_a_model_reads(whole, expected, task):
+    """The digest of the series again, from the rows of `HourlyRows.read`, tails included."""
+    cohort = pl.read_parquet(whole / f"cohorts/{task}.parquet")
+    hours = HourlyRows(whole, task)
+    assert (task == "diagnosis") == (len(hours.tails.values) > 0)
+    total = 0
+    for ranges, row in zip(hours.ranges(cohort), cohort.to_dicts(), strict=True):
+        rows = hours.read(ranges)
+        content = hashlib.blake2b(
+            (rows.values + 0.0).tobytes() + rows.observed.tobytes(), digest_size=16, key=b"flexcare-rows"
+        )
+        period = b"\x00" if row["period_length"] is None else struct.pack("<d", row["period_length"])
+        sample = f"{row['sample_id']}\x1f".encode() + period + struct.pack("<q", len(rows.values)) + content.digest()
+        hashed = hashlib.blake2b(sample, digest_size=16, key=b"flexcare-series").digest()
+        total += int.from_bytes(hashed, "little")
+    assert expected.tasks[task].parts["series"].digest == f"{total % 2**128:032x}"
+
+
 def test_a_changed_hour_of_a_tail_changes_the_series_of_its_task(output, expected):
     path = output / "data/hourly/diagnosis_tails/values.npy"
     rows = np.load(path)
@@ -247,6 +269,18 @@ def test_samples_that_only_one_lab_has(output, expected):
     lines = differences(expected, fingerprint(output))
     assert lines[0] == f"{STAY}: {n} samples here, {n - 2} there"
     assert lines[1:] == [f"{STAY}: {part} differ in 2 of {n} samples here, 0 of {n - 2} there" for part in PARTS]
+
+
+def test_a_sample_with_other_ids_is_another_sample(output, expected):
+    """It counts in every part that differs at all, and in no other."""
+    path = output / f"cohorts/{STAY}.parquet"
+    change(path, of_first("hadm_id", pl.col("hadm_id") + 1))
+    change(path, of_first("label", 1 - pl.col("label"), pl.col("_row") == 3))
+    n = expected.tasks[STAY].samples
+    assert differences(expected, fingerprint(output)) == [
+        f"{STAY}: ids differ in 1 of {n} samples",
+        f"{STAY}: labels differ in 2 of {n} samples",
+    ]
 
 
 def test_many_samples(output, expected):
