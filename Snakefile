@@ -44,6 +44,10 @@ onstart:
     lock_output()
 
 
+onsuccess:
+    print_fingerprint()
+
+
 rule all:
     """Everything: cohorts, trained models and the report."""
     default_target: True

@@ -426,6 +426,54 @@ def catalogue(recipe: Path, out: Path) -> None:
         write_catalogue(published, settings["tasks"], settings["options"], folder / "benchmark.duckdb")
 
 
+@commands.command("fingerprint")
+@click.option("--output", type=FOLDER, default=Path("results"), help="Output folder of the build.")
+@click.option("--compare", type=FOLDER, help="Compare with this file, written by --out; exit status 1 if they differ.")
+@click.option(
+    "--suppress-below", "below", type=int, default=10, help="Tasks with 1 to this number - 1 samples are hidden."
+)
+@click.option("--renew", is_flag=True, help="For developers: store the fingerprint of the embedded fabricated data.")
+@click.option("--recipe", type=FOLDER, help="Recipe written by the workflow; --out is then a sealed folder.")
+@click.option("--out", type=FOLDER, help="Write the fingerprint to this file. It holds no identifier.")
+def fingerprint(
+    output: Path, compare: Path | None, below: int, renew: bool, recipe: Path | None, out: Path | None
+) -> int:
+    """Digests of the cohorts, by which two labs compare them.
+
+    Prints a line per task (ids, splits, labels, series, images, notes) and a total. The digests do not depend on the
+    machine, the number of cores, paths, or the order of rows.
+    """
+    from flexcare_data.export import fingerprint as prints
+    from flexcare_data.store.folders import atomic_write
+    from flexcare_data.store.recipe import Recipe
+
+    if renew:
+        from flexcare_data.export.fabricated_fingerprint import renew as renew_expected
+
+        renew_expected()
+        return 0
+    if recipe is not None:
+        if out is None:
+            raise click.UsageError("--recipe needs --out")
+        made = Recipe.read(recipe, makes="fingerprint", out=out)
+        below = made.spec["settings"]["suppress_below"]
+        with made.sealed(out) as folder, made.view() as view:
+            found = prints.fingerprint(view)
+            atomic_write(folder / "fingerprint.json", prints.as_text(found, below))
+        print("\n".join(found.lines(below)))
+        return 0
+    there = prints.read(compare) if compare else None
+    found = prints.fingerprint(output)
+    if out:
+        atomic_write(out, prints.as_text(found, below))
+    print("\n".join(found.lines(below)))
+    if there is None:
+        return 0
+    different = prints.differences(found, there)
+    print("\n".join(different) or f"the same as {compare}")
+    return 1 if different else 0
+
+
 @commands.command("image-list")
 @roots("mimic_cxr_jpg")
 @COHORTS

@@ -21,7 +21,7 @@ SECTIONS = {
     "Build": ("run", "targets", "where"),
     "Raw data": ("doctor", "synthesize", "image-list"),
     "Note encoder": ("convert-encoder",),
-    "Results": ("explain", "predict", "meds-labels"),
+    "Results": ("explain", "fingerprint", "predict", "meds-labels"),
     "Shared store": ("store",),
 }
 """Heading of the menu -> names of its commands."""

@@ -339,9 +339,17 @@ class ModelPlan:
         data = [self.data.product(stage) for stage in self.data.published]
         files = {f"{name}.html": "page.html", f"{name}_tables": "tables"}
         modules = modules_of(ENTRIES)
-        inputs = [*data, *self.needed(PAGES[name])]
+        inputs = [*data, self.fingerprint, *self.needed(PAGES[name])]
         left_out = {} if PAGES[name] == "reported_runs" else self._no_transfer
         return self._report(f"page-{name}", inputs, files, modules=modules, config=True, jobs=True, left_out=left_out)
+
+    @cached_property
+    def fingerprint(self) -> Product:
+        """Digests of the cohorts and of their inputs, by which two builds are compared."""
+        inputs = self._named([*map(self.data.product, self.data.shared), *self._cohorts()])
+        settings = {"suppress_below": self.config.report.suppress_below}
+        spec = self._made("fingerprint", inputs, settings, "flexcare_data.export.fingerprint")
+        return self._sealed("fingerprint", spec, {"data/fingerprint.json": "fingerprint.json"}, inputs)
 
     @cached_property
     def image_list(self) -> Product:

@@ -1,4 +1,4 @@
-# Samples and labels: one cohort per task, and the audit of all cohorts.
+# Samples and labels: one cohort per task, the audit of all cohorts, and their fingerprint.
 
 
 rule cohort:
@@ -40,10 +40,37 @@ rule audit:
         " > {log:q} 2>&1"
 
 
-rule cohorts:
-    """The cohorts of all configured tasks, their data, and the audit for leakage."""
+rule fingerprint:
     input:
-        published(lambda: [*map(stage, PLAN.shared), *map(stage, PLAN.cohorts), stage("audit"), MODELS.catalogue]),
+        unpack(product_inputs(lambda wildcards: MODELS.fingerprint)),
+    output:
+        manifest=f"{BY_KEY}/fingerprint-{{key}}/manifest.json",
+    params:
+        recipe=product_recipe(lambda wildcards: MODELS.fingerprint),
+        out=subpath(output.manifest, parent=True),
+    log:
+        f"{OUT}/logs/fingerprint-{{key}}.log",
+    benchmark:
+        f"{OUT}/benchmarks/fingerprint-{{key}}.tsv"
+    resources:
+        mem_mb=growing(4000),
+        runtime=growing(60),
+    shell:
+        "python -m flexcare_data fingerprint --recipe {params.recipe:q} --out {params.out:q} > {log:q} 2>&1"
+
+
+rule cohorts:
+    """The cohorts of all configured tasks, their data, the audit for leakage, their fingerprint and catalogue."""
+    input:
+        published(
+            lambda: [
+                *map(stage, PLAN.shared),
+                *map(stage, PLAN.cohorts),
+                stage("audit"),
+                MODELS.fingerprint,
+                MODELS.catalogue,
+            ]
+        ),
 
 
 rule samples:

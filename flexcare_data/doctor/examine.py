@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 from flexcare_data.config import Config
-from flexcare_data.doctor import datasets, deaths, machine, pairing
+from flexcare_data.doctor import datasets, deaths, fabricated, machine, pairing
 from flexcare_data.doctor.datasets import DataSet
 from flexcare_data.doctor.findings import Report
 from flexcare_data.doctor.sampling import Probe
@@ -71,6 +71,7 @@ def examine(
         deaths.check_deaths(report, sets, config.resolved_options)
         pairing.check_radiographs(report, sets, config)
         _left_out_of_runs(report, config)
+        fabricated.check_fingerprint(report, config)
     for caution in cautions(config.resolved_options):
         report.add("warning", "options", caution)
     if checksums:

@@ -1,7 +1,26 @@
 """Facts per edition of the three data sets, and which edition a folder holds.
 
-In: rows, columns and file names that were found. Out: the editions that fit, and the evidence. Numbers are those of the
-published releases.
+In: rows, columns and file names that were found. Out: the editions that fit, and the evidence. The numbers are those of
+the published releases. No number here is counted or estimated by this project, except that the demo's were verified on
+its files.
+
+Sources of the numbers of rows, by release:
+
+- MIMIC-IV 1.0, 2.0, 2.1, 2.2, 3.1: the scripts that check a loaded database against "known row counts" in the MIMIC
+  Code Repository of the publishers (github.com/MIT-LCP/mimic-code, mimic-iv/buildmimic/postgres/validate.sql and
+  mysql/validate.sql), each in its version for that release. 2.0: commit c2b6328. 2.1: commits 40f4dd6 (postgres) and
+  8047c9d (mysql). 3.1: commit ac17d7d, added by pull request 1856. The scripts of 1.0 and 2.2 were read without their
+  commits. The postgres script of 2.2 names its release in its first line. Loaders of other projects have the same
+  numbers: for 1.0 of chartevents and labevents, for 2.2 of all tables.
+- MIMIC-IV 3.0: the publishers released no script for it, and the page of the release gives no rows. The numbers are
+  those that validate.sql observes after loading the files of physionet.org/files/mimiciv/3.0, as two users report them
+  independently; both reports agree in every table. 3.0 and 3.1 differ in diagnoses_icd, drgcodes and labevents only.
+- MIMIC-IV demo 2.2: mimic-iv/buildmimic/postgres/validate_demo.sql of the same repository, commit 3327400; equal to the
+  files of the demo.
+- MIMIC-CXR-JPG 2.0.0 and 2.1.0: abstract on PhysioNet (377,110 images, labels from 227,827 reports).
+- MIMIC-IV-Note 2.2: abstract on PhysioNet (331,794 discharge summaries, 2,321,355 radiology reports), and
+  mimic-iv-note/buildmimic/postgres/validate.sql of mimic-code, commit b4a2f46 (331,793 and 2,321,355). The sources
+  disagree by one discharge summary, so both numbers are accepted.
 """
 
 from __future__ import annotations
@@ -12,30 +31,46 @@ from dataclasses import dataclass, field
 
 from flexcare_data.raw.files import PHYSIONET, PROJECTS
 
-TABLES = ("patients", "admissions", "icustays", "chartevents", "labevents")
-"""Tables whose numbers of rows differ between editions of MIMIC-IV; the last two are large."""
+TABLES = (
+    "patients", "admissions", "icustays", "diagnoses_icd", "d_icd_diagnoses", "drgcodes", "chartevents", "labevents",
+)  # fmt: skip
+"""All tables of MIMIC-IV that are read."""
+
+SMALL_TABLES = TABLES[:3]
+"""Tables by whose rows an edition is recognised; 3.0 and 3.1 have the same ones."""
 
 MIMICIV_ROWS: dict[str, dict[str, int]] = {
     edition: dict(zip(TABLES, rows, strict=True))
     for edition, rows in {
-        "1.0": (382_278, 523_740, 76_540, 329_499_788, 122_103_667),
-        "2.0": (315_460, 454_324, 76_943, 329_822_285, 124_342_638),
-        "2.1": (299_777, 431_088, 73_141, 314_035_266, 118_057_948),
-        "2.2": (299_712, 431_231, 73_181, 313_645_063, 118_171_367),
-        "3.1": (364_627, 546_028, 94_458, 432_997_491, 158_374_764),
-        "demo 2.2": (100, 275, 140, 668_862, 107_727),
+        "1.0": (382_278, 523_740, 76_540, 5_280_351, 109_775, 769_622, 329_499_788, 122_103_667),
+        "2.0": (315_460, 454_324, 76_943, 5_006_884, 109_775, 636_157, 329_822_285, 124_342_638),
+        "2.1": (299_777, 431_088, 73_141, 4_752_265, 109_775, 603_645, 314_035_266, 118_057_948),
+        "2.2": (299_712, 431_231, 73_181, 4_756_326, 109_775, 604_377, 313_645_063, 118_171_367),
+        "3.0": (364_627, 546_028, 94_458, 6_364_520, 112_107, 761_860, 432_997_491, 158_478_383),
+        "3.1": (364_627, 546_028, 94_458, 6_364_488, 112_107, 761_856, 432_997_491, 158_374_764),
+        "demo 2.2": (100, 275, 140, 4_506, 109_775, 454, 668_862, 107_727),
     }.items()
 }
-"""Rows of each edition of MIMIC-IV. Those of 3.0 are not listed: its stays are as many as in 3.1."""
+"""Rows of each edition of MIMIC-IV, of every table that is read."""
 
 CXR_ROWS = {"metadata": 377_110, "chexpert": 227_827}
 """Rows of MIMIC-CXR-JPG, 2.0.0 and 2.1.0 alike."""
 
+ROWS_BY = {
+    "mimiciv": "validation script of MIT-LCP/mimic-code",
+    "mimic_cxr_jpg": "page of the release on PhysioNet",
+    "mimic_iv_note": "page of the release on PhysioNet and validation script of MIT-LCP/mimic-code",
+}
+"""Where the rows of each data set are published, in short."""
+
 CXR_BYTES = 557_000_000_000
 """The radiographs of MIMIC-CXR-JPG on disk."""
 
-NOTE_ROWS = {"discharge": 331_794}
-"""Rows of MIMIC-IV-Note 2.2."""
+NOTE_ROWS = {"discharge": 331_794, "radiology": 2_321_355}
+"""Rows of MIMIC-IV-Note 2.2, by its page on PhysioNet."""
+
+NOTE_ROWS_BY_SCRIPT = {"discharge": 331_793, "radiology": 2_321_355}
+"""Rows of MIMIC-IV-Note 2.2, by the script of mimic-code; one summary less."""
 
 IMAGE_YEARS = "2011-2016"
 """Years in which the radiographs of MIMIC-CXR were taken."""
@@ -96,18 +131,20 @@ class Edition:
 
 def recognise_mimiciv(found: Found) -> Edition:
     """The edition of MIMIC-IV: by the rows of its small tables, else by its layout."""
-    counted = {name: rows for name, rows in found.rows.items() if name in TABLES[:3]}
+    counted = {name: rows for name, rows in found.rows.items() if name in SMALL_TABLES}
     same = [
         edition
         for edition, rows in MIMICIV_ROWS.items()
         if counted and all(rows[name] == counted[name] for name in counted)
     ]
+    # Further tables tell 3.0 from 3.1. A damaged one must not hide the edition, so they only choose among those found.
+    closer = [name for name in same if all(n == found.rows.get(t, n) for t, n in MIMICIV_ROWS[name].items())]
+    same = closer or same
     evidence: list[str] = []
     names = _layout(found, evidence)
     if same:
         known = ", ".join(f"{name} {rows:,}" for name, rows in counted.items())
-        exact = ("3.0", "3.1") if same == ["3.1"] else tuple(same)
-        return Edition(_by_folder(exact, found, evidence), True, (f"rows: {known}", *evidence))
+        return Edition(_by_folder(tuple(same), found, evidence), True, (f"rows: {known}", *evidence))
     return Edition(_by_folder(names, found, evidence), False, tuple(evidence))
 
 
@@ -145,8 +182,37 @@ def recognise_cxr(found: Found) -> Edition:
 
 
 def recognise_note(found: Found) -> Edition:
-    """2.2 is the only edition of MIMIC-IV-Note so far."""
-    return Edition(("2.2",), found.rows == NOTE_ROWS, ())
+    """2.2 is the edition of MIMIC-IV-Note that can be downloaded; 2.1, published a day before it, has other rows."""
+    known = known_rows("mimic_iv_note", ("2.2",))
+    is_exact = bool(found.rows) and all(rows in known.get(name, ()) for name, rows in found.rows.items())
+    return Edition(("2.2",), is_exact, ())
+
+
+def rows_source(root: str, names: tuple[str, ...]) -> str:
+    """Where the rows of the editions ``names`` come from, in short; the first lines of this module say it in full."""
+    if root == "mimiciv" and "3.0" in names:
+        return f"{ROWS_BY[root]}; 3.0: as loaded by its users"
+    return ROWS_BY[root]
+
+
+def known_rows(root: str, names: tuple[str, ...]) -> dict[str, tuple[int, ...]]:
+    """Published numbers of rows of each table of a data set; several where editions or sources differ.
+
+    Args:
+        root: the data set, as in `schema.RAW_ROOTS`.
+        names: the editions that it can be.
+
+    Example:
+        >>> known_rows("mimiciv", ("3.0", "3.1"))["drgcodes"], known_rows("mimic_iv_note", ("2.2",))["discharge"]
+        ((761860, 761856), (331794, 331793))
+    """
+    editions = {
+        "mimiciv": [MIMICIV_ROWS[name] for name in names if name in MIMICIV_ROWS],
+        "mimic_cxr_jpg": [CXR_ROWS],
+        "mimic_iv_note": [NOTE_ROWS, NOTE_ROWS_BY_SCRIPT],
+    }[root]
+    tables = dict.fromkeys(table for rows in editions for table in rows)
+    return {table: tuple(dict.fromkeys(rows[table] for rows in editions)) for table in tables}
 
 
 def _by_folder(names: tuple[str, ...], found: Found, evidence: list[str]) -> tuple[str, ...]:

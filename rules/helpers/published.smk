@@ -26,6 +26,7 @@ PAGE_NAMES = {
     "analysis/statistics/estimates.parquet": lambda: MODELS.statistics,
     "card/DATASET_CARD.md": lambda: MODELS.card,
     "benchmark.duckdb": lambda: MODELS.catalogue,
+    "data/fingerprint.json": lambda: MODELS.fingerprint,
     "image_list.txt": lambda: MODELS.image_list,
     "meds_labels/manifest.json": lambda: MODELS.meds_labels,
     **{f"{name}.html": (lambda name=name: MODELS.page(name)) for name in PAGES},
@@ -49,3 +50,16 @@ def shown(wildcards):
             workflow.dag.forcefiles.add(name)
             workflow.iocache.mtime[name] = Mtime(local=0.0)  # a dangling link has none
     return done(product)
+
+
+def print_fingerprint():
+    """Print the fingerprint of the cohorts, if this build made them or needed them; unless Snakemake is quiet."""
+    from flexcare_data.export.fingerprint import read
+    from snakemake.settings.types import Quietness
+
+    path = f"{OUT}/{MODELS.fingerprint.target}"
+    is_quiet = Quietness.ALL in (workflow.output_settings.quiet or ())
+    is_made = any(path in map(str, job.output) for job in workflow.dag.jobs) and os.path.exists(path)
+    if IS_MAIN and is_made and not is_quiet:
+        lines = read(Path(path)).lines(CONFIG.report.suppress_below)
+        print("fingerprint of the cohorts (flexcare fingerprint --compare FILE):", *lines, sep="\n", file=sys.stderr)

@@ -94,7 +94,7 @@ def audited(base: Path) -> dict[str, dict[str, Any]]:
 
 def test_every_stage_executes_only_what_its_key_covers(base):
     commands = audited(base)
-    assert set(commands) >= SHARED
+    assert set(commands) >= SHARED | {"fingerprint"}
     assert {f"cohort-{task}" for task in task_names()} <= set(commands)
     assert {"run-flexcare-six_tasks-seed42", "run-mt-readmission-seed42", "page-report", "tables-table2"} <= set(
         commands
@@ -149,7 +149,8 @@ CHANGES: dict[str, tuple[dict[str, Any], str, dict[str, int]]] = {
     "baseline_lr": ({"train": {"baseline_lr": 0.01}}, "baselines", {"train": 2, "publish": 2, "baselines": 1}),
     "max_tokens": ({"notes": {"max_tokens": 8}}, "samples", {"notes": 1, "publish": 1, "samples": 1}),
     "tasks": (
-        {"tasks": TASKS}, "samples", {"audit": 1, "images": 1, "notes": 1, "publish": 3, "samples": 1},
+        {"tasks": TASKS}, "samples",
+        {"audit": 1, "fingerprint": 1, "images": 1, "notes": 1, "publish": 4, "samples": 1},
     ),
     "suppress_below": ({"report": {"suppress_below": 3}}, "table2", {"tables": 1, "publish": 1, "table2": 1}),
     "which": ({"images": {"which": "all_ap"}}, "samples", {"images": 1, "publish": 1, "samples": 1}),
@@ -226,7 +227,7 @@ def test_pruned_moved_and_dangling_stores(base, tmp_path):
     """Marks and links say what the store holds now."""
     shutil.copytree(base / "store", tmp_path / "store", symlinks=True)
     config = merged(TINY, {"store": {"path": str(tmp_path / "store")}, "output": str(tmp_path / "out")})
-    assert plan_and_build(tmp_path, "cohorts", config=config) == {"publish": 13, "cohorts": 1}
+    assert plan_and_build(tmp_path, "cohorts", config=config) == {"fingerprint": 1, "publish": 14, "cohorts": 1}
     for name in ("stays.parquet", "hourly/index.parquet"):
         shutil.rmtree((tmp_path / "out/data" / name).resolve().parent)
     assert plan_and_build(tmp_path, "cohorts", config=config) == {"stays": 1, "hourly": 1, "publish": 2, "cohorts": 1}

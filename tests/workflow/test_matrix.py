@@ -58,7 +58,8 @@ def products_of(target: str, plan: Plan) -> list[Product]:
     """The products that ``target`` publishes, written down apart from the rules."""
     models = ModelPlan(plan)
     if target == "samples":
-        return [plan.product(name) for name in (*SHARED, *plan.cohorts, "audit", "images", "notes")]
+        stages = [plan.product(name) for name in (*SHARED, *plan.cohorts, "audit", "images", "notes")]
+        return [*stages, models.fingerprint]
     if target == "flexcare":
         return models.runs(["flexcare"], ["six_tasks"])
     if target == "baselines":

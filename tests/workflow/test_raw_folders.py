@@ -43,7 +43,7 @@ def test_on_real_tables(raw, tmp_path):
     assert pl.read_parquet(tmp_path / "results/cohorts/readmission.parquet")["label"].to_list() != labels.to_list()
     # Another output folder on the same store has links to make.
     second = plan_and_build(tmp_path, "cohorts", config=merged(config, {"output": "second"}))
-    assert second == {"publish": 13, "cohorts": 1}
+    assert second == {"fingerprint": 1, "publish": 14, "cohorts": 1}
     # A raw table with other content: what reads it is made again.
     shutil.copytree(raw / "mimiciv", tmp_path / "mimiciv")
     codes = tmp_path / "mimiciv/hosp/drgcodes.csv.gz"

@@ -1,6 +1,6 @@
 """Provenance and cost of a build: the stages behind its files, and the time and memory of its jobs.
 
-In: `Results`. Out: `StageOrigin`s, and `Layout`s of the workflow's benchmark files.
+In: `Results`. Out: `StageOrigin`s, the fingerprint of the cohorts, and `Layout`s of the workflow's benchmark files.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import polars as pl
 from flexcare_data.store.folders import MANIFEST
 from flexcare_model.report.numbers.layout import Cell, Layout, number, words
 from flexcare_model.report.numbers.results import Results
+from flexcare_model.report.numbers.suppression import count_text, is_small
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,24 @@ def origins(results: Results) -> list[StageOrigin]:
         manifest = json.loads((stage / MANIFEST).read_text())
         found.append(StageOrigin(tuple(parts), stage.name, manifest.get("spec", {}), manifest.get("versions", {})))
     return sorted(found, key=lambda origin: origin.stage)
+
+
+def fingerprint(results: Results, *, below: int) -> tuple[tuple[str, ...], list[tuple[str, ...]], str] | None:
+    """Header and rows of the fingerprint by task, and its total; None where it was not made.
+
+    A task with few samples has no digests: in the file it has none, and here its number is a bound.
+    """
+    written = results.json("data/fingerprint.json")
+    if not written:
+        return None
+    parts = list(dict.fromkeys(part for task in written["tasks"].values() for part in task["parts"]))
+    rows = []
+    for name, task in written["tasks"].items():
+        n = task["samples"]
+        hidden = not isinstance(n, int) or is_small(n, below)
+        digests = ["–" if hidden else task["parts"][part]["digest"][:8] for part in parts]
+        rows.append((name, count_text(n, below) if isinstance(n, int) else str(n), *digests))
+    return ("Task", "Samples", *map(str.capitalize, parts)), rows, written["total"]
 
 
 def resources(results: Results, keys: Collection[str] | None = None) -> tuple[Layout, Layout] | None:

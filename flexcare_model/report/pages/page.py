@@ -40,7 +40,10 @@ from flexcare_model.report.pages.elements import (
 def build_page(results: Results, about: About) -> str:
     """The whole page."""
     groups = [
-        ("What was built", [_origin(results, about), _config(about), _resources(results, about)]),
+        (
+            "What was built",
+            [_origin(results, about), _fingerprint(results, about), _config(about), _resources(results, about)],
+        ),
         ("Data", _data_sections(results, about)),
         *(
             (heading, [_section(results, about, anchor, title) for anchor, title in sections.items()])
@@ -109,6 +112,15 @@ def _raw_digests(spec: dict[str, Any]) -> dict[str, Any]:
 def _short(value: Any) -> str:
     text = value if isinstance(value, str) else json.dumps(value, sort_keys=True)
     return text if len(text) <= 40 else text[:37] + "..."
+
+
+def _fingerprint(results: Results, about: About) -> Section:
+    found = provenance.fingerprint(results, below=about.below)
+    if found is None:
+        return Section("fingerprint", "Fingerprint", missing="No fingerprint found: run the target `cohorts`.")
+    header, rows, total = found
+    body = paragraph(f"Total: `{total}`") + plain_table(header, rows)
+    return Section("fingerprint", "Fingerprint", introduction("fingerprint") + body)
 
 
 def _config(about: About) -> Section:

@@ -206,6 +206,27 @@ def test_a_partial_download_is_recognised_by_its_rows():
     assert "estimated" in found
 
 
+@pytest.mark.parametrize(
+    ("root", "names", "rows", "warned"),
+    [
+        ("mimiciv", ("2.0",), {"diagnoses_icd": 5_006_884, "d_icd_diagnoses": 109_775, "drgcodes": 636_157}, []),
+        ("mimiciv", ("2.0",), {"diagnoses_icd": 5_006_883, "drgcodes": 636_158}, ["diagnoses_icd", "drgcodes"]),
+        ("mimiciv", ("3.0", "3.1"), {"drgcodes": 761_860}, []),
+        ("mimiciv", ("3.0", "3.1"), {"drgcodes": 761_855}, ["drgcodes"]),
+        ("mimic_cxr_jpg", ("2.0.0", "2.1.0"), {"metadata": 377_110, "chexpert": 227_826}, ["chexpert"]),
+        ("mimic_iv_note", ("2.2",), {"discharge": 331_793}, []),
+        ("mimic_iv_note", ("2.2",), {"discharge": 331_792}, ["discharge"]),
+    ],
+)
+def test_every_table_is_compared_with_the_release(root, names, rows, warned):
+    report = Report()
+    doctor.datasets._report_tables(report, data_set(root, Edition(names, True, ()), rows))
+    assert [what for what, _ in findings(report, "warning")] == warned
+    assert all(editions.ROWS_BY[root] in finding.expected for finding in report.findings if finding.level == "warning")
+    as_released = [what for what, found in findings(report, "info") if found.endswith(", as released")]
+    assert as_released == [name for name in rows if name not in warned]
+
+
 def test_disk_needed_at_full_size():
     """Full 2.0 with all modalities: about 65,536 bytes an AP image, 184 kB a section of a note."""
     rows = editions.MIMICIV_ROWS["2.0"] | editions.CXR_ROWS | editions.NOTE_ROWS

@@ -6,6 +6,7 @@ import gzip
 import shutil
 from pathlib import Path
 
+import polars as pl
 import pytest
 from support.builds import Build, build
 
@@ -14,10 +15,12 @@ from flexcare_data.raw.editions import (
     Edition,
     Found,
     is_after,
+    known_rows,
     recognise_cxr,
     recognise_mimiciv,
     recognise_note,
 )
+from flexcare_data.schema import RAW
 from flexcare_data.synthetic.layout import EDITIONS
 from flexcare_data.synthetic.write import write_data_set
 from flexcare_data.tasks import TASKS
@@ -86,8 +89,36 @@ def test_the_edition_is_recognised_by_the_rows_of_the_small_tables(edition):
     small = {name: MIMICIV_ROWS[edition][name] for name in ("patients", "admissions", "icustays")}
     found = recognise_mimiciv(Found(rows=small, columns={"admissions": ADMISSIONS}))
     assert found.is_exact
-    assert found.names == (("3.0", "3.1") if edition == "3.1" else (edition,))
+    assert found.names == (("3.0", "3.1") if edition.startswith("3.") else (edition,))
     assert recognise_mimiciv(Found(rows={"icustays": small["icustays"]})).names == found.names
+
+
+@pytest.mark.parametrize("edition", sorted(MIMICIV_ROWS))
+def test_the_rows_of_all_tables_tell_every_edition_from_the_others(edition):
+    found = recognise_mimiciv(Found(rows=MIMICIV_ROWS[edition]))
+    assert (found.names, found.is_exact) == ((edition,), True)
+
+
+def test_a_damaged_further_table_does_not_hide_the_edition():
+    found = recognise_mimiciv(Found(rows=MIMICIV_ROWS["3.1"] | {"drgcodes": 7}))
+    assert (found.names, found.is_exact) == (("3.0", "3.1"), True)
+
+
+def test_the_rows_of_every_table_that_is_read_are_known():
+    for root, editions in {
+        "mimiciv": tuple(MIMICIV_ROWS),
+        "mimic_cxr_jpg": ("2.0.0",),
+        "mimic_iv_note": ("2.2",),
+    }.items():
+        read = {name for name, table in RAW.items() if table.root == root}
+        for edition in editions:
+            assert read <= set(known_rows(root, (edition,))), (root, edition)
+
+
+def test_the_rows_of_the_demo_are_those_of_its_files(open_data):
+    for name, rows in MIMICIV_ROWS["demo 2.2"].items():
+        path = open_data / "mimic-iv-demo-2.2" / RAW[name].folders[0] / f"{name}.csv.gz"
+        assert pl.read_csv(path, infer_schema=False).height == rows, name
 
 
 @pytest.mark.parametrize(
@@ -127,8 +158,10 @@ def test_radiographs_of_the_second_edition_are_known_by_its_list_or_path():
     assert recognise_cxr(Found(folder="/data/mimic-cxr-jpg/2.0.0")).names == ("2.0.0",)
 
 
-def test_notes():
-    assert recognise_note(Found(rows={"discharge": 331_794})) == Edition(("2.2",), True, ())
+@pytest.mark.parametrize(("rows", "is_exact"), [(331_794, True), (331_793, True), (331_792, False)])
+def test_notes(rows, is_exact):
+    """Two documents of the publishers disagree by one summary."""
+    assert recognise_note(Found(rows={"discharge": rows})) == Edition(("2.2",), is_exact, ())
 
 
 def test_order_of_editions():

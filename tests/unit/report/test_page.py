@@ -125,6 +125,29 @@ def test_tasks_that_a_run_left_out_are_named_once(tmp_path):
     ]
 
 
+def test_the_fingerprint_of_the_cohorts(tmp_path):
+    """Tasks with few samples have neither their number nor digests, also where the file was written with both."""
+    assert provenance.fingerprint(Results(tmp_path), below=10) is None
+    assert "No fingerprint found" in build_page(Results(tmp_path), About())
+    digests = {"ids": {"digest": "0123456789abcdef"}, "labels": {"digest": "fedcba9876543210"}}
+    tasks = {
+        "readmission": {"samples": 1234, "parts": digests},
+        "diagnosis": {"samples": "<10", "parts": {}},
+        "drg": {"samples": 3, "parts": digests},
+    }
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/fingerprint.json").write_text(json.dumps({"total": "5" * 32, "tasks": tasks}))
+    header, rows, total = provenance.fingerprint(Results(tmp_path), below=10)
+    assert header == ("Task", "Samples", "Ids", "Labels")
+    assert rows == [
+        ("readmission", "1,234", "01234567", "fedcba98"),
+        ("diagnosis", "<10", "–", "–"),
+        ("drg", "<10", "–", "–"),
+    ]
+    page = build_page(Results(tmp_path), About())
+    assert total in page and "fedcba98" in page and "fedcba987" not in page
+
+
 def test_time_and_memory_by_rule(tmp_path):
     for name, line in {
         "train/mt/drg/seed40-0123456789ab": "40.0\t900.5",
