@@ -217,9 +217,15 @@ def make_cohort(
 ) -> Cohort:
     """The cohort of ``samples``: split added, columns of COHORT and labels kept, sorted by sample_id, checked.
 
+    Samples of patients without a split are left out.
+
     ``samples`` hold the columns of COHORT but split, the labels, and those of WINDOWS but note_time.
     """
-    samples = samples.join(sources.splits, on="subject_id", how="inner", validate="m:1").sort("sample_id")
+    asked = samples.height
+    split = sources.splits.select("subject_id", "split")
+    samples = samples.join(split, on="subject_id", how="inner", validate="m:1").sort("sample_id")
+    if samples.height < asked:  # `split: temporal`
+        flow = [*flow, {"step": "of patients with a split", "samples": samples.height}]
     filed = sources.sections.select("note_id", note_time=available_from())
     samples = samples.join(filed, on="note_id", how="left", validate="m:1", maintain_order="left")
     columns = [

@@ -37,7 +37,7 @@ def build(sources: Sources) -> Cohort:
     labelled = studies.join(
         chexpert.select("subject_id", "study_id", *labels), on=["subject_id", "study_id"], how="inner", validate="1:1"
     )
-    known = labelled.join(sources.splits.select("subject_id"), on="subject_id", how="semi")
+    known = labelled.join(sources.admissions.select("subject_id"), on="subject_id", how="semi")
     count(dropped, TASK.name, "", "subject_without_admission", labelled.height - known.height)
     samples = _with_admission(_with_stay(known, sources), sources)
     samples = samples.with_columns(

@@ -254,6 +254,9 @@ STATISTICS = ("estimates", "comparisons", "curves", "calibration", "subgroups")
 REPLICATES, REPLICATES_SEED = 1000, 0
 """Draws of patients behind the intervals and tests of `statistics`, and their seed."""
 
+PRICED = ("availability",)
+"""Options whose effect alone `compare_protocols` also measures: protocol flexcare, with the value of corrected."""
+
 ENTRIES: tuple[TableEntry | FigureEntry, ...] = (*TABLES.values(), *FIGURES.values())
 
 TABLE_STEMS = {name: entry.stems for name, entry in TABLES.items()}

@@ -6,7 +6,7 @@ In: `Results`, facts about the build (`About`). Out: files in a folder. Each tak
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from flexcare_data.store.folders import atomic_write
@@ -16,8 +16,9 @@ from flexcare_model.report.figures.style import explain_absence, mark_synthetic,
 from flexcare_model.report.make import make_figure, make_tables
 from flexcare_model.report.numbers.protocols import build_comparison
 from flexcare_model.report.numbers.results import Results
+from flexcare_model.report.numbers.temporal import split_losses, year_groups
 from flexcare_model.report.pages.card import croissant, dataset_card
-from flexcare_model.report.pages.comparison import comparison_page
+from flexcare_model.report.pages.comparison import comparison_page, temporal_page
 from flexcare_model.report.pages.page import build_page
 
 
@@ -47,6 +48,8 @@ def write_page(results: Results, out: Path, about: About) -> None:
     for name, entry in TABLES.items():
         if entry.copied:
             write_tables(results, name, out / "tables", below=about.below, seeds=about.seeds)
+    if (by_years := year_groups(results, below=about.below)) is not None:
+        by_years.write(out / "tables")
 
 
 def write_card(results: Results, out: Path, about: About) -> None:
@@ -56,10 +59,26 @@ def write_card(results: Results, out: Path, about: About) -> None:
     atomic_write(out / "croissant.json", text)
 
 
-def write_comparison(flexcare: Results, corrected: Results, out: Path, about: About) -> None:
-    """Write page.html on both protocols, and its tables in tables/."""
-    layouts = build_comparison(flexcare, corrected, below=about.below)
+def write_comparison(
+    flexcare: Results, corrected: Results, out: Path, about: About, *, alone: Mapping[str, Results]
+) -> None:
+    """Write page.html on both protocols, and its tables in tables/.
+
+    Args:
+        alone: results of protocol flexcare where one option has its value of corrected, by option.
+    """
+    layouts = build_comparison(flexcare, corrected, below=about.below, alone=alone)
     for layout in layouts:
         layout.write(out / "tables")
     text = comparison_page(layouts, about, synthetic=flexcare.is_synthetic)
+    atomic_write(out / "page.html", text)
+
+
+def write_temporal_split(random: Results, temporal: Results, out: Path, about: About) -> None:
+    """Write page.html on the split by time beside the random split, and its tables in tables/."""
+    by_years = year_groups(temporal, below=about.below)
+    layouts = [split_losses(random, temporal, below=about.below), *([] if by_years is None else [by_years])]
+    for layout in layouts:
+        layout.write(out / "tables")
+    text = temporal_page(layouts, about, synthetic=temporal.is_synthetic)
     atomic_write(out / "page.html", text)

@@ -22,6 +22,7 @@ from flexcare_model.report.numbers import facts, methods, provenance
 from flexcare_model.report.numbers.flow import FLOW_TITLES, FlowStep, flow_diagrams
 from flexcare_model.report.numbers.layout import Layout
 from flexcare_model.report.numbers.results import Results
+from flexcare_model.report.numbers.temporal import year_groups
 from flexcare_model.report.pages.elements import (
     Section,
     details,
@@ -46,6 +47,7 @@ def build_page(results: Results, about: About) -> str:
             (heading, [_section(results, about, anchor, title) for anchor, title in sections.items()])
             for heading, sections in SECTIONS.items()
         ),
+        *([("Split by time", by_years)] if (by_years := _year_groups(results, about)) else []),
         ("Training", _training_sections(results)),
     ]
     synthetic = about.synthetic(results.is_synthetic)
@@ -222,6 +224,12 @@ def _section(results: Results, about: About, anchor: str, title: str) -> Section
         elif entries:
             parts.append(paragraph(f"{entry.title}: not drawn, run the target `{entry.target}`."))
     return section(anchor, title, parts, missing)
+
+
+def _year_groups(results: Results, about: About) -> list[Section]:
+    """Metrics by groups of years, where the patients are split by them."""
+    layout = year_groups(results, below=about.below)
+    return [] if layout is None else [Section("year-groups", layout.title, table(layout, heading=False))]
 
 
 def _tables(results: Results, about: About, anchor: str) -> list[Layout]:
