@@ -401,10 +401,10 @@ def compare_protocols(
 def temporal_split(
     recipe: Path | None, random: Path | None, temporal: Path | None, below: int, synthetic: bool, out: Path
 ) -> None:
-    """Write a page that compares the split by time with a random one."""
+    """Write a page that compares two splits: by time, at random."""
     from flexcare_data.store.folders import ensure_folder
     from flexcare_model.report.numbers.results import Results
-    from flexcare_model.report.write import write_temporal_split
+    from flexcare_model.report.temporal_split import write_temporal_split
 
     if recipe:
         with made_from(recipe, None, "temporal_split", out) as (view, target, made):

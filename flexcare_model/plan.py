@@ -24,6 +24,7 @@ from flexcare_data.store.folders import MANIFEST, is_complete, remove
 from flexcare_data.train_settings import Train
 from flexcare_model.experiments import EXPERIMENTS, MULTI_TASK, TRANSFER, TRANSFER_TASK, lines_to_paste, why_no_samples
 from flexcare_model.report.catalogue import (
+    BY_YEARS,
     ENTRIES,
     FIGURES,
     PAGES,
@@ -387,7 +388,7 @@ class ModelPlan:
         """``report`` shows what `all` trains, ``paper`` everything, ``so_far`` the runs that are finished now."""
         data = [self.data.product(stage) for stage in self.data.published]
         files = {f"{name}.html": "page.html", f"{name}_tables": "tables"}
-        modules = modules_of(ENTRIES)
+        modules = modules_of([*ENTRIES, BY_YEARS])
         inputs = [*data, *self.needed(PAGES[name])]
         if self.data.options.split == "temporal":
             inputs += self._validations(inputs, finished=PAGES[name] == "finished")
@@ -451,7 +452,7 @@ class ModelPlan:
             inputs |= {f"{side}/{name}": product for name, product in self._named(read).items()}
         files = {"temporal_split/comparison.html": "page.html", "temporal_split/tables": "tables"}
         settings = self._report_settings() | {"code_version": _code_version(), "tasks": list(self.requested_tasks)}
-        spec = self._made("temporal_split", inputs, settings, "flexcare_model.report.write")
+        spec = self._made("temporal_split", inputs, settings, "flexcare_model.report.temporal_split")
         return self._sealed("temporal_split", spec, files, inputs)
 
     # --- common -------------------------------------------------------------------------------------------------

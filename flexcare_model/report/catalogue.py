@@ -246,6 +246,17 @@ FIGURES = _by_name(
 )
 """All figures, by name."""
 
+BY_YEARS = TableEntry(
+    name="year_groups",
+    module="flexcare_model.report.numbers.temporal",
+    function="year_groups_table",
+    needs=(),
+    target="temporal_split",
+    takes=("below",),
+    sections={"year_groups": "year-groups"},
+)
+"""Table of the groups of years. Not in `TABLES`: pages show it of their runs, where the patients are split by time."""
+
 PAGES = {"report": "reported_runs", "so_far": "finished", "paper": "all_tables_and_figures"}
 """Name of each page -> the group of products that it shows, besides the cohorts."""
 

@@ -11,14 +11,13 @@ from pathlib import Path
 
 from flexcare_data.store.folders import atomic_write
 from flexcare_model.report.about import About
-from flexcare_model.report.catalogue import FIGURES, TABLES
+from flexcare_model.report.catalogue import BY_YEARS, FIGURES, TABLES
 from flexcare_model.report.figures.style import explain_absence, mark_synthetic, save
 from flexcare_model.report.make import make_figure, make_tables
 from flexcare_model.report.numbers.protocols import build_comparison
 from flexcare_model.report.numbers.results import Results
-from flexcare_model.report.numbers.temporal import split_losses, year_groups
 from flexcare_model.report.pages.card import croissant, dataset_card
-from flexcare_model.report.pages.comparison import comparison_page, temporal_page
+from flexcare_model.report.pages.comparison import comparison_page
 from flexcare_model.report.pages.page import build_page
 
 
@@ -48,8 +47,8 @@ def write_page(results: Results, out: Path, about: About) -> None:
     for name, entry in TABLES.items():
         if entry.copied:
             write_tables(results, name, out / "tables", below=about.below, seeds=about.seeds)
-    if (by_years := year_groups(results, below=about.below)) is not None:
-        by_years.write(out / "tables")
+    for layout in make_tables(BY_YEARS, results, below=about.below):
+        layout.write(out / "tables")
 
 
 def write_card(results: Results, out: Path, about: About) -> None:
@@ -71,14 +70,4 @@ def write_comparison(
     for layout in layouts:
         layout.write(out / "tables")
     text = comparison_page(layouts, about, synthetic=flexcare.is_synthetic)
-    atomic_write(out / "page.html", text)
-
-
-def write_temporal_split(random: Results, temporal: Results, out: Path, about: About) -> None:
-    """Write page.html on the split by time beside the random split, and its tables in tables/."""
-    by_years = year_groups(temporal, below=about.below)
-    layouts = [split_losses(random, temporal, below=about.below), *([] if by_years is None else [by_years])]
-    for layout in layouts:
-        layout.write(out / "tables")
-    text = temporal_page(layouts, about, synthetic=temporal.is_synthetic)
     atomic_write(out / "page.html", text)

@@ -289,16 +289,18 @@ def fabricate_analysis(
 
 
 def split_by_time(root: Path, *, model: str = "flexcare", experiment: str = "six_tasks", seed: int = 5) -> None:
-    """Give the patients of ``root`` groups of years, and the runs of ``model`` predictions of the validation split."""
+    """Give the patients of ``root`` groups of years, and the runs of ``model`` predictions of the validation split.
+
+    A quarter of the test patients are of 2020 - 2022, the others of 2017 - 2019.
+    """
     rng = np.random.default_rng(seed)
     path = root / "data/splits.parquet"
     splits = pl.read_parquet(path)
-    groups = {"train": ["2011 - 2013"], "val": ["2014 - 2016"], "test": ["2017 - 2019", "2020 - 2022"]}
-    chosen = [
-        str(rng.choice(groups[split], p=[0.75, 0.25][: len(groups[split])] if split == "test" else None))
-        for split in splits["split"]
-    ]
-    _write(path, splits.with_columns(year_group=pl.Series(chosen)))
+    newest = rng.random(splits.height) < 0.25
+    years = {"train": "2011 - 2013", "val": "2014 - 2016"}
+    test = ["2020 - 2022" if new else "2017 - 2019" for new in newest]
+    groups = [years.get(split, later) for split, later in zip(splits["split"], test, strict=True)]
+    _write(path, splits.with_columns(year_group=pl.Series(groups)))
     for folder in sorted((root / "runs" / model / experiment).glob("seed*")):
         for predictions in sorted((folder / "predictions").glob("*.parquet")):
             cohort = pl.read_parquet(root / f"cohorts/{predictions.name}").filter(pl.col("split") == "val")

@@ -93,14 +93,14 @@ def split_losses(random: Results, temporal: Results, *, below: int) -> Layout:
     return Layout("temporal_losses", title, header, tuple(rows), frame, tuple(notes), grouped=1)
 
 
-def year_groups(results: Results, *, below: int) -> Layout | None:
-    """Metrics and calibration of val and test by group of years; None where the patients are not split by time.
+def year_groups_table(results: Results, *, below: int) -> tuple[Layout, ...]:
+    """Metrics and calibration of val and test by group of years; nothing where the patients are not split by time.
 
     A number is left out where `enough` is False.
     """
     splits = results.parquet("data/splits.parquet")
     if splits is None or "year_group" not in splits.columns or splits["year_group"].null_count() == splits.height:
-        return None
+        return ()
     groups = splits.filter(pl.col("split").cast(pl.String).is_in(EVALUATED))
     columns = [(split, group) for split in EVALUATED for group in sorted(set(groups.filter(split=split)["year_group"]))]
     rows: list[tuple[Cell, ...]] = []
@@ -140,7 +140,7 @@ def year_groups(results: Results, *, below: int) -> Layout | None:
     )
     frame = pl.DataFrame(records, schema=YEAR_GROUPS).with_columns(pl.col(pl.Float64).fill_nan(None))
     title = "Validation and test by group of years"
-    return Layout("year_groups", title, header, tuple(rows), frame, notes, grouped=1)
+    return (Layout("year_groups", title, header, tuple(rows), frame, notes, grouped=1),)
 
 
 def _of_methods(results: Results, task: str) -> dict[str, dict[str, tuple[float, float | None]]]:

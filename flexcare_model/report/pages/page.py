@@ -15,14 +15,13 @@ import yaml
 
 from flexcare_data.tasks import TASKS
 from flexcare_model.report.about import About
-from flexcare_model.report.catalogue import SECTIONS, figures_of, tables_of
+from flexcare_model.report.catalogue import BY_YEARS, SECTIONS, figures_of, tables_of
 from flexcare_model.report.figures.training_curves import training_curves
 from flexcare_model.report.make import make_figure, make_tables
 from flexcare_model.report.numbers import facts, methods, provenance
 from flexcare_model.report.numbers.flow import FLOW_TITLES, FlowStep, flow_diagrams
 from flexcare_model.report.numbers.layout import Layout
 from flexcare_model.report.numbers.results import Results
-from flexcare_model.report.numbers.temporal import year_groups
 from flexcare_model.report.pages.elements import (
     Section,
     details,
@@ -228,8 +227,8 @@ def _section(results: Results, about: About, anchor: str, title: str) -> Section
 
 def _year_groups(results: Results, about: About) -> list[Section]:
     """Metrics by groups of years, where the patients are split by them."""
-    layout = year_groups(results, below=about.below)
-    return [] if layout is None else [Section("year-groups", layout.title, table(layout, heading=False))]
+    layouts = make_tables(BY_YEARS, results, below=about.below)
+    return [Section(BY_YEARS.sections[layout.name], layout.title, table(layout, heading=False)) for layout in layouts]
 
 
 def _tables(results: Results, about: About, anchor: str) -> list[Layout]:
