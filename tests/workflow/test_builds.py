@@ -210,6 +210,20 @@ def test_after_all_a_target_plans_what_it_lacks(base, target, expected):
     assert not set(planned) & STAGES or target in ("compare_protocols", "temporal_split")
 
 
+def test_an_option_alone_has_its_own_products(base, tmp_path):
+    """`compare_protocols` trains under corrected and with the priced option, and finds what each of them lacks."""
+    checkout = copy_checkout(tmp_path / "other")
+    catalogue = checkout / "flexcare_model/report/catalogue.py"
+    text = catalogue.read_text()
+    assert 'PRICED = ("availability",)' in text
+    catalogue.write_text(text.replace('PRICED = ("availability",)', 'PRICED = ("edges",)'))
+    planned = jobs(snakemake(base, "-n", "compare_protocols", config=tiny(base), checkout=checkout))
+    # Corrected differs in all stages, `edges` from the hourly grids on; cohorts of both are read.
+    assert {name: planned[name] for name in ("train", "hourly", "events", "splits")} == {
+        "train": 2, "hourly": 2, "events": 1, "splits": 1,
+    }  # fmt: skip
+
+
 def test_further_or_fewer_tasks_train_nothing_again(base):
     """Removing tasks that a run does not use, or adding one, does not change its key."""
     for tasks in (TASKS, [*TASKS, "phenotyping"]):
@@ -463,13 +477,13 @@ def test_the_split_by_time(base, tmp_path):
     assert "val, 2014 - 2016" in page and "run the target" not in page
     by_time = tiny(folder, options={"split": "temporal"})
     assert "Nothing to be done" in snakemake(folder, "-n", "temporal_split", config=by_time)
-    built = plan_and_build(folder, "report", config=by_time)
+    built = plan_and_build(folder, "report", "readmission", config=by_time)
     assert (built["train"], built["validation"]) == (2, 2)  # the baseline on both tasks; FlexCare is there
     text = (folder / "results/report.html").read_text()
     assert "Validation and test by group of years" in text
     splits = pl.read_parquet(folder / "results/data/splits.parquet")
-    assert dict(splits.select("year_group", "split").unique().rows()) == {
-        "2008 - 2010": "train", "2011 - 2013": "train", "2014 - 2016": "val", "2017 - 2019": "test",
+    assert set(splits.select("split", "year_group").rows()) == {
+        ("train", "2008 - 2010"), ("train", "2011 - 2013"), ("val", "2014 - 2016"), ("test", "2017 - 2019"),
     }  # fmt: skip
     cohort = pl.read_parquet(folder / "results/cohorts/readmission.parquet")
     table = pl.read_csv(folder / "results/report_tables/year_groups.csv", infer_schema_length=None)
