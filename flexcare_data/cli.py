@@ -238,10 +238,22 @@ def stays(**arguments: Any) -> None:
 
 @commands.command("splits")
 @roots("mimiciv")
+@click.option("--train", multiple=True, help="Group of years of `split=temporal`, such as 2014 - 2016; once for each.")
+@click.option("--val", multiple=True, help="The same of the validation patients.")
+@click.option("--test", multiple=True, help="The same of the test patients.")
 @STAGE
-def splits(**arguments: Any) -> None:
+def splits(train: tuple[str, ...], val: tuple[str, ...], test: tuple[str, ...], **arguments: Any) -> None:
     """Train, validation and test patients."""
-    run_stage("splits", arguments)
+    from pydantic import ValidationError
+
+    from flexcare_data.config import Temporal
+
+    given = {name: groups for name, groups in (("train", train), ("val", val), ("test", test)) if groups}
+    try:
+        groups = Temporal.model_validate(given)
+    except ValidationError as error:
+        raise click.BadParameter(error.errors()[0]["msg"], param_hint="--train, --val, --test") from None
+    run_stage("splits", arguments, **groups.model_dump(mode="json"))
 
 
 @commands.command("events")

@@ -7,6 +7,7 @@ line per mistake. Later settings win: default.yaml < preset < user.
 from __future__ import annotations
 
 import difflib
+import re
 from pathlib import Path
 from typing import Any, Literal, get_origin
 
@@ -36,6 +37,30 @@ class Raw(Section):
     mimic_iv_note: Path | None = Field(
         None, description="folder of MIMIC-IV-Note (has note/discharge.csv.gz); null: no notes"
     )
+
+
+class Temporal(Section):
+    """Groups of years (`anchor_year_group` of MIMIC-IV) of each split, where option `split` is `temporal`."""
+
+    train: tuple[str, ...] = Field(("2008 - 2010", "2011 - 2013"), description="groups of the training patients")
+    val: tuple[str, ...] = Field(("2014 - 2016",), description="groups of the validation patients")
+    test: tuple[str, ...] = Field(
+        ("2017 - 2019", "2020 - 2022"), description="groups of the test patients; the last one exists since edition 3.0"
+    )
+
+    @field_validator("train", "val", "test")
+    @classmethod
+    def _groups(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if not value or not all(re.fullmatch(r"\d{4} - \d{4}", group) for group in value):
+            raise ValueError("expected one or more groups of years, such as 2014 - 2016")
+        return value
+
+    @model_validator(mode="after")
+    def _one_split_each(self) -> Temporal:
+        groups = [*self.train, *self.val, *self.test]
+        if several := sorted({group for group in groups if groups.count(group) > 1}):
+            raise ValueError(f"expected each group once, in one of train, val and test; more than once: {several}")
+        return self
 
 
 class Synthetic(Section):
@@ -119,6 +144,9 @@ class Config(Section):
         "flexcare", description="flexcare: the published benchmark; corrected: with its known errors corrected"
     )
     options: dict[str, Any] = Field(default_factory=dict, description="single options that differ from the protocol")
+    temporal: Temporal = Field(
+        default_factory=Temporal, description="groups of years of each split, where option split is temporal"
+    )
     tasks: tuple[TaskName, ...] = Field(
         PAPER_TASKS, description="tasks whose cohorts `cohorts` and `all` build: names of files in flexcare_data/tasks/"
     )

@@ -114,7 +114,7 @@ SHARED_STAGES: dict[str, Stage] = {
         Stage(
             "splits",
             module="flexcare_data.stages.splits",
-            raw=("admissions",),
+            raw=("admissions", "patients"),
             options=("split",),
             outputs={"splits.parquet": "data/splits.parquet"},
         ),
@@ -359,6 +359,8 @@ class Plan:
         notes = self.config.notes
         if name == "synthetic":
             return self.config.synthetic.model_dump(mode="json")
+        if name == "splits" and self.options.split == "temporal":
+            return self.config.temporal.model_dump(mode="json")
         if name == "images":
             images = self.config.images.model_dump(mode="json", include={"which", "broken_share", "allow_missing"})
             return images | {"files": self._listing}

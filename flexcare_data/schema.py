@@ -284,7 +284,11 @@ TAILS_INDEX = Table(
 
 SPLITS = Table(
     "splits", "data/splits.parquet", ("subject_id",),
-    (_SUBJECT, Column("split", SPLIT, "split of the patient, one for all tasks")),
+    (
+        _SUBJECT,
+        Column("split", SPLIT, "split of the patient, one for all tasks"),
+        Column("year_group", _TEXT, "`anchor_year_group` of the patient; null unless `split: temporal`", nullable=True),
+    ),
 )  # fmt: skip
 
 SECTIONS = Table(

@@ -225,7 +225,9 @@ def predict(
 @RECIPE
 @OUTPUT
 @click.option("--run", "folder", type=FOLDER, help="Folder of the run.")
-@click.option("--kind", type=click.Choice(["inside", "modalities"]), required=True, help="Which tables to write.")
+@click.option(
+    "--kind", type=click.Choice(["inside", "modalities", "validation"]), required=True, help="Which tables to write."
+)
 @ENCODER
 @DEVICE
 @OUT
@@ -241,7 +243,7 @@ def analyse(
     """Analyse a trained run.
 
     `inside` writes the representations of the samples and the choices of the experts, `modalities` the scores with
-    fewer modalities.
+    fewer modalities, `validation` the predictions of the validation split.
     """
     from flexcare_model.analysis.write import run
 
@@ -350,23 +352,68 @@ def card(recipe: Path | None, output: Path | None, below: int, synthetic: bool, 
 @RECIPE
 @click.option("--flexcare", type=FOLDER, help="Output folder under protocol flexcare.")
 @click.option("--corrected", type=FOLDER, help="Output folder under protocol corrected.")
+@click.option(
+    "--alone",
+    multiple=True,
+    metavar="OPTION=FOLDER",
+    help="Output folder under protocol flexcare with this option as in corrected; repeat for several.",
+)
 @BELOW
 @SYNTHETIC
 @OUT
 def compare_protocols(
-    recipe: Path | None, flexcare: Path | None, corrected: Path | None, below: int, synthetic: bool, out: Path
+    recipe: Path | None,
+    flexcare: Path | None,
+    corrected: Path | None,
+    alone: tuple[str, ...],
+    below: int,
+    synthetic: bool,
+    out: Path,
 ) -> None:
     """Write a page that compares the two protocols."""
+    from flexcare_data.options import Options
     from flexcare_data.store.folders import ensure_folder
     from flexcare_model.report.numbers.results import Results
     from flexcare_model.report.write import write_comparison
 
     if recipe:
         with made_from(recipe, None, "comparison", out) as (view, target, made):
-            write_comparison(Results(view / "flexcare"), Results(view / "corrected"), target, about(made))
+            priced = {option: Results(view / option) for option in made.spec["settings"]["priced"]} if made else {}
+            write_comparison(Results(view / "flexcare"), Results(view / "corrected"), target, about(made), alone=priced)
         return
+    places = dict(text.partition("=")[::2] for text in alone)
+    if unknown := sorted(set(places) - set(Options.model_fields)):
+        raise click.BadParameter(
+            f"expected OPTION=FOLDER with an option; got {', '.join(unknown)}", param_hint="--alone"
+        )
     sides = Results(_given(flexcare, "--flexcare")), Results(_given(corrected, "--corrected"))
-    write_comparison(*sides, ensure_folder(out), about(None, below=below, synthetic=synthetic))
+    priced = {option: Results(Path(folder)) for option, folder in places.items()}
+    write_comparison(*sides, ensure_folder(out), about(None, below=below, synthetic=synthetic), alone=priced)
+
+
+@commands.command("temporal-split")
+@RECIPE
+@click.option("--random", type=FOLDER, help="Output folder under a random split.")
+@click.option("--temporal", type=FOLDER, help="Output folder under `split: temporal`.")
+@BELOW
+@SYNTHETIC
+@OUT
+def temporal_split(
+    recipe: Path | None, random: Path | None, temporal: Path | None, below: int, synthetic: bool, out: Path
+) -> None:
+    """Write a page that compares two splits: by time, at random."""
+    from flexcare_data.store.folders import ensure_folder
+    from flexcare_model.report.numbers.results import Results
+    from flexcare_model.report.temporal_split import write_temporal_split
+
+    if recipe:
+        with made_from(recipe, None, "temporal_split", out) as (view, target, made):
+            write_temporal_split(
+                results_of(view / "random", made), results_of(view / "temporal", made), target, about(made)
+            )
+        return
+    sides = Results(_given(random, "--random")), Results(_given(temporal, "--temporal"))
+    write_temporal_split(*sides, ensure_folder(out), about(None, below=below, synthetic=synthetic))
 
 
 # --- common -----------------------------------------------------------------------------------------------------

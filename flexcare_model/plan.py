@@ -7,7 +7,7 @@ its configuration. No model library is imported.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
@@ -17,15 +17,18 @@ from flexcare_data.config import Config
 from flexcare_data.discovery import models, models_of, reference, task_names
 from flexcare_data.errors import UserError
 from flexcare_data.hashing import spec_key
+from flexcare_data.options import PROTOCOLS
 from flexcare_data.plan import Plan, Product, code_spec, cohort_stage, library_versions
 from flexcare_data.schema import OUTPUT_FORMAT, RAW
 from flexcare_data.store.folders import MANIFEST, is_complete, remove
 from flexcare_data.train_settings import Train
 from flexcare_model.experiments import EXPERIMENTS, MULTI_TASK, TRANSFER, TRANSFER_TASK, lines_to_paste, why_no_samples
 from flexcare_model.report.catalogue import (
+    BY_YEARS,
     ENTRIES,
     FIGURES,
     PAGES,
+    PRICED,
     REPLICATES,
     REPLICATES_SEED,
     STATISTICS,
@@ -64,6 +67,51 @@ class ModelPlan:
         self.train: Train = data.config.train
         self._runs: dict[tuple[str, str, int], Product] = {}
         self._analyses: dict[tuple[str, str, str, int], Product] = {}
+
+    # --- other configurations -----------------------------------------------------------------------------------
+
+    def under(self, options: Mapping[str, Any], *, protocol: str | None = None) -> ModelPlan:
+        """The plan of this configuration with ``options`` instead of its own, on the same store and output folder.
+
+        Args:
+            options: single options that differ from the protocol.
+            protocol: None: the protocol of the configuration.
+        """
+        changes = {"options": dict(options), "protocol": protocol or self.config.protocol}
+        return ModelPlan(Plan(self.config.model_copy(update=changes)))
+
+    @cached_property
+    def other_protocol(self) -> ModelPlan:
+        """The plan of the other protocol; the single options are the same."""
+        other = "corrected" if self.config.protocol == "flexcare" else "flexcare"
+        return self.under(self.config.options, protocol=other)
+
+    @cached_property
+    def priced(self) -> dict[str, ModelPlan]:
+        """By option of `PRICED`: the plan of protocol flexcare where only this option has its value of corrected."""
+        values = {option: getattr(PROTOCOLS["corrected"], option) for option in PRICED}
+        return {
+            option: self.under(self.config.options | {option: value}, protocol="flexcare")
+            for option, value in values.items()
+        }
+
+    @cached_property
+    def splits(self) -> dict[str, ModelPlan]:
+        """The plan of the random split (``random``) and that of the split by time (``temporal``); one is this plan.
+
+        Where the split by time is configured, the random split is that of the protocol.
+        """
+        if self.data.options.split == "temporal":
+            options = {name: value for name, value in self.config.options.items() if name != "split"}
+            return {"random": self.under(options), "temporal": self}
+        return {"random": self, "temporal": self.under(self.config.options | {"split": "temporal"})}
+
+    def plans(self) -> Iterator[ModelPlan]:
+        """This plan, then those that a target compares with it; each is made when it is reached."""
+        yield self
+        yield self.other_protocol
+        yield from self.priced.values()
+        yield from (plan for plan in self.splits.values() if plan is not self)
 
     # --- runs ---------------------------------------------------------------------------------------------------
 
@@ -238,9 +286,10 @@ class ModelPlan:
     # --- analyses -----------------------------------------------------------------------------------------------
 
     def analysis(self, kind: str, model: str, experiment: str, seed: int) -> Product:
-        """Tables about one trained run: ``inside``, ``modalities`` (scores with fewer modalities) or ``interaction``.
+        """Tables about one trained run: ``inside``, ``modalities``, ``validation`` or ``interaction``.
 
-        The interaction of the tasks is measured in a separate training.
+        ``modalities`` are scores with fewer modalities, ``validation`` the predictions of the validation split. The
+        interaction of the tasks is measured in a separate training.
         """
         name = (kind, model, experiment, seed)
         if name not in self._analyses:
@@ -253,6 +302,7 @@ class ModelPlan:
         files = {
             "inside": ("representations.parquet", "experts.parquet"),
             "modalities": ("modalities.parquet",),
+            "validation": ("validation",),
             "interaction": (),
         }[kind]
         inputs = {name: product for name, product in run.inputs.items() if name != "pretrained"}
@@ -338,10 +388,25 @@ class ModelPlan:
         """``report`` shows what `all` trains, ``paper`` everything, ``so_far`` the runs that are finished now."""
         data = [self.data.product(stage) for stage in self.data.published]
         files = {f"{name}.html": "page.html", f"{name}_tables": "tables"}
-        modules = modules_of(ENTRIES)
+        modules = modules_of([*ENTRIES, BY_YEARS])
         inputs = [*data, self.fingerprint, *self.needed(PAGES[name])]
+        if self.data.options.split == "temporal":
+            inputs += self._validations(inputs, finished=PAGES[name] == "finished")
         left_out = {} if PAGES[name] == "reported_runs" else self._no_transfer
         return self._report(f"page-{name}", inputs, files, modules=modules, config=True, jobs=True, left_out=left_out)
+
+    def _validations(self, products: Iterable[Product], *, finished: bool) -> list[Product]:
+        """Predictions of the validation split by the methods of table 3 among ``products``."""
+        compared = {reference().name, *_names("baseline")}
+        runs = [
+            product
+            for product in {product.name: product for product in products}.values()
+            if product.spec.get("product") == "run"
+            and product.spec["model"] in compared
+            and product.spec["experiment"] in (MULTI_TASK, *task_names())
+        ]
+        found = self.analyses("validation", runs)
+        return [product for product in found if product.done.is_file() or not finished]
 
     @cached_property
     def fingerprint(self) -> Product:
@@ -384,10 +449,28 @@ class ModelPlan:
         for plan in (self, other):
             both = [*plan._cohorts(), plan.data.product("audit"), *plan.runs([reference().name], [MULTI_TASK])]
             inputs |= {f"{plan.config.protocol}/{name}": product for name, product in self._named(both).items()}
+        for option, plan in self.priced.items():
+            runs = plan.runs([reference().name], [MULTI_TASK])
+            inputs |= {f"{option}/{name}": product for name, product in self._named(runs).items()}
         files = {"protocols/comparison.html": "page.html", "protocols/tables": "tables"}
-        settings = self._report_settings() | {"code_version": _code_version()}
+        settings = self._report_settings() | {"code_version": _code_version(), "priced": list(PRICED)}
         spec = self._made("comparison", inputs, settings, "flexcare_model.report.write")
         return self._sealed("comparison", spec, files, inputs)
+
+    @cached_property
+    def temporal_split(self) -> Product:
+        """Page that compares the split by time with the random split, and shows the groups of years."""
+        inputs: dict[str, Product] = {}
+        for side, plan in self.splits.items():
+            runs = plan.runs([reference().name], [MULTI_TASK])
+            read = [*plan._cohorts(), *runs]
+            if side == "temporal":
+                read += [plan.data.product("splits"), *plan.analyses("validation", runs)]
+            inputs |= {f"{side}/{name}": product for name, product in self._named(read).items()}
+        files = {"temporal_split/comparison.html": "page.html", "temporal_split/tables": "tables"}
+        settings = self._report_settings() | {"code_version": _code_version(), "tasks": list(self.requested_tasks)}
+        spec = self._made("temporal_split", inputs, settings, "flexcare_model.report.temporal_split")
+        return self._sealed("temporal_split", spec, files, inputs)
 
     # --- common -------------------------------------------------------------------------------------------------
 

@@ -1,5 +1,5 @@
-# Numbers behind figures and tables. `inside` and `modalities` need a trained model, `interaction` trains one,
-# `statistics` reads predictions; each takes longer than drawing.
+# Numbers behind figures and tables. `inside`, `modalities` and `validation` need a trained model, `interaction` trains
+# one, `statistics` reads predictions; each takes longer than drawing.
 
 
 rule inside:
@@ -45,6 +45,29 @@ rule modalities:
         gpu=gpus(CONFIG.train.device),
     shell:
         "python -m flexcare_model analyse --kind modalities --recipe {params.recipe:q} --device {params.device}"
+        " --out {params.out:q} > {log:q} 2>&1"
+
+
+rule validation:
+    input:
+        unpack(analysis_inputs("validation")),
+    output:
+        manifest=f"{BY_KEY}/validation-{{model}}-{{experiment}}-seed{{seed}}-{{key}}/manifest.json",
+    params:
+        recipe=analysis_recipe("validation"),
+        device=CONFIG.train.device,
+        out=subpath(output.manifest, parent=True),
+    log:
+        f"{OUT}/logs/validation/{{model}}/{{experiment}}/seed{{seed}}-{{key}}.log",
+    benchmark:
+        f"{OUT}/benchmarks/validation/{{model}}/{{experiment}}/seed{{seed}}-{{key}}.tsv"
+    threads: CONFIG.train.threads
+    resources:
+        mem_mb=growing(16000),
+        runtime=growing(120),
+        gpu=gpus(CONFIG.train.device),
+    shell:
+        "python -m flexcare_model analyse --kind validation --recipe {params.recipe:q} --device {params.device}"
         " --out {params.out:q} > {log:q} 2>&1"
 
 

@@ -1,6 +1,6 @@
-# Pages: the report, the dataset card, the comparison of the protocols. A page shows its inputs and names those that do
-# not exist. The three pages differ in their inputs: report.html has what `all` trains, paper.html everything,
-# so_far.html what is finished.
+# Pages: the report, the dataset card, the comparisons of the protocols and of the splits. A page shows its inputs and
+# names those that do not exist. The three pages of `page` differ in their inputs: report.html has what `all` trains,
+# paper.html everything, so_far.html what is finished.
 
 
 wildcard_constraints:
@@ -83,11 +83,11 @@ rule paper:
 rule write_comparison:
     localrule: True
     input:
-        unpack(product_inputs(lambda wildcards: MODELS.comparison(other_models()))),
+        unpack(product_inputs(comparison)),
     output:
         manifest=f"{BY_KEY}/comparison-{{key}}/manifest.json",
     params:
-        recipe=product_recipe(lambda wildcards: MODELS.comparison(other_models())),
+        recipe=product_recipe(comparison),
         out=subpath(output.manifest, parent=True),
     log:
         f"{OUT}/logs/comparison-{{key}}.log",
@@ -101,4 +101,28 @@ rule write_comparison:
 rule compare_protocols:
     """Effect of the published defects: sizes, labels and metrics of FlexCare under both protocols, on one page."""
     input:
-        published(lambda: [MODELS.comparison(other_models())]),
+        published(lambda: [comparison()]),
+
+
+rule write_temporal_split:
+    localrule: True
+    input:
+        unpack(product_inputs(temporal_split)),
+    output:
+        manifest=f"{BY_KEY}/temporal_split-{{key}}/manifest.json",
+    params:
+        recipe=product_recipe(temporal_split),
+        out=subpath(output.manifest, parent=True),
+    log:
+        f"{OUT}/logs/temporal_split-{{key}}.log",
+    resources:
+        mem_mb=growing(4000),
+        runtime=growing(30),
+    shell:
+        "python -m flexcare_model temporal-split --recipe {params.recipe:q} --out {params.out:q} > {log:q} 2>&1"
+
+
+rule temporal_split:
+    """Loss of FlexCare on later years: metrics and calibration by groups of years, and against the random split."""
+    input:
+        published(lambda: [temporal_split()]),

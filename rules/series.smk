@@ -26,6 +26,7 @@ rule splits:
         done=touch(mark("splits")),
     params:
         arguments=stage_arguments("splits"),
+        groups=year_groups,
     log:
         f"{OUT}/logs/splits-{{key}}.log",
     benchmark:
@@ -34,7 +35,7 @@ rule splits:
         mem_mb=growing(2000),
         runtime=growing(30),
     shell:
-        "python -m flexcare_data splits {params.arguments} > {log:q} 2>&1"
+        "python -m flexcare_data splits {params.groups} {params.arguments} > {log:q} 2>&1"
 
 
 rule events:

@@ -1,8 +1,9 @@
 """Path and columns of each fabricated table, by edition.
 
 In: nothing. Out: `EDITIONS`, `tables(edition)`. Columns and their order are those of the published files. Editions
-differ in layout only: the same seed gives the same patients in each of them, also where a real edition has fewer
-facts (the date of a death after discharge is unknown in 1.0, but fabricated data keeps it).
+differ in layout, and 3.x in the newest group of years: the same seed gives the same patients in each of them, also
+where a real edition has fewer facts (the date of a death after discharge is unknown in 1.0, but fabricated data keeps
+it).
 """
 
 from __future__ import annotations
@@ -16,6 +17,9 @@ EDITIONS: tuple[str, ...] = ("1.0", "2.0", "2.1", "2.2", "3.0", "3.1")
 
 WITH_PROVIDERS = ("2.2", "3.0", "3.1")
 """Editions with the provider and caregiver tables and with their columns elsewhere."""
+
+WITH_NEWEST_GROUP = ("3.0", "3.1")
+"""Editions with patients of the years 2020 - 2022."""
 
 MARK_TEXT = (
     "SYNTHETIC DATA\n\n"

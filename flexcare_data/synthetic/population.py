@@ -6,7 +6,7 @@ that the other modules need. Times are shifted dates without time zone, as whole
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import polars as pl
@@ -19,6 +19,7 @@ UNITS = (
     "Trauma SICU (TSICU)",
 )  # fmt: skip
 _YEAR_GROUPS = ("2008 - 2010", "2011 - 2013", "2014 - 2016", "2017 - 2019")
+_NEWEST_GROUP = "2020 - 2022"
 _RACES = ("WHITE", "BLACK/AFRICAN AMERICAN", "HISPANIC/LATINO - DOMINICAN", "ASIAN - CHINESE", "OTHER", "UNKNOWN")
 _MAX_ADMISSIONS = 4
 HOUR, DAY = 3600, 86400
@@ -118,6 +119,14 @@ def populate(n: int, seed: int) -> Population:
         **{name: flat[name] for name in planted.FACTORS},
     })  # fmt: skip
     return Population(patients, admissions, _stays(rng, subject, hadm, flat))
+
+
+def with_newest_group(people: Population, seed: int) -> Population:
+    """``people`` as in editions 3.x: about half of the last group of years is in the group that these editions add."""
+    later = generator(seed, 0, 1).random(people.patients.height) < 0.5
+    moves = pl.Series(later) & (pl.col("anchor_year_group") == _YEAR_GROUPS[-1])
+    group = pl.when(moves).then(pl.lit(_NEWEST_GROUP)).otherwise("anchor_year_group")
+    return replace(people, patients=people.patients.with_columns(anchor_year_group=group))
 
 
 def _rounds(rng: np.random.Generator, n: int, begin: np.ndarray) -> list[dict[str, np.ndarray]]:

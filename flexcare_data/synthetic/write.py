@@ -18,8 +18,8 @@ from flexcare_data.hashing import file_digest
 from flexcare_data.schema import RAW_ROOTS, SYNTHETIC_MARK
 from flexcare_data.synthetic import chart, codes, images, labs, notes
 from flexcare_data.synthetic.items import chart_items, lab_items
-from flexcare_data.synthetic.layout import MARK_TEXT, Layout, tables
-from flexcare_data.synthetic.population import Population, generator, populate
+from flexcare_data.synthetic.layout import MARK_TEXT, WITH_NEWEST_GROUP, Layout, tables
+from flexcare_data.synthetic.population import Population, generator, populate, with_newest_group
 
 _CHUNK = 800
 """Stays or admissions whose events are held in memory at a time."""
@@ -31,7 +31,7 @@ def write_data_set(out: Path, *, patients: int, seed: int, edition: str, broken_
     Args:
         out: folder that gets the three roots; it may exist, files in it are replaced.
         patients: number of patients in MIMIC-IV, each with one to four admissions.
-        seed: decides everything; the edition changes the layout only.
+        seed: decides everything; the edition changes the layout, and in 3.x the newest group of years.
         edition: of MIMIC-IV, one of `layout.EDITIONS`.
         broken_images: number of AP radiographs that can't be decoded.
 
@@ -43,6 +43,8 @@ def write_data_set(out: Path, *, patients: int, seed: int, edition: str, broken_
         raise ValueError(f"patients: expected 1 to 1000000, got {patients}")
     out = Path(out)
     people = populate(patients, seed)
+    if edition in WITH_NEWEST_GROUP:
+        people = with_newest_group(people, seed)
     radiographs = images.radiographs(people, seed=seed)
     for name, frame in _small_tables(people, radiographs, seed).items():
         if name in layouts:

@@ -220,14 +220,19 @@ def make_cohort(
     """The cohort of ``samples``: split added, columns of COHORT and labels kept, sorted by sample_id, checked.
 
     ``samples`` hold the columns of COHORT but split, the labels, and those of WINDOWS but note_time. Without label_time
-    it is null. Samples of an admission after the patient's death are counted in ``dropped``.
+    it is null. Samples of patients without a split are left out. Those of an admission after the patient's death are
+    counted in ``dropped``.
     """
     dropped = {} if dropped is None else dropped
     if "label_time" not in samples.columns:
         samples = samples.with_columns(label_time=pl.lit(None, pl.Datetime("us")))
+    asked = samples.height
+    split = sources.splits.select("subject_id", "split")
+    samples = samples.join(split, on="subject_id", how="inner", validate="m:1").sort("sample_id")
+    if samples.height < asked:  # `split: temporal`
+        flow = [*flow, {"step": "of patients with a split", "samples": samples.height}]
     concerned = samples.join(after_death(sources), on="hadm_id", how="semi")
     count(dropped, task.name, "", "after_death_but_used", concerned.height)
-    samples = samples.join(sources.splits, on="subject_id", how="inner", validate="m:1").sort("sample_id")
     filed = sources.sections.select("note_id", note_time=available_from())
     samples = samples.join(filed, on="note_id", how="left", validate="m:1", maintain_order="left")
     columns = [

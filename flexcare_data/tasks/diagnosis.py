@@ -39,7 +39,7 @@ def build(sources: Sources) -> Cohort:
     labelled = studies.join(
         chexpert.select("subject_id", "study_id", *labels), on=["subject_id", "study_id"], how="inner", validate="1:1"
     )
-    known = labelled.join(sources.splits.select("subject_id"), on="subject_id", how="semi")
+    known = labelled.join(sources.admissions.select("subject_id"), on="subject_id", how="semi")
     count(dropped, TASK.name, "", "subject_without_admission", labelled.height - known.height)
     flow = [
         {"step": "studies with an AP image", "samples": studies.height},

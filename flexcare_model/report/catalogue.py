@@ -246,6 +246,17 @@ FIGURES = _by_name(
 )
 """All figures, by name."""
 
+BY_YEARS = TableEntry(
+    name="year_groups",
+    module="flexcare_model.report.numbers.temporal",
+    function="year_groups_table",
+    needs=(),
+    target="temporal_split",
+    takes=("below",),
+    sections={"year_groups": "year-groups"},
+)
+"""Table of the groups of years. Not in `TABLES`: pages show it of their runs, where the patients are split by time."""
+
 PAGES = {"report": "reported_runs", "so_far": "finished", "paper": "all_tables_and_figures"}
 """Name of each page -> the group of products that it shows, besides the cohorts."""
 
@@ -253,6 +264,9 @@ STATISTICS = ("estimates", "comparisons", "curves", "calibration", "subgroups")
 """Files of the command `statistics`, without their ending."""
 REPLICATES, REPLICATES_SEED = 1000, 0
 """Draws of patients behind the intervals and tests of `statistics`, and their seed."""
+
+PRICED = ("availability",)
+"""Options whose effect alone `compare_protocols` also measures: protocol flexcare, with the value of corrected."""
 
 ENTRIES: tuple[TableEntry | FigureEntry, ...] = (*TABLES.values(), *FIGURES.values())
 

@@ -6,12 +6,12 @@ In: `Results`, facts about the build (`About`). Out: files in a folder. Each tak
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from flexcare_data.store.folders import atomic_write
 from flexcare_model.report.about import About
-from flexcare_model.report.catalogue import FIGURES, TABLES
+from flexcare_model.report.catalogue import BY_YEARS, FIGURES, TABLES
 from flexcare_model.report.figures.style import explain_absence, mark_synthetic, save
 from flexcare_model.report.make import make_figure, make_tables
 from flexcare_model.report.numbers.protocols import build_comparison
@@ -47,6 +47,8 @@ def write_page(results: Results, out: Path, about: About) -> None:
     for name, entry in TABLES.items():
         if entry.copied:
             write_tables(results, name, out / "tables", below=about.below, seeds=about.seeds)
+    for layout in make_tables(BY_YEARS, results, below=about.below):
+        layout.write(out / "tables")
 
 
 def write_card(results: Results, out: Path, about: About) -> None:
@@ -56,9 +58,15 @@ def write_card(results: Results, out: Path, about: About) -> None:
     atomic_write(out / "croissant.json", text)
 
 
-def write_comparison(flexcare: Results, corrected: Results, out: Path, about: About) -> None:
-    """Write page.html on both protocols, and its tables in tables/."""
-    layouts = build_comparison(flexcare, corrected, below=about.below)
+def write_comparison(
+    flexcare: Results, corrected: Results, out: Path, about: About, *, alone: Mapping[str, Results]
+) -> None:
+    """Write page.html on both protocols, and its tables in tables/.
+
+    Args:
+        alone: results of protocol flexcare where one option has its value of corrected, by option.
+    """
+    layouts = build_comparison(flexcare, corrected, below=about.below, alone=alone)
     for layout in layouts:
         layout.write(out / "tables")
     text = comparison_page(layouts, about, synthetic=flexcare.is_synthetic)

@@ -78,13 +78,6 @@ def report_errors(function):
 
 
 @cache
-def other_models():
-    """The plan of the other protocol, on the same store and in the same output folder."""
-    other = "corrected" if CONFIG.protocol == "flexcare" else "flexcare"
-    return ModelPlan(Plan(CONFIG.model_copy(update={"protocol": other})))
-
-
-@cache
 def begin():
     """Check the origin of the output folder and renew the marks, which Snakemake reads once; called before all planning.
 
@@ -131,17 +124,39 @@ def stage(name):
     return PLAN.product(name)
 
 
-@report_errors
 def by_key(name, key):
-    """The product of stage ``name`` with ``key``, of this configuration or of the other protocol."""
-    begin()
-    product = PLAN.product(name)
-    if product.key != key:
-        renew_marks(other_models().data)
-        product = other_models().data.product(name)
+    """The product of stage ``name`` with ``key``, of this configuration or of one that a target compares with it."""
+    product = in_plans(lambda plan: plan.data.product(name), key)
     if product.key != key:
         raise WorkflowError(f"{name}: no configuration of this build has the key {key}")
     return product
+
+
+def in_plans(product, key):
+    """The first ``product(plan)`` with ``key``; if there is none, that of this configuration.
+
+    The plans are that of this configuration, then those that a target compares with it (`ModelPlan.plans`).
+    """
+    begin()
+    own = report_errors(product)(MODELS)
+    if own.key == key:
+        return own
+    for plan in MODELS.plans():
+        try:
+            found = product(plan)
+        except UserError:
+            continue  # this configuration cannot have it; another one may
+        if found.key == key:
+            renew_marks_of(plan)
+            return found
+    return own
+
+
+@cache
+def renew_marks_of(plan):
+    """Renew the marks of another configuration, once."""
+    renew_marks(plan.data)
+    return plan
 
 
 # --- stages -----------------------------------------------------------------------------------------------------
@@ -356,6 +371,12 @@ def note_settings(wildcards):
 def cohort_and_its_data(task):
     """The cohort of a task and the data that it is made from."""
     return published(lambda: [stage(cohort_stage(task)), *map(stage, PLAN.shared)])
+
+
+def year_groups(wildcards):
+    """Groups of years of each split, where the patients are split by time."""
+    settings = by_key("splits", wildcards.key).spec["settings"]
+    return shlex.join(word for split, groups in settings.items() for group in groups for word in (f"--{split}", group))
 
 
 def image_settings(wildcards):

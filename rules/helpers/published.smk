@@ -14,8 +14,6 @@ def product_of(path):
         return MODELS.table(next(name for name, stems in TABLE_STEMS.items() if Path(path).stem in stems))
     if parts[0] == "figures":
         return MODELS.figure(Path(path).stem)
-    if parts[0] == "protocols":
-        return MODELS.comparison(other_models())
     if path in STAGE_NAMES:
         return PLAN.product(STAGE_NAMES[path])
     return PAGE_NAMES[path]()
@@ -29,10 +27,12 @@ PAGE_NAMES = {
     "data/fingerprint.json": lambda: MODELS.fingerprint,
     "image_list.txt": lambda: MODELS.image_list,
     "meds_labels/manifest.json": lambda: MODELS.meds_labels,
+    "protocols/comparison.html": comparison,
+    "temporal_split/comparison.html": temporal_split,
     **{f"{name}.html": (lambda name=name: MODELS.page(name)) for name in PAGES},
 }
 PUBLISHED = [
-    *map(re.escape, [*STAGE_NAMES, *PAGE_NAMES, "protocols/comparison.html"]),
+    *map(re.escape, [*STAGE_NAMES, *PAGE_NAMES]),
     f"cohorts/({'|'.join(task_names())})[.]parquet",
     f"runs/[a-z0-9_]+/({'|'.join(EXPERIMENTS)})/seed[0-9]+/metrics[.]json",
     *(f"tables/{stems[0]}[.]csv" for stems in TABLE_STEMS.values()),

@@ -2,12 +2,9 @@
 
 
 def run_of(wildcards):
-    """The run of a job, under this configuration or under the other protocol."""
-    run = MODELS.run(wildcards.model, wildcards.experiment, int(wildcards.seed))
-    if run.key != wildcards.key:
-        renew_marks(other_models().data)
-        run = other_models().run(wildcards.model, wildcards.experiment, int(wildcards.seed))
-    return run
+    """The run of a job, under this configuration or under one that a target compares with it."""
+    name = (wildcards.model, wildcards.experiment, int(wildcards.seed))
+    return in_plans(lambda plan: plan.run(*name), wildcards.key)
 
 
 def run_inputs(wildcards):
@@ -41,10 +38,11 @@ def reported_runs(wildcards):
 
 
 def analysis_of(kind):
-    """The analysis of a job."""
+    """The analysis of a job, under this configuration or under one that a target compares with it."""
 
     def product(wildcards):
-        return MODELS.analysis(kind, wildcards.model, wildcards.experiment, int(wildcards.seed))
+        name = (kind, wildcards.model, wildcards.experiment, int(wildcards.seed))
+        return in_plans(lambda plan: plan.analysis(*name), wildcards.key)
 
     return product
 
@@ -82,3 +80,19 @@ def figure_of(wildcards):
 def page_of(wildcards):
     """The page of a job."""
     return MODELS.page(wildcards.page)
+
+
+def comparison(wildcards=None):
+    """The comparison of the protocols."""
+    begin()
+    for plan in (MODELS.other_protocol, *MODELS.priced.values()):
+        renew_marks_of(plan)
+    return MODELS.comparison(MODELS.other_protocol)
+
+
+def temporal_split(wildcards=None):
+    """The comparison of the split by time with the random split."""
+    begin()
+    for plan in MODELS.splits.values():
+        renew_marks_of(plan)
+    return MODELS.temporal_split

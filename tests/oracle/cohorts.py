@@ -15,6 +15,7 @@ from oracle.events import EPSILON, bins, build_events, entering, has_row_until
 from oracle.raw import hours, rows
 from oracle.stays import (
     build_stays,
+    by_years,
     diagnoses,
     has_diagnosis,
     phenotype_codes,
@@ -58,6 +59,8 @@ class Benchmark:
         self.splits = shuffle42(self.admissions)
         if self.options["split"] == "hash":
             self.splits = {subject: self.split(subject) for subject in self.splits}
+        if self.options["split"] == "temporal":
+            self.splits = by_years(self.mimiciv, self.admissions)
         self.notes = notes_of.build_sections(self.note, self.options)
         self.images = read_images(self.cxr)
         self.diagnosed = {s["stay_id"] for s in self.stays if has_diagnosis(s, self.icd, known)}

@@ -216,3 +216,17 @@ def shuffle42(admissions: list[dict]) -> dict[int, str]:
     random.seed(42)
     random.shuffle(folds)
     return dict(zip(subjects, folds, strict=True))
+
+
+YEARS = {
+    "2008 - 2010": "train", "2011 - 2013": "train", "2014 - 2016": "val", "2017 - 2019": "test", "2020 - 2022": "test",
+}  # fmt: skip
+
+
+def by_years(root: Path, admissions: list[dict]) -> dict[int, str]:
+    """Subjects with an admission whose group of years has a split."""
+    group = {}
+    for row in rows(root, "hosp/patients", "core/patients"):
+        group.setdefault(int(row["subject_id"]), row["anchor_year_group"])
+    subjects = {admission["subject_id"] for admission in admissions}
+    return {subject: YEARS[group[subject]] for subject in subjects if group.get(subject) in YEARS}

@@ -35,7 +35,7 @@ TASKS_OF = {
 """Tasks whose samples an option can change; those not listed act on events and grids, compared in diagnosis."""
 
 ALONE = [(name, value) for name, value in CORRECTED.items() if value != PUBLISHED[name]]
-ALONE += [("notes", "prior"), ("notes", "none"), ("sampling", "all")]
+ALONE += [("notes", "prior"), ("notes", "none"), ("sampling", "all"), ("split", "temporal")]
 
 
 @pytest.fixture(scope="module")

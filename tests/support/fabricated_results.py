@@ -41,7 +41,8 @@ def fabricate(
     rng = np.random.default_rng(seed)
     subjects = np.arange(10_000, 10_000 + patients)
     splits = rng.choice(["train", "val", "test"], size=patients, p=[0.6, 0.1, 0.3])
-    _write(root / "data/splits.parquet", pl.DataFrame({"subject_id": subjects, "split": splits}).cast({"split": SPLIT}))
+    table = pl.DataFrame({"subject_id": subjects, "split": splits}).cast({"split": SPLIT})
+    _write(root / "data/splits.parquet", table.with_columns(year_group=pl.lit(None, pl.String)))
     stays = _stays(rng, subjects)
     _write(root / "data/stays.parquet", stays)
     _hourly(rng, root, stays)
@@ -298,3 +299,23 @@ def fabricate_analysis(
             "metric": pl.String, "value": pl.Float64,
         }  # fmt: skip
         pl.DataFrame(scores, schema=columns, orient="row").write_parquet(folder / "modalities.parquet")
+
+
+def split_by_time(root: Path, *, model: str = "flexcare", experiment: str = "six_tasks", seed: int = 5) -> None:
+    """Give the patients of ``root`` groups of years, and the runs of ``model`` predictions of the validation split.
+
+    A quarter of the test patients are of 2020 - 2022, the others of 2017 - 2019.
+    """
+    rng = np.random.default_rng(seed)
+    path = root / "data/splits.parquet"
+    splits = pl.read_parquet(path)
+    newest = rng.random(splits.height) < 0.25
+    years = {"train": "2011 - 2013", "val": "2014 - 2016"}
+    test = ["2020 - 2022" if new else "2017 - 2019" for new in newest]
+    groups = [years.get(split, later) for split, later in zip(splits["split"], test, strict=True)]
+    _write(path, splits.with_columns(year_group=pl.Series(groups)))
+    for folder in sorted((root / "runs" / model / experiment).glob("seed*")):
+        for predictions in sorted((folder / "predictions").glob("*.parquet")):
+            cohort = pl.read_parquet(root / f"cohorts/{predictions.name}").filter(pl.col("split") == "val")
+            place = root / "analysis" / model / experiment / folder.name / "validation" / predictions.name
+            _write(place, _predictions(rng, predictions.stem, cohort))

@@ -55,6 +55,9 @@ SETTINGS: dict[str, tuple[object, tuple[str, ...]]] = {
     "output": ("elsewhere", ()),
     "protocol": ("corrected", ("stays", "splits", "events", "hourly", "sections", *COHORTS, "audit")),
     "options": ({}, ()),
+    "temporal.train": (["2008 - 2010"], ()),  # nothing reads them without split: temporal
+    "temporal.val": (["2005 - 2007"], ()),
+    "temporal.test": (["2017 - 2019"], ()),
     "tasks": (["readmission", "in_hospital_mortality"], ("audit", "images", "notes", "table2", *_BOTH)),
     "synthetic.patients": (60, ("synthetic",)),
     "synthetic.seed": (9, ("synthetic",)),

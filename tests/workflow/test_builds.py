@@ -199,6 +199,18 @@ def test_what_only_decides_how_fast_makes_nothing_again(base, place):
         ("figure7", {"interaction": 1, "figure": 1}),
         ("statistics", {"train": 2, "bootstrap": 1, "tables": 1, "figure": 1}),
         ("compare_protocols", {"train": 1, "write_comparison": 1}),
+        (
+            "temporal_split",
+            {
+                "stays": None,
+                "splits": 1,
+                "hourly": 1,
+                "cohort": 7,
+                "train": 1,
+                "validation": 1,
+                "write_temporal_split": 1,
+            },
+        ),
         ("paper", {"write_page": 1, "tables": 5, "figure": 8}),
     ],
 )
@@ -208,9 +220,21 @@ def test_after_all_a_target_plans_what_it_lacks(base, target, expected):
         config = tiny(base, train={"baselines": ["mt", "medfuse", "m3care", "mmf", "multimodn"]})
     planned = jobs(snakemake(base, "-n", target, config=config))
     assert {name: planned.get(name) for name in expected} == expected
-    assert not set(planned) & (STAGES - ({"cohort", "stays"} if target == "compare_protocols" else set())) or (
-        target == "compare_protocols"
-    )
+    assert not set(planned) & STAGES or target in ("compare_protocols", "temporal_split")
+
+
+def test_an_option_alone_has_its_own_products(base, tmp_path):
+    """`compare_protocols` trains under corrected and with the priced option, and finds what each of them lacks."""
+    checkout = copy_checkout(tmp_path / "other")
+    catalogue = checkout / "flexcare_model/report/catalogue.py"
+    text = catalogue.read_text()
+    assert 'PRICED = ("availability",)' in text
+    catalogue.write_text(text.replace('PRICED = ("availability",)', 'PRICED = ("edges",)'))
+    planned = jobs(snakemake(base, "-n", "compare_protocols", config=tiny(base), checkout=checkout))
+    # Corrected differs in all stages, `edges` from the hourly grids on; cohorts of both are read.
+    assert {name: planned[name] for name in ("train", "hourly", "events", "splits")} == {
+        "train": 2, "hourly": 2, "events": 1, "splits": 1,
+    }  # fmt: skip
 
 
 def test_further_or_fewer_tasks_train_nothing_again(base):
@@ -436,3 +460,45 @@ def test_the_paper_is_complete(base, tmp_path):
     assert len(tables) == 9
     unrun = [text for text in tables if "not run" in text.lower()]
     assert unrun == []
+
+
+@pytest.mark.builds
+def test_the_split_by_time(base, tmp_path):
+    """Compared with the random split, then configured: the same page, and the report shows the groups of years."""
+    shutil.copytree(base, tmp_path / "copy", symlinks=True)
+    folder = tmp_path / "copy"
+    config = tiny(folder)
+    built = plan_and_build(folder, "temporal_split", config=config)
+    assert {name: built[name] for name in ("splits", "train", "validation")} == {
+        "splits": 1,
+        "train": 1,
+        "validation": 1,
+    }
+    losses = pl.read_csv(folder / "results/temporal_split/tables/temporal_losses.csv", infer_schema_length=None)
+    (other,) = {
+        path.parent
+        for path in (folder / "results/by_key/runs").glob("flexcare-six_tasks-seed42-*/metrics.json")
+        if path.parent != (folder / "results/runs/flexcare/six_tasks/seed42/metrics.json").resolve().parent
+    }
+    for column, run in (("random", folder / "results/runs/flexcare/six_tasks/seed42"), ("temporal", other)):
+        metrics = json.loads((run / "metrics.json").read_text())["metrics"]
+        shown = losses.filter(~pl.col("metric").is_in(["brier", "ece"]))
+        assert set(shown["task"]) == set(TASKS)
+        for row in shown.to_dicts():
+            assert row[column] == pytest.approx(metrics[row["task"]][row["metric"]], abs=1e-6)
+    page = (folder / "results/temporal_split/comparison.html").read_text()
+    assert "val, 2014 - 2016" in page and "run the target" not in page
+    by_time = tiny(folder, options={"split": "temporal"})
+    assert "Nothing to be done" in snakemake(folder, "-n", "temporal_split", config=by_time)
+    built = plan_and_build(folder, "report", "readmission", config=by_time)
+    assert (built["train"], built["validation"]) == (2, 2)  # the baseline on both tasks; FlexCare is there
+    text = (folder / "results/report.html").read_text()
+    assert "Validation and test by group of years" in text
+    splits = pl.read_parquet(folder / "results/data/splits.parquet")
+    assert set(splits.select("split", "year_group").rows()) == {
+        ("train", "2008 - 2010"), ("train", "2011 - 2013"), ("val", "2014 - 2016"), ("test", "2017 - 2019"),
+    }  # fmt: skip
+    cohort = pl.read_parquet(folder / "results/cohorts/readmission.parquet")
+    table = pl.read_csv(folder / "results/report_tables/year_groups.csv", infer_schema_length=None)
+    (size,) = set(table.filter(task="readmission", split="val")["n"].cast(pl.String))
+    assert size == "n.s." or size.startswith("<") or int(size) == cohort.filter(split="val").height

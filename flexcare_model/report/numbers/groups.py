@@ -178,15 +178,22 @@ def subgroups(results: Results, *, below: int) -> pl.DataFrame:
     return pl.DataFrame(rows, schema=SUBGROUPS)
 
 
+def enough(one: Scored, member: np.ndarray, below: int) -> bool:
+    """Whether numbers of a group of samples may be shown.
+
+    False where the group, or the positives or negatives of a binary task in it, are fewer than ``below``.
+    """
+    size = int(member.sum())
+    positive = int((one.labels[member] > 0).sum()) if TASKS[one.task].kind == "binary" else size
+    smallest = min(positive, size - positive) if TASKS[one.task].kind == "binary" else size
+    return smallest >= max(below, 1)
+
+
 def _group_metrics(found: list[Scored], ids: list[str], member: np.ndarray, below: int) -> dict[str, float]:
     """Mean over seeds of the metrics of a group; empty where the group is small."""
     task = found[0].task
-    if member.sum() < max(below, 1):
+    if not enough(found[0], member, below):
         return {}
-    if TASKS[task].kind == "binary":
-        positive = int((found[0].labels[member] > 0).sum())
-        if min(positive, int(member.sum()) - positive) < max(below, 1):
-            return {}
     chosen = {name for name, inside in zip(ids, member, strict=True) if inside}
     values: dict[str, list[float]] = {}
     for one in found:

@@ -5,6 +5,8 @@ In: the output folders of both. Out: `Layout`s (cohort sizes, labels, options, m
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import polars as pl
 
 from flexcare_data.options import PROTOCOLS, Options
@@ -19,14 +21,19 @@ from flexcare_model.report.numbers.tables import mean_text, summarise
 SIDES = ("flexcare", "corrected")
 
 
-def build_comparison(published: Results, corrected: Results, *, below: int) -> list[Layout]:
-    """All tables of the comparison, in the order of the page."""
+def build_comparison(
+    published: Results, corrected: Results, *, below: int, alone: Mapping[str, Results] | None = None
+) -> list[Layout]:
+    """All tables of the comparison, in the order of the page.
+
+    ``alone``: results of protocol flexcare where one option has its value of corrected, by option.
+    """
     return [
         _options(),
         _sizes(published, corrected, below),
         _labels(published, corrected, below),
         life_and_death(published, corrected, SIDES, below=below),
-        _metrics(published, corrected),
+        _metrics(published, corrected, alone or {}),
     ]
 
 
@@ -118,37 +125,47 @@ def _labels(published: Results, corrected: Results, below: int) -> Layout:
     return Layout("protocols_labels", "Answers and inputs that change", header, tuple(rows), frame, notes)
 
 
-def _metrics(published: Results, corrected: Results) -> Layout:
-    """Test metrics of the methods that were trained under both protocols."""
-    found = [
-        {(r["model"], r["experiment"], r["task"], r["metric"]): r for r in summarise(results.scores).to_dicts()}
-        for results in (published, corrected)
-    ]
+def _metrics(published: Results, corrected: Results, alone: Mapping[str, Results]) -> Layout:
+    """Test metrics of the methods that were trained under both protocols, and with options of ``alone``."""
+    sides = dict(zip(SIDES, (published, corrected), strict=True)) | dict(alone)
+    found = {
+        side: {(r["model"], r["experiment"], r["task"], r["metric"]): r for r in summarise(results.scores).to_dicts()}
+        for side, results in sides.items()
+    }
+    compared_sides = [side for side in sides if side != "flexcare"]
     rows, records = [], []
     for name, task in TASKS.items():
         for method in compared():
             for metric in task.metrics:
                 key = (method.model, method.experiment_for(name), name, metric)
-                if key not in found[0] or key not in found[1]:
+                if any(key not in found[side] for side in SIDES):
                     continue
-                means = [side[key]["mean"] for side in found]
-                texts = [mean_text(side[key]["mean"], side[key]["std"]) for side in found]
-                difference = f"{means[1] - means[0]:+.4f}".replace("-", "−")
+                numbers = {side: found[side].get(key) for side in sides}
+                base = found["flexcare"][key]["mean"]
+                means = {side: None if row is None else row["mean"] for side, row in numbers.items()}
+                cells = [
+                    absent() if row is None else number(mean_text(row["mean"], row["std"])) for row in numbers.values()
+                ]
+                cells += [_difference(means[side], base) for side in compared_sides]
                 title = f"{task.abbreviation} {METRIC_TITLES[metric]}"
-                rows.append((words(title), words(method.title), *map(number, (*texts, difference))))
-                records.append(
-                    {"task": name, "metric": metric, "method": method.title} | dict(zip(SIDES, means, strict=True))
-                )
-    schema = {"task": pl.String, "metric": pl.String, "method": pl.String} | dict.fromkeys(SIDES, pl.Float64)
-    notes = (
+                rows.append((words(title), words(method.title), *cells))
+                records.append({"task": name, "metric": metric, "method": method.title} | means)
+    schema = {"task": pl.String, "metric": pl.String, "method": pl.String} | dict.fromkeys(sides, pl.Float64)
+    notes = [
         "Each side is tested on its own test split, whose samples and labels differ. The target `compare_protocols` "
         "trains FlexCare only. To compare the baselines too, run `snakemake all --config protocol=flexcare output=one` "
         "and `snakemake all --config protocol=corrected output=two`, then "
         "`python -m flexcare_model compare-protocols --flexcare one --corrected two --out comparison`.",
-    )
+    ]
     if not rows:
-        notes = ("No method was trained under both protocols: run the target `compare_protocols`.",)
-    header = ("Task, metric", "Method", *SIDES, "corrected − flexcare")
-    return Layout(
-        "protocols_metrics", "Metrics", header, tuple(rows), pl.DataFrame(records, schema=schema), notes, grouped=1
-    )
+        notes = ["No method was trained under both protocols: run the target `compare_protocols`."]
+    for option in alone:
+        value = getattr(PROTOCOLS["corrected"], option)
+        notes.append(f"{option}: protocol flexcare with `{option}: {value}`, which is one of the options of corrected.")
+    header = ("Task, metric", "Method", *sides, *(f"{side} − flexcare" for side in compared_sides))
+    frame = pl.DataFrame(records, schema=schema)
+    return Layout("protocols_metrics", "Metrics", header, tuple(rows), frame, tuple(notes), grouped=1)
+
+
+def _difference(value: float | None, base: float) -> Cell:
+    return absent("–") if value is None else number(f"{value - base:+.4f}".replace("-", "−"))

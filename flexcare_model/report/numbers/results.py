@@ -113,6 +113,16 @@ class Results:
         wanted = {*(PAPER_TASKS if self.tasks is None else self.tasks), *self.scores["task"]}
         return tuple(name for name, task in TASKS.items() if task.in_comparison and name in wanted)
 
+    def predictions(self, run: Run, task: str, split: str) -> pl.DataFrame | None:
+        """Predictions of ``run`` for split ``val`` or ``test``; None where they are absent.
+
+        A run has those of test. Those of val are an analysis of the run.
+        """
+        if split == "test":
+            return run.predictions(task)
+        place = self.root / "analysis" / run.model / run.experiment / f"seed{run.seed}" / "validation"
+        return read_parquet(place / f"{task}.parquet")
+
     def runs_of(self, model: str, experiment: str) -> tuple[Run, ...]:
         return tuple(run for run in self.runs if (run.model, run.experiment) == (model, experiment))
 

@@ -1,4 +1,4 @@
-"""Test predictions with their labels and patients, for everything that is computed from predictions.
+"""Predictions with their labels and patients, for everything that is computed from predictions.
 
 In: `Results`. Out: `Scored`, one per run and task, rows in the order of the cohort.
 """
@@ -18,7 +18,7 @@ from flexcare_model.report.numbers.results import Results, Run
 
 @dataclass(frozen=True)
 class Scored:
-    """Scores of one run on the test samples of one task.
+    """Scores of one run on the samples of one split of one task.
 
     Attributes:
         task: name of the task.
@@ -36,14 +36,18 @@ class Scored:
     def subjects(self) -> np.ndarray:
         return self.cohort["subject_id"].to_numpy()
 
+    def only(self, rows: np.ndarray) -> Scored:
+        """The samples where ``rows`` (n,) is True."""
+        return Scored(self.task, self.cohort.filter(pl.Series(rows)), self.labels[rows], self.scores[rows])
 
-def scored(results: Results, run: Run, task: str) -> Scored | None:
-    """Scores of ``run`` on ``task``; None where cohort or predictions are absent.
+
+def scored(results: Results, run: Run, task: str, split: str = "test") -> Scored | None:
+    """Scores of ``run`` on split ``val`` or ``test`` of ``task``; None where cohort or predictions are absent.
 
     Raises:
         ValueError: if predictions name samples that the cohort does not have.
     """
-    cohort, predictions = results.cohorts.get(task), run.predictions(task)
+    cohort, predictions = results.cohorts.get(task), results.predictions(run, task, split)
     if cohort is None or predictions is None or predictions.height == 0:
         return None
     spec = TASKS[task]

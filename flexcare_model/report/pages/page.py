@@ -15,7 +15,7 @@ import yaml
 
 from flexcare_data.tasks import TASKS
 from flexcare_model.report.about import About
-from flexcare_model.report.catalogue import SECTIONS, figures_of, tables_of
+from flexcare_model.report.catalogue import BY_YEARS, SECTIONS, figures_of, tables_of
 from flexcare_model.report.figures.training_curves import training_curves
 from flexcare_model.report.make import make_figure, make_tables
 from flexcare_model.report.numbers import facts, methods, provenance
@@ -49,6 +49,7 @@ def build_page(results: Results, about: About) -> str:
             (heading, [_section(results, about, anchor, title) for anchor, title in sections.items()])
             for heading, sections in SECTIONS.items()
         ),
+        *([("Split by time", by_years)] if (by_years := _year_groups(results, about)) else []),
         ("Training", _training_sections(results)),
     ]
     synthetic = about.synthetic(results.is_synthetic)
@@ -234,6 +235,12 @@ def _section(results: Results, about: About, anchor: str, title: str) -> Section
         elif entries:
             parts.append(paragraph(f"{entry.title}: not drawn, run the target `{entry.target}`."))
     return section(anchor, title, parts, missing)
+
+
+def _year_groups(results: Results, about: About) -> list[Section]:
+    """Metrics by groups of years, where the patients are split by them."""
+    layouts = make_tables(BY_YEARS, results, below=about.below)
+    return [Section(BY_YEARS.sections[layout.name], layout.title, table(layout, heading=False)) for layout in layouts]
 
 
 def _tables(results: Results, about: About, anchor: str) -> list[Layout]:

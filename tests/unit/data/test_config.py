@@ -109,3 +109,18 @@ def test_corrected_differs_from_published_in_known_options():
 def test_store_is_in_the_output_unless_configured():
     assert load_config({"output": "out"}).store_path == Path("out/store")
     assert load_config({"output": "out", "store": {"path": "/lab/store"}}).store_path == Path("/lab/store")
+
+
+@pytest.mark.parametrize(
+    ("temporal", "text"),
+    [
+        ({"train": []}, "temporal.train: Value error, expected one or more groups of years, such as 2014 - 2016"),
+        ({"train": ["2014 - 2016"]}, "expected each group once, in one of train, val and test"),
+        ({"val": ["2014 - 2016", "2014 - 2016"]}, "more than once: ['2014 - 2016']"),
+        ({"test": ["2017-2019"]}, "temporal.test: Value error, expected one or more groups of years"),
+        ({"dev": ["2014 - 2016"]}, "temporal.dev: unknown key; known: train, val, test"),
+    ],
+)
+def test_wrong_groups_of_years(temporal, text):
+    with pytest.raises(ConfigError, match=re.escape(text)):
+        load_config({"temporal": temporal})

@@ -118,3 +118,30 @@ def test_the_page_is_self_contained_and_names_what_is_missing(layouts):
     assert "SYNTHETIC DATA" in page
     assert "No method was trained under both protocols" in page
     assert all(address.startswith(("#", "data:")) for address in re.findall(r'(?:src|href)="([^"]*)"', page))
+
+
+def with_auroc(output, folder, value):
+    """The runs of FlexCare of ``output``, with another AUROC of readmission."""
+    shutil.copytree(output / "runs/flexcare/six_tasks", folder / "runs/flexcare/six_tasks")
+    for path in (folder / "runs").rglob("metrics.json"):
+        content = json.loads(path.read_text())
+        content["metrics"]["readmission"]["auroc"] = value
+        path.write_text(json.dumps(content))
+    return Results(folder)
+
+
+def test_an_option_alone_is_priced(output, tmp_path):
+    """Its own column and difference; a dash where nothing was trained with it."""
+    sides = [with_auroc(output, tmp_path / name, value) for name, value in (("a", 0.75), ("b", 0.625), ("c", 0.7))]
+    layout = build_comparison(sides[0], sides[1], below=10, alone={"availability": sides[2]})[3]
+    differences = ("corrected − flexcare", "availability − flexcare")
+    assert layout.header[2:] == ("flexcare", "corrected", "availability", *differences)
+    is_row = (pl.col("task") == "readmission") & (pl.col("metric") == "auroc")
+    row = layout.frame.row(by_predicate=is_row, named=True)
+    assert [row[side] for side in layout.header[2:5]] == pytest.approx([0.75, 0.625, 0.7])
+    (cells,) = [row for row in layout.rows if row[0].text == "REA AUROC"]
+    assert [cell.text for cell in cells[5:]] == ["−0.1250", "−0.0500"]
+    assert "`availability: storetime`" in layout.to_markdown()
+    empty = build_comparison(sides[0], sides[1], below=10, alone={"availability": Results(tmp_path / "none")})[3]
+    (cells,) = [row for row in empty.rows if row[0].text == "REA AUROC"]
+    assert [cell.text for cell in cells[4:]] == ["not run", "−0.1250", "–"]
