@@ -198,7 +198,7 @@ def test_what_only_decides_how_fast_makes_nothing_again(base, place):
         ("figure6", {"inside": 1, "figure": 1}),
         ("figure7", {"interaction": 1, "figure": 1}),
         ("statistics", {"train": 2, "bootstrap": 1, "tables": 1, "figure": 1}),
-        ("compare_protocols", {"train": 1, "write_comparison": 1}),
+        ("compare_protocols", {"train": 2, "write_comparison": 1}),
         (
             "temporal_split",
             {

@@ -263,8 +263,8 @@ def _by_design(tasks: dict[str, Any], checks: list[str], below: int) -> Layout:
     header = ("Check", "Of", *(TASKS[name].abbreviation for name in named))
     title = "Used although known only later, by the published design"
     notes = (
-        "Options correct each of them: availability, notes, asked, after_death and nested. `protocol: corrected` sets all "
-        "of them but notes.",
+        "Options correct each of them: availability, notes, asked, after_death and nested. `protocol: corrected` sets "
+        "all of them but notes.",
     )
     return Layout("leakage_by_design", title, header, tuple(rows), pl.DataFrame(records), notes, grouped=1)
 

@@ -133,7 +133,7 @@ def with_auroc(output, folder, value):
 def test_an_option_alone_is_priced(output, tmp_path):
     """Its own column and difference; a dash where nothing was trained with it."""
     sides = [with_auroc(output, tmp_path / name, value) for name, value in (("a", 0.75), ("b", 0.625), ("c", 0.7))]
-    layout = build_comparison(sides[0], sides[1], below=10, alone={"availability": sides[2]})[3]
+    layout = build_comparison(sides[0], sides[1], below=10, alone={"availability": sides[2]})[-1]
     differences = ("corrected − flexcare", "availability − flexcare")
     assert layout.header[2:] == ("flexcare", "corrected", "availability", *differences)
     is_row = (pl.col("task") == "readmission") & (pl.col("metric") == "auroc")
