@@ -271,30 +271,51 @@ def sections(**arguments: Any) -> None:
     run_stage("sections", arguments)
 
 
+@commands.command("reports")
+@roots("mimic_iv_note")
+@STAGE
+def reports(**arguments: Any) -> None:
+    """Findings and impressions of the radiology reports.
+
+    They are needed for the option `notes=radiology` only.
+    """
+    run_stage("reports", arguments)
+
+
+REPORTS = options(
+    click.option("--reports", type=FOLDER, help="Folder of reports, with `--option notes=radiology`."),
+    click.option(
+        "--n-reports", type=click.IntRange(1), default=3, help="Reports of a sample at most, with the same option."
+    ),
+)
+
+
 @commands.command("cohort")
 @click.option("--task", required=True, help="Name of the task.")
 @roots("mimiciv", "mimic_cxr_jpg")
 @folders("stays", "splits", "hourly", "sections")
+@REPORTS
 @click.option("--events", type=FOLDER, help="Folder of events, for a task whose input may end inside an hour.")
 @STAGE
-def cohort(task: str, **arguments: Any) -> None:
+def cohort(task: str, n_reports: int, **arguments: Any) -> None:
     """Samples and labels of one task."""
     from flexcare_data.discovery import task_names
     from flexcare_data.schema import cohort_stage
 
     if task not in task_names():
         raise click.BadParameter(f"expected one of {', '.join(task_names())}, got {task}", param_hint="--task")
-    run_stage(cohort_stage(task), arguments, task=task)
+    run_stage(cohort_stage(task), arguments, task=task, n_reports=n_reports)
 
 
 @commands.command("audit")
 @roots("mimiciv", "mimic_cxr_jpg")
 @folders("stays", "splits", "events", "hourly", "sections")
+@REPORTS
 @COHORTS
 @STAGE
-def audit(**arguments: Any) -> None:
+def audit(n_reports: int, **arguments: Any) -> None:
     """Check the samples for leakage; count what was dropped."""
-    run_stage("audit", arguments)
+    run_stage("audit", arguments, n_reports=n_reports)
 
 
 @commands.command("images")

@@ -107,7 +107,7 @@ def _split(data: bytes, path: Path, table: RawTable, dropped: Dropped) -> pl.Dat
     absent = [pl.lit(None, pl.String).alias(column) for column in table.columns if column not in place]
     # A quoted empty field is as empty as one without quotes.
     found = [pl.col(place[column]).replace("", None).alias(column) for column in table.columns if column in place]
-    return frame.select(*found, *absent).select(table.columns)
+    return frame.select(*found, *absent).select(list(table.columns))
 
 
 def _typed(frame: pl.DataFrame, table: RawTable, dropped: Dropped) -> pl.DataFrame:

@@ -11,15 +11,17 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
+from flexcare_data import note_ids
 from flexcare_data.errors import UserError
 from flexcare_data.hours import TOLERANCE, n_bins
 from flexcare_data.raw.tables import empty_counts
 from flexcare_data.schema import KNOWN_ONLY_LATER
 from flexcare_data.stages.images.study_times import read_radiographs
+from flexcare_data.stages.reports import report_marks
 from flexcare_data.stages.sections import section_marks
 from flexcare_data.stages.work import StageWork, merged_counts, write_json
 from flexcare_data.tasks import TASKS
-from flexcare_data.tasks.base import available_from, hours_after
+from flexcare_data.tasks.base import available_from, hours_after, no_reports
 
 if TYPE_CHECKING:
     from flexcare_data.options import Options
@@ -43,13 +45,16 @@ def audit_cohorts(
     radiographs: pl.DataFrame,
     options: Options,
     scaler: dict[str, Any],
+    reports: pl.DataFrame | None = None,
+    n_reports: int = 1,
 ) -> AuditCounts:
     """Check every sample of ``cohorts`` (by task, with their WINDOWS) and return counts per check.
 
     Checks: the series ends at or before the prediction time or, where the whole stay is the input, the end of the stay;
     the image was taken in its window and by the prediction time; the note obeys option `notes`; the split is that of
     the patient and no patient is in two; the scaler is published or fitted on train only. Times are looked up
-    again in ``stays``, ``radiographs`` and ``sections``, not taken from the cohort.
+    again in ``stays``, ``radiographs``, ``sections`` and ``reports`` (REPORTS that have a text, under `notes:
+    radiology`, of which a sample has at most ``n_reports``), not taken from the cohort.
 
     Raises:
         AuditError: naming task, check and the number of samples, never which.
@@ -63,7 +68,11 @@ def audit_cohorts(
             "violation: no prediction time": timed["prediction_time"].null_count(),
             **_series_checks(timed, series, stays),
             **_image_checks(timed, radiographs),
-            **_note_checks(timed, name, sections, options),
+            **(
+                _report_checks(timed, no_reports() if reports is None else reports, n_reports)
+                if options.notes == "radiology"
+                else _note_checks(timed, name, sections, options)
+            ),
         }
         broken = {check: n for check, n in checks.items() if check.startswith("violation") and n}
         if broken:
@@ -141,6 +150,25 @@ def _note_checks(timed: pl.DataFrame, task: str, sections: pl.DataFrame, options
     }
 
 
+def _report_checks(timed: pl.DataFrame, reports: pl.DataFrame, n_reports: int) -> dict[str, int]:
+    known = reports.select("note_id", filed=available_from(), owner="subject_id")
+    noted = timed.drop_nulls("note_id").with_columns(note_id=note_ids.split("note_id"))
+    each = noted.explode("note_id").join(known, on="note_id", how="left", validate="m:1")
+
+    def samples(wrong: pl.Expr) -> int:
+        return each.filter(wrong)["sample_id"].n_unique()
+
+    return {
+        "with note": noted.height,
+        "violation: note of another patient": samples(pl.col("owner") != pl.col("subject_id")),
+        "violation: note without text": samples(pl.col("owner").is_null()),
+        "violation: more notes than the setting": noted.filter(pl.col("note_id").list.len() > n_reports).height,
+        "violation: note filed after the prediction time": samples(
+            (pl.col("filed") > pl.col("prediction_time")).fill_null(True)
+        ),
+    }
+
+
 def run(work: StageWork) -> None:
     """Stage `audit`: leakage.json, and flow.json and dropped.json of the whole build."""
     folders = work.cohorts()
@@ -154,6 +182,8 @@ def run(work: StageWork) -> None:
         radiographs=read_radiographs(work, empty_counts()),
         options=work.options,
         scaler=json.loads((work.upstream["hourly"] / "scaler.json").read_text()),
+        reports=report_marks(work.upstream["reports"]) if work.options.notes == "radiology" else None,
+        n_reports=work.settings["n_reports"],
     )
     parts = [path for path in work.upstream.values() if (path / "flow.json").is_file()]
     flow: dict[str, Any] = {}
