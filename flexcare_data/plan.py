@@ -209,7 +209,6 @@ def collected_rows(tasks: Iterable[str]) -> dict[str, Stage]:
         Stage(
             "notes",
             module="flexcare_model.notes.build",
-            options=("notes",),
             upstream=("sections", "reports", *cohorts),
             tasks=tasks,
             libraries=NOTE_LIBRARIES,

@@ -34,7 +34,7 @@ CXR_ROWS = {"metadata": 377_110, "chexpert": 227_827}
 CXR_BYTES = 557_000_000_000
 """The radiographs of MIMIC-CXR-JPG on disk."""
 
-NOTE_ROWS = {"discharge": 331_794}
+NOTE_ROWS = {"discharge": 331_794, "radiology": 2_321_355}
 """Rows of MIMIC-IV-Note 2.2."""
 
 IMAGE_YEARS = "2011-2016"
@@ -146,7 +146,7 @@ def recognise_cxr(found: Found) -> Edition:
 
 def recognise_note(found: Found) -> Edition:
     """2.2 is the only edition of MIMIC-IV-Note so far."""
-    return Edition(("2.2",), found.rows == NOTE_ROWS, ())
+    return Edition(("2.2",), bool(found.rows) and all(NOTE_ROWS.get(n) == rows for n, rows in found.rows.items()), ())
 
 
 def _by_folder(names: tuple[str, ...], found: Found, evidence: list[str]) -> tuple[str, ...]:

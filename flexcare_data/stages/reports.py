@@ -64,7 +64,7 @@ def report_text(text: str, options: Options) -> str | None:
         'lungs clear normal'
     """
     headings = list(_HEADING.finditer(text))
-    ends = [heading.start() for heading in headings[1:]] + [len(text)]
+    ends = [*(heading.start() for heading in headings), len(text)][1:]
     parts = [
         clean(part if options.note_cleaning == "keep" else part.lower(), options)
         for heading, end in zip(headings, ends, strict=True)

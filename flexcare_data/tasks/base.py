@@ -15,7 +15,7 @@ import polars as pl
 from flexcare_data import note_ids
 from flexcare_data.discovery import USUAL_ORDER
 from flexcare_data.raw.tables import Dropped
-from flexcare_data.schema import COHORT, RAW, REPORT, REPORTS, WINDOWS, Flow, Section, check
+from flexcare_data.schema import COHORT, RAW, REPORTS, WINDOWS, Flow, Section, check
 
 if TYPE_CHECKING:
     from flexcare_data.options import Options
@@ -41,8 +41,7 @@ class Task:
         kind: decides loss, activation and metrics.
         labels: label columns of the cohort, in order; ``("label",)`` for one answer.
         n_outputs: logits of the head; None where the data decides (drg: number of codes).
-        section: section of the discharge summary that is the note input (`note_part` says what is under `notes:
-            radiology`).
+        section: section of the discharge summary that is the note input, unless option `notes` is `radiology`.
         loss_weight: weight of the task in the multi-task loss (paper, section 4).
         description: one line for menus and reports.
         build: makes the cohort.
@@ -165,11 +164,6 @@ def with_last_image(samples: pl.DataFrame, radiographs: pl.DataFrame) -> pl.Data
     joined = joined.with_columns(image_time="study_datetime")
     chosen = [pl.when(inside).then(pl.col(name)).alias(name) for name in ("dicom_id", "study_id", "image_time")]
     return joined.with_columns(chosen).sort("_row").drop("_row", "study_datetime")
-
-
-def note_part(task: Task, notes: str) -> str:
-    """The text that is the note input of ``task`` (of `schema.NOTE_PARTS`) where option `notes` has this value."""
-    return REPORT if notes == "radiology" else task.section
 
 
 def with_note(samples: pl.DataFrame, sources: Sources, section: str) -> pl.DataFrame:

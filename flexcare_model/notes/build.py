@@ -30,12 +30,11 @@ from flexcare_data.hashing import file_digest, spec_key
 from flexcare_data.job_part import WHOLE, JobPart
 from flexcare_data.modalities import MAX_NOTE_TOKENS
 from flexcare_data.progress import meter
-from flexcare_data.schema import NOTES_INDEX, check
+from flexcare_data.schema import NOTES_INDEX, REPORT, check
 from flexcare_data.stages.work import AGAIN, ChangedError, StageWork
 from flexcare_data.store.folders import write_stage
 from flexcare_data.store.pools import Pool
 from flexcare_data.tasks import TASKS
-from flexcare_data.tasks.base import note_part
 from flexcare_model.notes.batching import CPU_BATCH_TOKENS, batches, computing, empty_arrays, put
 from flexcare_model.notes.encoder import (
     Encoder,
@@ -46,20 +45,22 @@ from flexcare_model.notes.encoder import (
 )
 from flexcare_model.notes.loading import load_into_memory
 from flexcare_model.notes.storage import STORAGES
-from flexcare_model.notes.texts import texts_of
+from flexcare_model.notes.texts import reads_reports, texts_of
 
 PART_TOKENS = 2**18
 """Tokens per part: 403 MB in float16. Fixed, as it decides the bytes of a build."""
 _SECTION = cast("pl.Enum", NOTES_INDEX.columns[1].dtype)
 
 
-def wanted_notes(cohorts: Mapping[str, pl.DataFrame], option: str = "same_admission") -> pl.DataFrame:
+def wanted_notes(cohorts: Mapping[str, pl.DataFrame], *, of_reports: bool = False) -> pl.DataFrame:
     """The (note_id, section) pairs that cohorts (task -> COHORT) point at, unique and sorted.
 
-    ``option`` is the value of option `notes` that they were built with.
+    ``of_reports``: the notes are radiology reports, not sections of discharge summaries.
     """
     pairs = [
-        cohort.select(note_ids.split("note_id"), section=pl.lit(note_part(TASKS[task], option), dtype=_SECTION))
+        cohort.select(
+            note_ids.split("note_id"), section=pl.lit(REPORT if of_reports else TASKS[task].section, dtype=_SECTION)
+        )
         .drop_nulls("note_id")
         .explode("note_id")
         for task, cohort in cohorts.items()
@@ -310,7 +311,7 @@ def run(work: StageWork) -> None:
     cohorts = {task: pl.read_parquet(folder / f"{task}.parquet") for task, folder in work.cohorts().items()}
     build(
         texts_of(work),
-        wanted_notes(cohorts, work.options.notes),
+        wanted_notes(cohorts, of_reports=reads_reports(work)),
         work.upstream.get("encoder") or settings["encoder"],
         out_dir=work.out,
         spec=dict(work.spec),
