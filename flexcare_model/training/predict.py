@@ -65,12 +65,13 @@ def predict(
         output, task, split, max_hours=run.max_hours, max_tokens=run.settings.max_tokens, augment=False, cohort=cohort,
         embedder=find_embedder(output, encoder, device),
     )  # fmt: skip
+    data = data.without(*without) if without else data
     if (width := run.settings.note_width) != data.note_width and data.present[:, MODALITIES.index("note")].any():
         raise SampleError(
             f"{folder}: expected note vectors of width {width}, as in its training, got {data.note_width} in {output}; "
             "use data of the same note encoder, or --without note"
         )
-    return _explained(model, run, data.without(*without) if without else data, BatchLoader(torch.device(device)))
+    return _explained(model, run, data, BatchLoader(torch.device(device)))
 
 
 def output_of(folder: Path) -> Path:
