@@ -310,8 +310,8 @@ def run(work: StageWork) -> None:
     settings = work.settings
     cohorts = {task: pl.read_parquet(folder / f"{task}.parquet") for task, folder in work.cohorts().items()}
     build(
-        texts_of(work),
-        wanted_notes(cohorts, of_reports=reads_reports(work)),
+        texts_of(work.upstream),
+        wanted_notes(cohorts, of_reports=reads_reports(work.upstream)),
         work.upstream.get("encoder") or settings["encoder"],
         out_dir=work.out,
         spec=dict(work.spec),

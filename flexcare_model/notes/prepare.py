@@ -21,7 +21,7 @@ def run(work: StageWork) -> None:
     name = work.settings["encoder"]
     with work.folder() as folder:
         if name == TINY:
-            texts = texts_of(work).drop("note_id").collect()
+            texts = texts_of(work.upstream).drop("note_id").collect()
             make_tiny_encoder(folder, [text for column in texts for text in column.drop_nulls()])
             return
         source = find_encoder(name)

@@ -1,24 +1,26 @@
 """Which texts can be note inputs: sections of discharge summaries, or radiology reports.
 
-In: the folders of the stages `sections` or `reports`. Out: note_id and a column for each kind of text.
+In: the folders of the stages that a stage reads. Out: note_id and a column for each kind of text.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import Path
+
 import polars as pl
 
 from flexcare_data.schema import REPORT, SECTION_NAMES
-from flexcare_data.stages.work import StageWork
 
 
-def reads_reports(work: StageWork) -> bool:
+def reads_reports(upstream: Mapping[str, Path]) -> bool:
     """True where the notes are radiology reports (option `notes: radiology`)."""
-    return "reports" in work.upstream
+    return "reports" in upstream
 
 
-def texts_of(work: StageWork) -> pl.LazyFrame:
+def texts_of(upstream: Mapping[str, Path]) -> pl.LazyFrame:
     """The texts of the notes, by note_id; radiology reports where their stage is read."""
-    if reads_reports(work):
-        reports = pl.scan_parquet(work.upstream["reports"] / "reports.parquet")
+    if reads_reports(upstream):
+        reports = pl.scan_parquet(upstream["reports"] / "reports.parquet")
         return reports.select("note_id", pl.col("text").alias(REPORT))
-    return pl.scan_parquet(work.upstream["sections"] / "sections.parquet").select("note_id", *SECTION_NAMES)
+    return pl.scan_parquet(upstream["sections"] / "sections.parquet").select("note_id", *SECTION_NAMES)
