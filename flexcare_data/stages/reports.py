@@ -49,7 +49,7 @@ _HEADING = re.compile(rf"(?:^[ \t]*(?i:({_BY_LENGTH}))|(?<!\S)({_BY_LENGTH}))[ \
 _ROWS_PER_CHUNK = 1 << 14
 _ROWS_PER_GROUP = 1 << 11
 """Rows of a group of a sorted chunk: the least that the merge reads of it."""
-_ROWS_PER_BLOCK = 1 << 16
+_ROWS_PER_BLOCK = 1 << 15
 """Rows that the merge holds in memory, and rows of a group of the result."""
 
 
@@ -134,15 +134,16 @@ def _merged(parts: list[Path], rows_per_block: int) -> Iterator[tuple[pl.DataFra
 
     A part is sorted, so a block has consecutive rows of it.
     """
-    frames = [
+    if not parts:
+        return
+    keys = pl.concat(
         pl.read_parquet(part, columns=["note_id", "file_order"]).with_columns(part=pl.lit(k, pl.Int32))
         for k, part in enumerate(parts)
-    ]
-    if not frames:
-        return
-    keys = pl.concat(frames).sort("note_id", "file_order").with_columns(last=pl.col("note_id").is_last_distinct())
+    )
+    ordered = keys.sort("note_id", "file_order").select("part", last=pl.col("note_id").is_last_distinct())
+    del keys  # only the place of each row is needed from here on
     start = np.zeros(len(parts), np.int64)
-    for block in keys.iter_slices(rows_per_block):
+    for block in ordered.iter_slices(rows_per_block):
         n = np.bincount(block["part"].to_numpy(), minlength=len(parts))
         rows = pl.concat(pl.scan_parquet(parts[k]).slice(int(start[k]), int(n[k])).collect() for k in np.flatnonzero(n))
         start += n
