@@ -284,6 +284,17 @@ def sections(**arguments: Any) -> None:
     run_stage("sections", arguments)
 
 
+@commands.command("reports")
+@roots("mimic_iv_note")
+@STAGE
+def reports(**arguments: Any) -> None:
+    """Findings and impressions of the radiology reports.
+
+    They are needed for the option `notes=radiology` only.
+    """
+    run_stage("reports", arguments)
+
+
 @commands.command("radiographs")
 @roots("mimic_cxr_jpg")
 @STAGE
@@ -292,30 +303,40 @@ def radiographs(**arguments: Any) -> None:
     run_stage("radiographs", arguments)
 
 
+REPORTS = options(
+    click.option("--reports", type=FOLDER, help="Folder of reports, with `--option notes=radiology`."),
+    click.option(
+        "--n-reports", type=click.IntRange(1), default=3, help="Reports of a sample at most, with the same option."
+    ),
+)
+
+
 @commands.command("cohort")
 @click.option("--task", required=True, help="Name of the task.")
 @roots("mimiciv", "mimic_cxr_jpg")
 @folders("stays", "splits", "hourly", "sections", "radiographs")
+@REPORTS
 @click.option("--events", type=FOLDER, help="Folder of events, for a task whose input may end inside an hour.")
 @STAGE
-def cohort(task: str, **arguments: Any) -> None:
+def cohort(task: str, n_reports: int, **arguments: Any) -> None:
     """Samples and labels of one task."""
     from flexcare_data.discovery import task_names
     from flexcare_data.schema import cohort_stage
 
     if task not in task_names():
         raise click.BadParameter(f"expected one of {', '.join(task_names())}, got {task}", param_hint="--task")
-    run_stage(cohort_stage(task), arguments, task=task)
+    run_stage(cohort_stage(task), arguments, task=task, n_reports=n_reports)
 
 
 @commands.command("audit")
 @folders("stays", "splits", "events", "hourly", "sections", "radiographs")
+@REPORTS
 @COHORTS
 @MEMORY
 @STAGE
-def audit(memory_mb: int, **arguments: Any) -> None:
+def audit(memory_mb: int, n_reports: int, **arguments: Any) -> None:
     """Check the samples for leakage; count what was dropped."""
-    run_stage("audit", arguments, memory_mb=memory_mb)
+    run_stage("audit", arguments, memory_mb=memory_mb, n_reports=n_reports)
 
 
 @commands.command("images")

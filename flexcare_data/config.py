@@ -105,13 +105,18 @@ class Notes(Section):
     storage: Literal["float16", "int8", "tokens"] = Field(
         "float16", description="token vectors as float16 or int8, or token ids (embedded during training)"
     )
-    max_tokens: int = Field(
-        MAX_NOTE_TOKENS, ge=1, le=MAX_NOTE_TOKENS, description="word pieces that are kept of a note"
+    max_tokens: PositiveInt = Field(
+        MAX_NOTE_TOKENS,
+        description="word pieces that are kept of a note, and of all notes of a sample together; at most as many as "
+        "the encoder has positions",
     )
     batch_tokens: PositiveInt = Field(8192, description="word pieces in a batch of the encoder, padding included")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where the encoder runs")
     jobs: PositiveInt = Field(
         1, description="number of jobs that embed; a cluster can run them at the same time, each with a GPU"
+    )
+    reports: int = Field(
+        3, ge=1, le=16, description="radiology reports of a sample at most, the newest (option `notes: radiology`)"
     )
 
 

@@ -17,10 +17,11 @@ IMAGE_SIDE = 256
 """Height and width in pixels of a stored radiograph."""
 
 NOTE_WIDTH = 768
-"""Length of the vector of one note token: the hidden size of the frozen encoder."""
+"""Length of the vector of a note token where no data says otherwise: the hidden size of BioBERT."""
 
 MAX_NOTE_TOKENS = 512
-"""Most word pieces of a note: the encoder has no positions beyond."""
+"""Word pieces of a note that are read unless the configuration says otherwise: BioBERT has no positions beyond. A model
+has positions for at least so many."""
 
 MAX_HOURS = 512
 """Most hours of a series that a model reads."""

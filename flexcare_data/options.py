@@ -122,9 +122,9 @@ class Options(BaseModel):
     )
     notes: Literal["same_admission", "prior", "radiology", "none"] = Field(
         "same_admission",
-        description="discharge summary: of the same admission, written after the stay (published); the newest of an "
-        "earlier admission, filed before the prediction time; instead of it the newest radiology reports filed before "
-        "the prediction time; or none",
+        description="note: the discharge summary of the same admission, written after the stay (published); the newest "
+        "one of an earlier admission, filed by the prediction time; the newest radiology reports of the patient, filed "
+        "by the prediction time (`notes.reports` of them); or none",
     )
     note_cleaning: Literal["strip", "keep"] = Field(
         "strip",

@@ -144,6 +144,13 @@ SHARED_STAGES: dict[str, Stage] = {
             outputs={"sections.parquet": "data/notes/sections.parquet"},
         ),
         Stage(
+            "reports",
+            module="flexcare_data.stages.reports",
+            raw=("radiology",),
+            options=("note_cleaning",),
+            outputs={"reports.parquet": "data/notes/reports.parquet"},
+        ),
+        Stage(
             "radiographs",
             module="flexcare_data.stages.radiographs",
             raw=("metadata",),
@@ -151,11 +158,12 @@ SHARED_STAGES: dict[str, Stage] = {
         ),
     )
 }  # fmt: skip
-"""Stages that do not depend on the configured tasks, in the order of the flow."""
+"""Stages that do not depend on the configured tasks, in the order of the flow. `reports` is planned only where option
+`notes` is `radiology` (`Plan.reads_reports`)."""
 
 
-COHORT_INPUTS = ("stays", "splits", "hourly", "sections", "radiographs")
-"""Stages that every cohort reads."""
+COHORT_INPUTS = ("stays", "splits", "hourly", "sections", "reports", "radiographs")
+"""Stages that every cohort reads; reports only with `notes: radiology`."""
 
 
 def cohort_row(task_name: str) -> Stage:
@@ -189,7 +197,7 @@ def collected_rows(tasks: Iterable[str]) -> dict[str, Stage]:
             "audit",
             module="flexcare_data.stages.audit.build",
             options=("after_death", "asked", "availability", "edges", "nested", "notes", "scaler"),
-            upstream=("stays", "splits", "events", "hourly", "sections", "radiographs", *cohorts),
+            upstream=("stays", "splits", "events", "hourly", "sections", "reports", "radiographs", *cohorts),
             tasks=tasks,
             libraries=(*TABLE_LIBRARIES, "duckdb"),
             outputs={name: f"data/{name}" for name in ("leakage.json", "flow.json", "dropped.json")},
@@ -205,13 +213,13 @@ def collected_rows(tasks: Iterable[str]) -> dict[str, Stage]:
         Stage(
             "encoder",
             module="flexcare_model.notes.prepare",
-            upstream=("sections",),
+            upstream=("sections", "reports"),
             libraries=NOTE_LIBRARIES,
         ),
         Stage(
             "notes",
             module="flexcare_model.notes.build",
-            upstream=("sections", *cohorts),
+            upstream=("sections", "reports", *cohorts),
             tasks=tasks,
             libraries=NOTE_LIBRARIES,
             outputs={"index.parquet": "data/notes/index.parquet", "shards": "data/notes/shards"},
@@ -304,7 +312,13 @@ class Plan:
     @property
     def shared(self) -> tuple[str, ...]:
         """Published stages that do not depend on the configured tasks: what every cohort is made from."""
-        return tuple(name for name, row in SHARED_STAGES.items() if row.outputs)
+        rows = SHARED_STAGES.items()
+        return tuple(name for name, row in rows if row.outputs and (name != "reports" or self.reads_reports))
+
+    @property
+    def reads_reports(self) -> bool:
+        """True where radiology reports are the notes: the only case in which their table is needed."""
+        return self.options.notes == "radiology"
 
     @property
     def published(self) -> tuple[str, ...]:
@@ -333,9 +347,11 @@ class Plan:
     def upstream(self, name: str) -> tuple[str, ...]:
         """Names of the stages that stage ``name`` reads."""
         stage = self.stage(name)
-        own = stage.upstream
-        if name == "encoder":
-            own = ("sections",) if self.config.notes.encoder == "tiny" else ()
+        own = tuple(read for read in stage.upstream if read != "reports" or self.reads_reports)
+        if name in ("encoder", "notes") and self.reads_reports:
+            own = tuple(read for read in own if read != "sections")
+        if name == "encoder" and self.config.notes.encoder != "tiny":
+            own = ()
         if name == "notes" and not self.encoder_folder:
             own = ("encoder", *own)
         if self.config.is_synthetic and stage.raw:
@@ -369,6 +385,8 @@ class Plan:
         if name == "notes":
             encoder = {"encoder": encoder_files(self.encoder_folder)} if self.encoder_folder else {}
             return encoder | {"storage": notes.storage, "max_tokens": notes.max_tokens}
+        if self.reads_reports and (name == "audit" or task_of_stage(name)):
+            return {"n_reports": notes.reports}
         return {}
 
     def samples_spec(self, task: str) -> dict[str, Any]:
@@ -386,7 +404,7 @@ class Plan:
                 "settings": notes["settings"],
                 "code": code_spec(self.stage("notes").module),
                 "libraries": notes["libraries"],
-                "upstream": {name: key for name, key in notes["upstream"].items() if name in ("sections", "encoder")},
+                "upstream": {name: key for name, key in notes["upstream"].items() if task_of_stage(name) is None},
             },
         }
 
@@ -413,10 +431,11 @@ class Plan:
         from flexcare_data.tasks import TASKS
 
         own = {table for name in task_names() for table in TASKS[name].raw}
+        needed = {table for name in self.published for table in self.stage(name).raw} - own
         problems = []
         for name, table in RAW.items():
             root = self.root(table.root)
-            if root is None or name in own:
+            if root is None or name not in needed:
                 continue
             try:
                 locate(root, name)

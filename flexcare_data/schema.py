@@ -13,7 +13,7 @@ from typing import Any, Literal, get_args
 import polars as pl
 
 from flexcare_data.errors import UserError
-from flexcare_data.modalities import MAX_HOURS, MAX_NOTE_TOKENS
+from flexcare_data.modalities import MAX_HOURS
 
 OUTPUT_FORMAT = 1
 """Version of the files below the output folder; files of another version are refused (`store.folders.check_format`)."""
@@ -103,6 +103,12 @@ Section = Literal["past_medical_history", "brief_hospital_course"]
 SECTION_NAMES: tuple[Section, ...] = get_args(Section)
 """The sections of a discharge summary that can be an input."""
 
+REPORT = "radiology_report"
+"""Name of the text of a radiology report among the note inputs."""
+
+NOTE_PARTS = (*SECTION_NAMES, REPORT)
+"""Every text that can be a note input."""
+
 Flow = list[dict[str, Any]]
 """What each step of a selection kept: its name and counts."""
 
@@ -191,6 +197,13 @@ RAW: dict[str, RawTable] = {
         ),
         _raw(
             "discharge", "mimic_iv_note", ("note",), key=("note_id",),
+            columns={
+                "note_id": _TEXT, "subject_id": _ID, "hadm_id": _ID, "charttime": _TIME, "storetime": _TIME,
+                "text": _TEXT,
+            },
+        ),
+        _raw(
+            "radiology", "mimic_iv_note", ("note",), key=("note_id",),
             columns={
                 "note_id": _TEXT, "subject_id": _ID, "hadm_id": _ID, "charttime": _TIME, "storetime": _TIME,
                 "text": _TEXT,
@@ -303,6 +316,19 @@ SECTIONS = Table(
     ),
 )  # fmt: skip
 
+REPORTS = Table(
+    "reports", "data/notes/reports.parquet", ("note_id",),
+    (
+        Column("note_id", _TEXT, "radiology report"),
+        _SUBJECT,
+        Column("hadm_id", _ID, "hospital admission; null where the report belongs to none", nullable=True),
+        Column("charttime", _TIME, "time of the examination", nullable=True),
+        Column("storetime", _TIME, "time the report was filed", nullable=True),
+        Column("file_order", _INT, "row of the report in radiology.csv, from 0"),
+        Column("text", _TEXT, "cleaned findings and impression; null where the report has neither", nullable=True),
+    ),
+)  # fmt: skip
+
 RADIOGRAPHS = Table(
     "radiographs", "data/radiographs.parquet", ("dicom_id",),
     (
@@ -327,12 +353,12 @@ CXR_INDEX = Table(
 NOTES_INDEX = Table(
     "notes", "data/notes/index.parquet", ("note_id", "section"),
     (
-        Column("note_id", _TEXT, "discharge summary"),
-        Column("section", pl.Enum(SECTION_NAMES), "section of the note"),
+        Column("note_id", _TEXT, "discharge summary or radiology report"),
+        Column("section", pl.Enum(NOTE_PARTS), "section of the summary, or `radiology_report`"),
         Column("text_key", _TEXT, "hash of the text; equal texts share their vectors"),
         Column("shard", _TEXT, "file stem below data/notes/shards/ that holds the tokens"),
         Column("offset", _INT, "first token of the text in its shard"),
-        Column("n_tokens", _INT, f"word pieces, at most {MAX_NOTE_TOKENS}; 0 where the tokenizer finds none"),
+        Column("n_tokens", _INT, "word pieces, at most `notes.max_tokens`; 0 where the tokenizer finds none"),
     ),
 )  # fmt: skip
 
@@ -350,7 +376,11 @@ COHORT = Table(
             "n_hours", _INT, f"bins of the series before the cut to {MAX_HOURS}; null without series", nullable=True
         ),
         Column("dicom_id", _TEXT, "radiograph; null without image", nullable=True),
-        Column("note_id", _TEXT, "discharge summary whose section is the input; null where missing", nullable=True),
+        Column(
+            "note_id", _TEXT,
+            "discharge summary whose section is the input, or (`notes: radiology`) radiology reports, the newest "
+            "first, joined by one space; null where missing", nullable=True,
+        ),
     ),
     extra_dtype=pl.Int64(),
 )  # fmt: skip
@@ -363,7 +393,7 @@ WINDOWS = Table(
         Column("window_start", _TIME, "start of the window of radiographs, inclusive", nullable=True),
         Column("window_end", _TIME, "end of the window of radiographs, inclusive", nullable=True),
         Column("image_time", _TIME, "when the radiograph was taken; null without image", nullable=True),
-        Column("note_time", _TIME, "when the note was filed; null without note", nullable=True),
+        Column("note_time", _TIME, "when the note, or the newest report, could be read; null without", nullable=True),
         Column(
             "label_time", _TIME,
             "when the answer was known: death, readmission, end of the stay; null where the answer is that nothing "
@@ -382,6 +412,7 @@ TABLES: dict[str, Table] = {
         TAILS_INDEX,
         SPLITS,
         SECTIONS,
+        REPORTS,
         RADIOGRAPHS,
         CXR_INDEX,
         NOTES_INDEX,

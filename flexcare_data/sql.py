@@ -13,13 +13,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flexcare_data.hours import TOLERANCE
-from flexcare_data.schema import COHORT, TABLES, WINDOWS, Table
+from flexcare_data.schema import COHORT, REPORTS, SECTION_NAMES, TABLES, WINDOWS, Table
 
 if TYPE_CHECKING:
     import duckdb
 
 SHARE_OF_MEMORY = 0.6
 """Of the memory of a job, what DuckDB may use; Python, its libraries and what is read beside need the rest."""
+
+HAS_TEXT = {
+    "sections": " OR ".join(f"{name} IS NOT NULL" for name in SECTION_NAMES),
+    "reports": f"{REPORTS.columns[-1].name} IS NOT NULL",
+}
+"""Tables of notes, and whether a row of them has a text that can be an input."""
 
 COMMENTS = {
     "stays": "ICU stays of the benchmark",
@@ -64,8 +70,8 @@ def create_views(
     Args:
         files: by name of the table, its file: an SQL expression.
         cohorts: by task, the files of COHORT and WINDOWS.
-        options: by name, the options that decide when a value enters a series (`availability`, `edges`), and others
-            to show.
+        options: by name, the options that decide when a value enters a series (`availability`, `edges`), and other
+            options and settings to show.
     """
     for name, file in files.items():
         _view(connection, name, f"SELECT * FROM read_parquet({file})", TABLES[name])
@@ -78,9 +84,9 @@ def create_views(
         "sample_notes",
         "SELECT * REPLACE (unnest(string_split(note_id, ' ')) AS note_id) FROM samples WHERE note_id IS NOT NULL",
     )
-    names = [name for name in ("sections", "reports") if name in files]
     columns = "note_id, subject_id, hadm_id, charttime, storetime, greatest(charttime, storetime) AS filed"
-    _view(connection, "notes", "\nUNION ALL\n".join(f"SELECT {columns} FROM {name}" for name in names))
+    parts = [f"SELECT {columns}, {text} AS has_text FROM {name}" for name, text in HAS_TEXT.items() if name in files]
+    _view(connection, "notes", "\nUNION ALL\n".join(parts))
     _view(connection, "series_values", _series_values(options))
     pairs = ", ".join(f"({_text(name)}, {_text(value)})" for name, value in sorted(options.items()))
     _view(connection, "options", f"SELECT * FROM (VALUES {pairs}) AS options(name, value)")

@@ -15,7 +15,7 @@ from typing import Any
 
 import click
 
-from flexcare_data.cli import COHORTS, FOLDER, OUT, PART, STAGE, Menu, folders, run_stage
+from flexcare_data.cli import COHORTS, FOLDER, OUT, PART, STAGE, Menu, options, run_stage
 from flexcare_data.modalities import MODALITIES
 from flexcare_data.store.recipe import Recipe, link_all
 from flexcare_model.report.catalogue import FIGURES, REPLICATES, REPLICATES_SEED, TABLES
@@ -58,10 +58,15 @@ SYNTHETIC = click.option("--synthetic", is_flag=True, help="Mark the output as m
 
 # --- notes ------------------------------------------------------------------------------------------------------
 
+TEXTS = options(
+    click.option("--sections", type=FOLDER, help="Folder of sections; not with --reports."),
+    click.option("--reports", type=FOLDER, help="Folder of reports, with `--option notes=radiology`."),
+)
+
 
 @commands.command("encoder")
 @click.option("--encoder", required=True, help="Hub name, or `tiny` for a small random one (trials only).")
-@click.option("--sections", type=FOLDER, help="Folder of the stage sections, for `tiny`.")
+@TEXTS
 @STAGE
 def encoder(encoder: str, **arguments: Any) -> None:
     """Prepare a note encoder that is not a local folder."""
@@ -69,11 +74,11 @@ def encoder(encoder: str, **arguments: Any) -> None:
 
 
 @commands.command("notes")
-@folders("sections")
+@TEXTS
 @COHORTS
 @click.option("--encoder", required=True, help="Folder or hub name of the note encoder.")
 @click.option("--storage", type=click.Choice(["float16", "int8", "tokens"]), default="float16", help="What is stored.")
-@click.option("--max-tokens", type=click.IntRange(1, 512), default=512, help="Word pieces kept of a text.")
+@click.option("--max-tokens", type=click.IntRange(1), default=512, help="Word pieces kept of a text.")
 @click.option("--batch-tokens", type=click.IntRange(1), default=8192, help="Padded word pieces per batch.")
 @DEVICE
 @PART

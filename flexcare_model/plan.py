@@ -434,7 +434,10 @@ class ModelPlan:
     def catalogue(self) -> Product:
         """The published tables as views of a DuckDB database."""
         inputs = self._named([*map(self.data.product, self.data.shared), *self._cohorts()])
-        settings = {"options": self.config.resolved_options.model_dump(), "tasks": list(self.data.tasks)}
+        options = self.config.resolved_options.model_dump()
+        if self.data.reads_reports:
+            options["notes.reports"] = str(self.config.notes.reports)
+        settings = {"options": options, "tasks": list(self.data.tasks)}
         spec = self._made("catalogue", inputs, settings, "flexcare_data.export.catalogue")
         spec["libraries"] = library_versions(["duckdb"])
         return self._sealed("catalogue", spec, {"benchmark.duckdb": "benchmark.duckdb"}, inputs)

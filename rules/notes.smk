@@ -1,4 +1,5 @@
-# Discharge summaries: their sections, and one vector per word piece of each section that a cohort uses.
+# Notes: sections of discharge summaries, or radiology reports, and one vector per word piece of each text that a cohort
+# uses.
 
 
 rule sections:
@@ -17,6 +18,25 @@ rule sections:
         runtime=growing(60),
     shell:
         "python -m flexcare_data sections {params.arguments} > {log:q} 2>&1"
+
+
+# Only where the option notes is radiology.
+rule reports:
+    input:
+        unpack(stage_inputs("reports")),
+    output:
+        done=touch(mark("reports")),
+    params:
+        arguments=stage_arguments("reports"),
+    log:
+        f"{OUT}/logs/reports-{{key}}.log",
+    benchmark:
+        f"{OUT}/benchmarks/reports-{{key}}.tsv"
+    resources:
+        mem_mb=growing(CONFIG.resources.memory_mb),
+        runtime=growing(120),
+    shell:
+        "python -m flexcare_data reports {params.arguments} > {log:q} 2>&1"
 
 
 # A note encoder that is not a local folder: fetched from the hub, or a tiny random one, once per store.

@@ -36,16 +36,21 @@ class DataSet:
     is_synthetic: bool
 
 
-def needed_tables(root: str, tasks: Sequence[str]) -> list[str]:
-    """Raw tables below ``root`` that ``tasks`` need."""
-    of_tasks = {name for task in TASKS.values() for name in task.raw}
-    needed = {name for task in tasks for name in TASKS[task].raw}
+def needed_tables(root: str, tasks: Sequence[str], *, with_reports: bool = False) -> list[str]:
+    """Raw tables below ``root`` that ``tasks`` need; the radiology reports only if they are the notes."""
+    of_tasks = {name for task in TASKS.values() for name in task.raw} | {"radiology"}
+    needed = {name for task in tasks for name in TASKS[task].raw} | ({"radiology"} if with_reports else set())
     return [name for name, table in RAW.items() if table.root == root and (name not in of_tasks or name in needed)]
 
 
-def look_at(report: Report, root: str, folder: Path, tasks: Sequence[str], *, fast: bool) -> DataSet | None:
-    """Check the data set ``root`` in ``folder``; None where none of its tables exists."""
-    names = needed_tables(root, tasks)
+def look_at(
+    report: Report, root: str, folder: Path, tasks: Sequence[str], *, fast: bool, with_reports: bool = False
+) -> DataSet | None:
+    """Check the data set ``root`` in ``folder``; None where none of its tables exists.
+
+    ``with_reports``: radiology reports are the notes (option `notes`).
+    """
+    names = needed_tables(root, tasks, with_reports=with_reports)
     probes: dict[str, Probe] = {}
     problems: dict[str, str] = {}
     for name in names:

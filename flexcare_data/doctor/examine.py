@@ -16,7 +16,8 @@ from flexcare_data.doctor import datasets, deaths, fabricated, machine, pairing
 from flexcare_data.doctor.datasets import DataSet
 from flexcare_data.doctor.findings import Report
 from flexcare_data.doctor.sampling import Probe
-from flexcare_data.modalities import IMAGE_SIDE, NOTE_WIDTH
+from flexcare_data.encoder_files import encoder_setting
+from flexcare_data.modalities import IMAGE_SIDE, MAX_NOTE_TOKENS, NOTE_WIDTH
 from flexcare_data.options import cautions
 from flexcare_data.raw import editions
 from flexcare_data.raw.files import TITLES, WHERE
@@ -27,11 +28,10 @@ BYTES = {
     "event": 20 + 29 + 12,  # bucket row, settled row, and the row in events.parquet
     "hour": len(VARIABLES) * (8 + 1),  # values.npy and observed.npy
     "radiograph": IMAGE_SIDE**2,
-    "float16": 120 * NOTE_WIDTH * 2,  # a section has about 120 word pieces
-    "int8": 120 * (NOTE_WIDTH + 2),
-    "tokens": 120 * 4,
 }
 """Bytes on disk of one of each, to estimate the size of a build."""
+NOTE_PIECES = 120
+"""Word pieces of a section, and of findings and impression of a report, on average."""
 EVENT_SHARE = {"chartevents": 0.28, "labevents": 0.04}
 """Share of the rows that are of used items."""
 HOURS_PER_STAY = 87
@@ -63,7 +63,9 @@ def examine(
         if folder is None:
             _absent(report, root)
             _without_samples(report, root, config)
-        elif found := datasets.look_at(report, root, Path(folder), config.tasks, fast=fast):
+        elif found := datasets.look_at(
+            report, root, Path(folder), config.tasks, fast=fast, with_reports=_reads_reports(config)
+        ):
             sets[root] = found
     pairing.check_pairing(report, sets)
     if not fast:
@@ -123,9 +125,19 @@ def _encoder(report: Report, config: Config) -> None:
         found, do = problem
         needed = config.raw.mimic_iv_note is not None
         report.add("warning" if needed else "info", f"note encoder {name}", found, expected="an encoder on disk", do=do)
-    else:
-        small = " (small and random: for trials only)" if name == "tiny" else ""
-        report.add("info", f"note encoder {name}", f"present{small}")
+        return
+    small = " (small and random: for trials only)" if name == "tiny" else ""
+    report.add("info", f"note encoder {name}", f"present{small}")
+    longest = MAX_NOTE_TOKENS if name == "tiny" else encoder_setting(Path(name), "max_position_embeddings")
+    if longest is not None and config.notes.max_tokens > longest:
+        report.add(
+            "error", "notes.max_tokens", f"{config.notes.max_tokens:,}",
+            expected=f"at most {longest:,}, the positions of the note encoder", do="set a smaller number",
+        )  # fmt: skip
+
+
+def _reads_reports(config: Config) -> bool:
+    return config.resolved_options.notes == "radiology"
 
 
 def _needs(report: Report, sets: Mapping[str, DataSet], config: Config) -> None:
@@ -133,8 +145,8 @@ def _needs(report: Report, sets: Mapping[str, DataSet], config: Config) -> None:
     disk = disk_parts(probes, config)
     free = machine.free_disk(config.store_path)
     total = sum(disk.values())
-    small = max((p.inflated for name, p in probes.items() if name not in ("chartevents", "labevents", "discharge")),
-                default=0)  # fmt: skip
+    streamed = ("chartevents", "labevents", "discharge", "radiology")
+    small = max((p.inflated for name, p in probes.items() if name not in streamed), default=0)
     memory = dict(MEMORY) | {"small tables": 6 * small}
     if config.raw.mimic_iv_note is None:
         del memory["note encoder"]
@@ -169,14 +181,27 @@ def disk_parts(probes: dict[str, Probe], config: Config) -> dict[str, int]:
     """Bytes that a build writes at most, by kind, estimated from the rows of the tables."""
     rows = {name: p.rows for name, p in probes.items()}
     events = sum(share * rows.get(name, 0) for name, share in EVENT_SHARE.items())
-    n_sections = len({TASKS[task].section for task in config.tasks})
     parts = {
         "events": events * BYTES["event"],
         "hourly grids": rows.get("icustays", 0) * HOURS_PER_STAY * BYTES["hour"],
         "radiographs": rows.get("metadata", 0) * AP_SHARE * BYTES["radiograph"],
-        "note vectors": rows.get("discharge", 0) * BYTES[config.notes.storage] * n_sections,
+        "note vectors": _note_texts(rows, config) * NOTE_PIECES * _piece_bytes(config),
     }
     return {name: int(n) for name, n in parts.items() if n}
+
+
+def _note_texts(rows: Mapping[str, int], config: Config) -> int:
+    """Texts that are embedded, at most."""
+    if not _reads_reports(config):
+        return rows.get("discharge", 0) * len({TASKS[task].section for task in config.tasks})
+    # A sample is a stay, a study or an admission with a summary.
+    samples = len(config.tasks) * rows.get("icustays", 0) + rows.get("metadata", 0) + rows.get("discharge", 0)
+    return min(rows.get("radiology", 0), config.notes.reports * samples)
+
+
+def _piece_bytes(config: Config) -> int:
+    width = encoder_setting(Path(config.notes.encoder), "hidden_size", "dim", "d_model") or NOTE_WIDTH
+    return {"float16": 2 * width, "int8": width + 2, "tokens": 4}[config.notes.storage]
 
 
 def _gpu(report: Report, config: Config) -> None:

@@ -16,10 +16,21 @@ from pathlib import Path
 import duckdb
 
 from flexcare_data import sql
-from flexcare_data.schema import ADMISSIONS, COHORT, EVENTS, HOURLY_INDEX, RADIOGRAPHS, SECTIONS, SPLITS, STAYS, WINDOWS
+from flexcare_data.schema import (
+    ADMISSIONS,
+    COHORT,
+    EVENTS,
+    HOURLY_INDEX,
+    RADIOGRAPHS,
+    REPORTS,
+    SECTIONS,
+    SPLITS,
+    STAYS,
+    WINDOWS,
+)
 
-TABLES = (STAYS, ADMISSIONS, SPLITS, EVENTS, HOURLY_INDEX, RADIOGRAPHS, SECTIONS)
-"""Tables of every build."""
+TABLES = (STAYS, ADMISSIONS, SPLITS, EVENTS, HOURLY_INDEX, RADIOGRAPHS, SECTIONS, REPORTS)
+"""The published tables; reports exist only with `notes: radiology`."""
 
 PLACE = "by_key/catalogue/benchmark.duckdb"
 """Where the file is, as seen from the output folder: two folders below it, as DuckDB follows the published link."""
@@ -42,7 +53,7 @@ def write_catalogue(published: Path, tasks: Iterable[str], options: Mapping[str,
         )
         sql.create_views(
             connection,
-            {table.name: _below(table.path) for table in TABLES},
+            {table.name: _below(table.path) for table in TABLES if (published / table.path).exists()},
             {task: (_below(COHORT.path.format(task=task)), _below(WINDOWS.path.format(task=task))) for task in tasks},
             options,
         )

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
+from flexcare_data import note_ids
 from flexcare_data.errors import UserError
 from flexcare_data.hours import TOLERANCE
 from flexcare_data.schema import EVENTS, HOURLY_INDEX, KNOWN_ONLY_LATER
@@ -112,10 +113,27 @@ def _image_lines(window: dict, sample: dict) -> list[str]:
     return [f"  image: {sample['dicom_id']} of study {sample['study_id']}, taken {window['image_time']} ({rule})"]
 
 
+def _reports(output: Path, names: list[str]) -> list[dict]:
+    """The radiology reports with these ids, in this order; none where the notes are discharge summaries."""
+    path = output / "data" / "notes" / "reports.parquet"
+    if not path.exists():
+        return []
+    found = pl.scan_parquet(path).filter(pl.col("note_id").is_in(names)).collect()
+    return sorted(found.to_dicts(), key=lambda report: names.index(report["note_id"]))
+
+
 def _note_lines(output: Path, window: dict, sample: dict, task: str) -> list[str]:
     section = TASKS[task].section
     if sample["note_id"] is None:
-        return [f"  note: none ({section})"]
+        return ["  note: none"]
+    reports = _reports(output, sample["note_id"].split(note_ids.SEPARATOR))
+    if reports:
+        lines = []
+        for report in reports:
+            filed = f"filed {report['storetime'] or report['charttime']}, before the prediction time"
+            lines.append(f"  note: {report['note_id']}, radiology report of {report['charttime']} ({filed}):")
+            lines.append(f"    {json.dumps(report['text'], ensure_ascii=False)}")
+        return lines
     notes = pl.scan_parquet(output / "data" / "notes" / "sections.parquet")
     note = notes.filter(pl.col("note_id") == sample["note_id"]).collect().to_dicts()[0]
     same = note["hadm_id"] == sample["hadm_id"]

@@ -1,6 +1,6 @@
-"""Read the discharge summaries of MIMIC-IV-Note row by row.
+"""Read the notes of MIMIC-IV-Note row by row: discharge summaries or radiology reports.
 
-In: the root folder of MIMIC-IV-Note. Out: the rows of discharge.csv as text, and counts of rows that cannot be used.
+In: the root folder of MIMIC-IV-Note. Out: the rows of a table as text, and counts of rows that cannot be used.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from flexcare_data.schema import RAW
 
 
 def read_notes(
-    root: Path, dropped: Dropped, progress: Callable[[int, int], None] | None = None
+    root: Path, dropped: Dropped, progress: Callable[[int, int], None] | None = None, *, name: str = "discharge"
 ) -> Iterator[dict[str, str]]:
-    """Yield the rows of discharge.csv in file order, each a dict of the needed columns as text.
+    """Yield the rows of table ``name`` (discharge or radiology) in file order: dicts of the needed columns as text.
 
     One note is in memory at a time. ``\\r\\n`` and a lone ``\\r`` are newlines. Rows with another number of fields are
     counted in ``dropped``; ``progress`` is called with the bytes read so far and in all, on disk.
@@ -27,8 +27,8 @@ def read_notes(
     Raises:
         RawDataError: as `read_table`.
     """
-    table = RAW["discharge"]
-    path = locate(root, "discharge")
+    table = RAW[name]
+    path = locate(root, name)
     size = path.stat().st_size
     csv.field_size_limit(1 << 28)
     with open_bytes(path) as stream:
@@ -44,7 +44,7 @@ def read_notes(
                 if progress and not n % 1000:
                     progress(stream.raw_position(), size)
                 if len(row) != len(header):
-                    count(dropped, "discharge", "", "malformed_row", 1 if row else 0)
+                    count(dropped, name, "", "malformed_row", 1 if row else 0)
                     continue
                 yield {column: row[index] for column, index in position.items()}
             if progress:

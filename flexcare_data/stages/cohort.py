@@ -10,10 +10,11 @@ import polars as pl
 
 from flexcare_data.raw.tables import Dropped, count, empty_counts
 from flexcare_data.stages import hourly
+from flexcare_data.stages.reports import report_marks
 from flexcare_data.stages.sections import section_marks
 from flexcare_data.stages.work import StageWork, merged_counts, write_counts
 from flexcare_data.tasks import TASKS
-from flexcare_data.tasks.base import Sources
+from flexcare_data.tasks.base import Sources, no_reports
 
 
 def run(work: StageWork) -> None:
@@ -40,6 +41,11 @@ def read_sources(work: StageWork, dropped: Dropped) -> Sources:
     # A note must belong to an admission of the same patient; releases differ in their admissions.
     sections = marks.join(admissions, on=["subject_id", "hadm_id"], how="semi")
     count(dropped, "sections", "", "admission_unknown", marks.height - sections.height)
+    reports = no_reports()
+    if work.options.notes == "radiology":
+        marks = report_marks(work.upstream["reports"])
+        reports = marks.join(admissions, on="subject_id", how="semi")
+        count(dropped, "reports", "", "subject_without_admission", marks.height - reports.height)
     return Sources(
         stays=work.table("stays", "stays"),
         splits=work.table("splits", "splits"),
@@ -51,4 +57,6 @@ def read_sources(work: StageWork, dropped: Dropped) -> Sources:
         sections=sections,
         options=work.options,
         raw={name: work.read(name, dropped) for name in task.raw},
+        reports=reports,
+        n_reports=work.settings["n_reports"],
     )

@@ -5,9 +5,7 @@ In: rows of discharge.csv in file order. Out: SECTIONS. Other stages read which 
 
 from __future__ import annotations
 
-import re
-import string
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,8 +13,9 @@ import polars as pl
 
 from flexcare_data import progress as bars
 from flexcare_data.raw.notes import read_notes
-from flexcare_data.raw.tables import Dropped, count, empty_counts, typed
+from flexcare_data.raw.tables import Dropped, count, empty_counts
 from flexcare_data.schema import SECTION_NAMES, SECTIONS, check
+from flexcare_data.stages.note_rows import chunks, clean, texts_of, typed_rows
 from flexcare_data.stages.work import StageWork, write_counts
 from flexcare_data.stages.work import scratch as scratch_folder
 
@@ -28,11 +27,6 @@ COURSE = ("brief hospital course:", ("medications on admission",))
 FALLBACK = "discharge medications"
 """Where the hospital course ends if no admission medications are listed (option `bhc_fallback`)."""
 
-NULL_WORDS = ("", "nan", "null")
-"""Cleaned sections that count as missing: the published files are read back with pandas. `none` is text."""
-
-_NEWLINES = re.compile(r"\r\n?")
-_PUNCTUATION = str.maketrans("", "", string.punctuation + "\n")
 _ROWS_PER_CHUNK = 4096
 
 
@@ -56,17 +50,8 @@ def section(text: str, start: str, ends: tuple[str, ...], options: Options) -> s
     for end in ends:
         last = lower.find(end, first)
         if last >= 0:
-            return _clean(source[first:last], options)
+            return clean(source[first:last], options)
     return None
-
-
-def _clean(text: str, options: Options) -> str | None:
-    if options.note_cleaning == "keep":
-        kept = text.strip().replace("\n", " ")
-        return None if kept.lower() in NULL_WORDS else kept
-    # Newlines are removed without a space, so words join across lines (published); no second strip.
-    cleaned = text.strip().translate(_PUNCTUATION)
-    return None if cleaned in NULL_WORDS else cleaned
 
 
 def build_sections(
@@ -83,7 +68,7 @@ def build_sections(
     """
     parts: list[Path] = []
     n_rows = 0
-    for chunk in _chunks(notes):
+    for chunk in chunks(notes, _ROWS_PER_CHUNK):
         part = scratch / f"sections{len(parts):05d}.parquet"
         _sections_of(chunk, n_rows, options, dropped).write_parquet(part)
         parts.append(part)
@@ -102,43 +87,17 @@ def build_sections(
     }
 
 
-def _chunks(notes: Iterable[dict[str, str]]) -> Iterator[list[dict[str, str]]]:
-    chunk: list[dict[str, str]] = []
-    for note in notes:
-        chunk.append(note)
-        if len(chunk) == _ROWS_PER_CHUNK:
-            yield chunk
-            chunk = []
-    if chunk:
-        yield chunk
-
-
 def _sections_of(notes: list[dict[str, str]], first_row: int, options: Options, dropped: Dropped) -> pl.DataFrame:
     course: tuple[str, tuple[str, ...]] = (
         (COURSE[0], (*COURSE[1], FALLBACK)) if options.bhc_fallback == "on" else COURSE
     )
-    texts = [_NEWLINES.sub("\n", note["text"]) for note in notes]
-    words = ("note_id", "subject_id", "hadm_id", "charttime", "storetime")
-    frame = pl.DataFrame(
-        {name: [note[name] or None for note in notes] for name in words}, schema=dict.fromkeys(words, pl.String)
-    )
-    times = {name: typed(name, pl.Datetime("us")) for name in ("charttime", "storetime")}
-    result = frame.with_columns(
-        typed("subject_id", pl.Int64()),
-        typed("hadm_id", pl.Int64()),
-        **times,
-        file_order=pl.int_range(first_row, first_row + len(notes), dtype=pl.Int64),
-        past_medical_history=pl.Series([section(text, *HISTORY, options) for text in texts], dtype=pl.String),
-        brief_hospital_course=pl.Series([section(text, *course, options) for text in texts], dtype=pl.String),
-    )
-    for name in times:
-        count(dropped, "discharge", name, "not_a_time", result[name].null_count() - frame[name].null_count())
-    for name in ("note_id", "subject_id", "hadm_id"):
-        bad, empty = result[name].is_null(), frame[name].is_null()
-        count(dropped, "discharge", "", f"{name}_missing", int(empty.sum()))
-        count(dropped, "discharge", "", f"{name}_not_a_number", int((bad & ~empty).sum()))
-        frame, result = frame.filter(~bad), result.filter(~bad)
-    return result.select(SECTIONS.names)
+    texts = texts_of(notes)
+    parts = {
+        "past_medical_history": [section(text, *HISTORY, options) for text in texts],
+        "brief_hospital_course": [section(text, *course, options) for text in texts],
+    }
+    ids = ("note_id", "subject_id", "hadm_id")
+    return typed_rows(notes, first_row, parts, table="discharge", ids=ids, dropped=dropped).select(SECTIONS.names)
 
 
 def run(work: StageWork) -> None:

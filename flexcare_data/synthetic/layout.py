@@ -64,7 +64,7 @@ _ICU = {
     "d_items": "itemid label abbreviation linksto category unitname param_type lownormalvalue highnormalvalue",
     "caregiver": "caregiver_id",
 }
-_DISCHARGE = "note_id subject_id hadm_id note_type note_seq charttime storetime text"
+_NOTES = "note_id subject_id hadm_id note_type note_seq charttime storetime text"
 _METADATA = (
     "dicom_id subject_id study_id PerformedProcedureStepDescription ViewPosition Rows Columns StudyDate StudyTime "
     "ProcedureCodeSequence_CodeMeaning ViewCodeSequence_CodeMeaning PatientOrientationCodeSequence_CodeMeaning"
@@ -103,5 +103,6 @@ def tables(edition: str) -> dict[str, Layout]:
     layouts["metadata"] = Layout(f"{cxr}metadata", tuple(_METADATA.split()))
     layouts["chexpert"] = Layout(f"{cxr}chexpert", ("subject_id", "study_id", *CHEXPERT))
     layouts["split"] = Layout(f"{cxr}split", ("dicom_id", "study_id", "subject_id", "split"))
-    layouts["discharge"] = Layout("mimic_iv_note/note/discharge", tuple(_DISCHARGE.split()))
+    for name in ("discharge", "radiology"):
+        layouts[name] = Layout(f"mimic_iv_note/note/{name}", tuple(_NOTES.split()))
     return layouts

@@ -16,7 +16,7 @@ from isal import igzip
 
 from flexcare_data.hashing import file_digest
 from flexcare_data.schema import RAW_ROOTS, SYNTHETIC_MARK
-from flexcare_data.synthetic import chart, codes, images, labs, notes
+from flexcare_data.synthetic import chart, codes, images, labs, notes, reports
 from flexcare_data.synthetic.items import chart_items, lab_items
 from flexcare_data.synthetic.layout import MARK_TEXT, WITH_NEWEST_GROUP, Layout, tables
 from flexcare_data.synthetic.population import Population, generator, populate, with_newest_group
@@ -129,6 +129,7 @@ def _small_tables(people: Population, radiographs: images.Radiographs, seed: int
         "chexpert": radiographs.chexpert,
         "split": radiographs.split,
         "discharge": notes.discharge(people, seed=seed),
+        "radiology": reports.radiology(people, radiographs, seed=seed),
     }  # fmt: skip
 
 

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Literal
 
 import polars as pl
 
+from flexcare_data import note_ids
 from flexcare_data.discovery import USUAL_ORDER
 from flexcare_data.raw.tables import Dropped, count
-from flexcare_data.schema import COHORT, RAW, WINDOWS, Flow, Section, check
+from flexcare_data.schema import COHORT, RAW, REPORTS, WINDOWS, Flow, Section, check
 
 if TYPE_CHECKING:
     from flexcare_data.options import Options
@@ -40,7 +41,7 @@ class Task:
         kind: decides loss, activation and metrics.
         labels: label columns of the cohort, in order; ``("label",)`` for one answer.
         n_outputs: logits of the head; None where the data decides (drg: number of codes).
-        section: section of the discharge summary that is the note input.
+        section: section of the discharge summary that is the note input, unless option `notes` is `radiology`.
         loss_weight: weight of the task in the multi-task loss (paper, section 4).
         description: one line for menus and reports.
         build: makes the cohort.
@@ -87,6 +88,11 @@ class Task:
         return METRICS[self.kind]
 
 
+def no_reports() -> pl.DataFrame:
+    """REPORTS without rows, as the cohorts read it."""
+    return pl.DataFrame(schema={column.name: column.dtype for column in REPORTS.columns if column.name != "text"})
+
+
 @dataclass(frozen=True)
 class Sources:
     """The tables that cohorts are built from; a modality whose raw data is absent has empty tables.
@@ -102,6 +108,8 @@ class Sources:
         sections: SECTIONS; of the section columns only nulls are used.
         options: of the protocol.
         raw: the tables that the task names, in file order.
+        reports: REPORTS that have a text, without it; empty unless option `notes` is `radiology`.
+        n_reports: how many of them a sample has at most (setting `notes.reports`).
     """
 
     stays: pl.DataFrame
@@ -114,6 +122,8 @@ class Sources:
     sections: pl.DataFrame
     options: Options
     raw: dict[str, pl.DataFrame] = field(default_factory=dict)
+    reports: pl.DataFrame = field(default_factory=no_reports)
+    n_reports: int = 1
 
 
 @dataclass(frozen=True)
@@ -159,14 +169,47 @@ def with_last_image(samples: pl.DataFrame, radiographs: pl.DataFrame) -> pl.Data
 
 
 def with_note(samples: pl.DataFrame, sources: Sources, section: str) -> pl.DataFrame:
-    """Add note_id by option `notes`; ``samples`` hold subject_id, hadm_id and prediction_time."""
+    """Add note_id and note_time by option `notes`; ``samples`` hold subject_id, hadm_id and prediction_time.
+
+    note_id holds one note, or under `notes: radiology` several (`flexcare_data.note_ids`).
+    """
     choice = sources.options.notes
+    if choice == "radiology":
+        return _with_reports(samples, sources)
     if choice == "none":
-        return samples.with_columns(note_id=pl.lit(None, pl.String))
-    if choice == "same_admission":
+        chosen = samples.with_columns(note_id=pl.lit(None, pl.String))
+    elif choice == "same_admission":
         notes = note_of_admission(sources.sections, section, sources.options)
-        return samples.join(notes, on="hadm_id", how="left", validate="m:1", maintain_order="left")
-    return _with_prior_note(samples, sources, section)
+        chosen = samples.join(notes, on="hadm_id", how="left", validate="m:1", maintain_order="left")
+    else:
+        chosen = _with_prior_note(samples, sources, section)
+    filed = sources.sections.select("note_id", note_time=available_from())
+    return chosen.join(filed, on="note_id", how="left", validate="m:1", maintain_order="left")
+
+
+def _with_reports(samples: pl.DataFrame, sources: Sources) -> pl.DataFrame:
+    """The newest ``n_reports`` reports of the patient that could be read at or before the prediction time.
+
+    Of any admission or none, however old. Newest by the time from which they could be read, of equal times the later
+    row of the file.
+    """
+    known = sources.reports.select("subject_id", "note_id", "file_order", note_time=available_from())
+    ordered = known.drop_nulls("note_time").sort("subject_id", "note_time", "file_order")
+    # Each report with the ones before it, so that a sample is joined with one row, also where it is asked every hour.
+    earlier = [pl.col("note_id").shift(k).over("subject_id") for k in range(sources.n_reports)]
+    newest = ordered.with_columns(note_id=note_ids.joined(pl.concat_list(earlier).list.drop_nulls()))
+    newest = newest.select("subject_id", "note_id", "note_time", filed="note_time").sort("filed", maintain_order=True)
+    asked = samples.with_row_index("_row").sort("prediction_time", nulls_last=True)
+    # A search backward finds the last of equal times first.
+    chosen = asked.join_asof(
+        newest,
+        left_on="prediction_time",
+        right_on="filed",
+        by="subject_id",
+        strategy="backward",
+        check_sortedness=False,
+    )
+    return chosen.sort("_row").drop("_row", "filed")
 
 
 def _with_prior_note(samples: pl.DataFrame, sources: Sources, section: str) -> pl.DataFrame:
@@ -205,8 +248,8 @@ def note_of_admission(sections: pl.DataFrame, name: str, options: Options) -> pl
 
 
 def available_from() -> pl.Expr:
-    """Time from which a note could be read: storetime, or charttime where that is missing."""
-    return pl.coalesce("storetime", "charttime")
+    """Time from which a note could be read: the later of storetime and charttime; of one alone that one."""
+    return pl.max_horizontal("storetime", "charttime")
 
 
 def make_cohort(
@@ -219,9 +262,9 @@ def make_cohort(
 ) -> Cohort:
     """The cohort of ``samples``: split added, columns of COHORT and labels kept, sorted by sample_id, checked.
 
-    ``samples`` hold the columns of COHORT but split, the labels, and those of WINDOWS but note_time. Without label_time
-    it is null. Samples of patients without a split are left out. Those of an admission after the patient's death are
-    counted in ``dropped``.
+    ``samples`` hold the columns of COHORT but split, the labels, and those of WINDOWS. Without label_time it is null.
+    Samples of patients without a split are left out. Those of an admission after the patient's death are counted in
+    ``dropped``.
     """
     dropped = {} if dropped is None else dropped
     if "label_time" not in samples.columns:
@@ -233,8 +276,6 @@ def make_cohort(
         flow = [*flow, {"step": "of patients with a split", "samples": samples.height}]
     concerned = samples.join(after_death(sources), on="hadm_id", how="semi")
     count(dropped, task.name, "", "after_death_but_used", concerned.height)
-    filed = sources.sections.select("note_id", note_time=available_from())
-    samples = samples.join(filed, on="note_id", how="left", validate="m:1", maintain_order="left")
     columns = [
         pl.col(column.name).cast(column.dtype) if column.name != "split" else pl.col("split")
         for column in COHORT.columns

@@ -44,7 +44,7 @@ class Batch:
         ts: (B, T, 76) float, standardised, right padded; position 0 is the oldest kept hour.
         ts_len: (B,) int64, hours of each series, 0 where absent.
         img: (B, 3, 224, 224) float, ImageNet-normalised; undefined where absent.
-        note_tok: (B, N, 768) float16 or float32, token vectors of the frozen encoder, right padded.
+        note_tok: (B, N, width) float16 or float32, token vectors of the frozen encoder, right padded.
         note_len: (B,) int64, 0 where absent (and for a note without word pieces).
         present: (B, 3) bool in the order T, I, N; at least one True per row.
         label: (B,) for binary and multi-class tasks, (B, C) for multi-label ones (-1 uncertain, -2 blank).

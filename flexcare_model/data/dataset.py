@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from flexcare_data.modalities import IMAGE_SIDE, MAX_NOTE_TOKENS, MODALITIES, NOTE_WIDTH
+from flexcare_data.modalities import IMAGE_SIDE, MODALITIES, NOTE_WIDTH
 from flexcare_data.store.shards import cohort_path, read_output_table
 from flexcare_data.tasks import TASKS
 from flexcare_data.tasks.base import Task
@@ -186,21 +186,24 @@ class TaskDataset(Dataset):
         inputs = self.inputs.rows(rows)
         has_series, has_image, has_note = inputs.present.T
         ranges, texts, with_image = inputs.used("time_series"), inputs.used("note"), np.flatnonzero(has_image)
-        tokens, scale = torch.zeros(len(rows), 0, self.note_width), None
+        tokens, scale, ids_of = torch.zeros(len(rows), 0, self.note_width), None, None
         if has_note.any():
             tokens, scale = inputs.readers["note"].gather(texts)
+            if inputs.readers["note"].storage == "tokens":
+                ids_of = torch.from_numpy(texts[:, :, 1:])
         if has_series.any():
             series = inputs.readers["time_series"].gather(ranges)
         else:
             series = torch.zeros(len(rows), 1, COLUMNS)
         images = inputs.readers["image"].gather(inputs.places["image"][with_image]) if len(with_image) else NO_IMAGES
-        lengths = np.stack([ranges[:, :, 1].sum(axis=1), PATCHES * has_image, texts[:, 1]], axis=1)
+        lengths = np.stack([ranges[:, :, 1].sum(axis=1), PATCHES * has_image, texts[:, :, 1].sum(axis=1)], axis=1)
         return RawBatch(
             series=series,
             images=images,
             image_rows=torch.from_numpy(with_image),
             tokens=tokens,
             token_scale=scale,
+            texts=ids_of,
             lengths=torch.from_numpy(lengths),
             present=torch.from_numpy(inputs.present),
             label=self._labels[torch.from_numpy(rows)],
@@ -258,6 +261,7 @@ class TaskDataset(Dataset):
             image_rows=torch.tensor([i for i, _ in images], dtype=torch.int64),
             tokens=tokens,
             token_scale=None,
+            texts=None,
             lengths=torch.tensor(
                 [[h, PATCHES * (s.image is not None), p] for h, s, p in zip(hours, samples, pieces, strict=True)]
             ),
@@ -278,7 +282,7 @@ def load_task(
     split: str | None = "train",
     *,
     max_hours: int = MAX_HOURS,
-    max_tokens: int = MAX_NOTE_TOKENS,
+    max_tokens: int | None = None,
     modalities: Iterable[str] = MODALITIES,
     augment: bool | None = None,
     cohort: Path | str | pl.DataFrame | None = None,
@@ -291,7 +295,8 @@ def load_task(
         task: name of the task, such as "in_hospital_mortality".
         split: train, val or test; None: all samples.
         max_hours: last hours of a series that are kept.
-        max_tokens: first tokens of a note that are kept.
+        max_tokens: first tokens of the note, or of several notes together, that are kept; None: as many as are stored
+            of one text (setting `notes.max_tokens`).
         modalities: those to read; the others count as absent.
         augment: random flip and affine map of the images; None: in the train split only.
         cohort: other samples of the task than those of the output folder, a table with the columns of a cohort. Its

@@ -15,6 +15,7 @@ import polars as pl
 import torch
 from torch import Tensor
 
+from flexcare_data import note_ids
 from flexcare_data.errors import UserError
 from flexcare_data.modalities import MODALITIES
 from flexcare_data.series import HourlyRows, last_rows
@@ -34,8 +35,9 @@ class Inputs:
 
     Attributes:
         present: (n, 3) bool, series, image, note.
-        places: where each sample's input is in its reader: hourly ranges (n, 2, 2), image numbers (n,), first token and
-            number of tokens (n, 2). All int64.
+        places: where each sample's input is in its reader: hourly ranges (n, 2, 2), image numbers (n,), and of each of
+            at most K notes, in the order in which they are joined, its first token, how many tokens are read and how
+            many are stored (n, K, 3). All int64.
         readers: see `flexcare_model.data.shards` and `flexcare_model.data.on_device`. Modalities that no sample has
             may be missing.
     """
@@ -82,18 +84,33 @@ def locate_images(output: Path, frame: pl.DataFrame) -> Located:
     return Located(numbers >= 0, reader, numbers)
 
 
-def locate_notes(output: Path, task: Task, frame: pl.DataFrame, max_tokens: int) -> Located:
-    """The first ``max_tokens`` of the note of each sample of ``frame`` (COHORT)."""
+def locate_notes(output: Path, task: Task, frame: pl.DataFrame, max_tokens: int | None = None) -> Located:
+    """The first ``max_tokens`` of the notes of each sample of ``frame`` (COHORT), one after the other.
+
+    ``max_tokens`` None: as many as are stored of one text.
+    """
     notes = NoteVectors(output / "data" / "notes")
-    places = notes.locate(frame.select("note_id", pl.lit(task.section).alias("section")))
-    places[:, 1] = np.minimum(places[:, 1], max_tokens)
+    named = frame.select(note_ids.split("note_id")).with_row_index("_row").drop_nulls().explode("note_id")
+    row = named["_row"].to_numpy()
+    # Position of each note among those of its sample.
+    order = np.arange(len(row)) - np.searchsorted(row, row)
+    places = np.zeros((frame.height, int(order.max(initial=0)) + 1, 3), np.int64)
+    found = notes.locate(named.select("note_id", pl.lit(notes.part(task.section)).alias("section")))
+    places[row, order] = found[:, [0, 1, 1]]
+    before = np.cumsum(places[:, :, 2], axis=1) - places[:, :, 2]
+    limit = notes.max_tokens if max_tokens is None else min(max_tokens, notes.max_tokens)
+    places[:, :, 1] = np.clip(limit - before, 0, places[:, :, 2])
     return Located(frame["note_id"].is_not_null().to_numpy(), NoteMaps(notes), places)
 
 
 def inputs_of(n: int, found: dict[str, Located]) -> Inputs:
     """Inputs of ``n`` samples that have the modalities ``found`` only."""
     absent = np.zeros(n, dtype=bool)
-    places = {"time_series": np.zeros((n, 2, 2), np.int64), "image": np.full(n, -1), "note": np.zeros((n, 2), np.int64)}
+    places = {
+        "time_series": np.zeros((n, 2, 2), np.int64),
+        "image": np.full(n, -1),
+        "note": np.zeros((n, 1, 3), np.int64),
+    }
     return Inputs(
         present=np.stack([found[name].present if name in found else absent for name in MODALITIES], axis=1),
         places=places | {name: located.places for name, located in found.items()},

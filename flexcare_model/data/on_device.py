@@ -17,7 +17,7 @@ from torch import Tensor
 from flexcare_data.modalities import IMAGE_SIDE
 from flexcare_data.series import ColumnPlan, SharedRows, expand, row_numbers
 from flexcare_data.store.shards import ShardedRows
-from flexcare_model.data.shards import ImageMaps, NoteMaps, SeriesMaps
+from flexcare_model.data.shards import ImageMaps, NoteMaps, SeriesMaps, spans_read
 
 _CHUNK = 1024
 """Images or texts per copy to the device; limits the memory on the host and the number of copies."""
@@ -94,10 +94,13 @@ class NotesOnDevice:
 
     def gather(self, places: np.ndarray) -> tuple[Tensor, Tensor | None]:
         device = self.tokens.device
-        first, n = torch.from_numpy(places).to(device).unsqueeze(-1).unbind(1)  # (B, 1) each
-        step = torch.arange(int(places[:, 1].max(initial=0)), device=device).unsqueeze(0)
-        inside = step < n  # (B, N)
-        row = torch.where(inside, first + step, 0)
+        spans = spans_read(places, self.storage)
+        first, n = torch.from_numpy(spans).to(device).unbind(2)  # (B, K) each
+        step = torch.arange(int(spans[:, :, 1].sum(axis=1).max(initial=0)), device=device).expand(len(spans), -1)
+        end = n.cumsum(dim=1)  # (B, K), in the tokens of the sample
+        inside = step < end[:, -1:]  # (B, N)
+        note = torch.searchsorted(end, step.contiguous(), right=True).clamp_(max=n.shape[1] - 1)  # (B, N)
+        row = torch.where(inside, (first - end + n).gather(1, note) + step, 0)
         tokens = self.tokens[row]
         tokens = tokens.masked_fill_(~inside.view(*inside.shape, *[1] * (tokens.ndim - 2)), 0)
         return tokens, None if self.scales is None else self.scales[row].masked_fill_(~inside, 0)
@@ -106,7 +109,8 @@ class NotesOnDevice:
 def upload_notes(readers: Sequence[NoteMaps], places: Sequence[np.ndarray]) -> Upload:
     """Plan the upload of the texts that samples read, each once, in the greatest length that is read."""
     notes = readers[0].notes
-    every = np.concatenate(places)
+    spans = [spans_read(part, notes.storage) for part in places]
+    every = np.concatenate([part.reshape(-1, 2) for part in spans])
     every = every[every[:, 1] > 0]
     first, text = np.unique(every[:, 0], return_inverse=True)
     length = np.zeros(len(first), np.int64)
@@ -118,9 +122,9 @@ def upload_notes(readers: Sequence[NoteMaps], places: Sequence[np.ndarray]) -> U
         tokens, *scales = (_upload_rows(rows, first, length, start, device) for rows in arrays)
         new = []
         for old in places:
-            has = old[:, 1] > 0
-            moved = np.zeros_like(old)
-            moved[has, 0], moved[has, 1] = start[np.searchsorted(first, old[has, 0])], old[has, 1]
+            has = old[:, :, 1] > 0
+            moved = np.where(has[:, :, None], old, 0)
+            moved[has, 0] = start[np.searchsorted(first, old[has, 0])]
             new.append(moved)
         return NotesOnDevice(notes.storage, tokens, scales[0] if scales else None), new
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -15,10 +16,13 @@ from flexcare_data.modalities import NOTE_WIDTH
 from flexcare_model.data.batch import Batch
 from flexcare_model.data.image_transforms import model_images
 from flexcare_model.data.index import SampleError
+from flexcare_model.notes.batching import batches
 from flexcare_model.notes.storage import dequantize
 
 Embedder = Callable[[Tensor, Tensor], Tensor]
-"""Word-piece ids (B, N) and lengths (B,) to token vectors (B, N, width): the frozen encoder, for shards of ids."""
+"""Word-piece ids (b, n) of texts and lengths (b,) to their vectors (b, n, width): the encoder, for shards of ids."""
+EMBEDDED_TOKENS = 2**15
+"""Padded word pieces that are embedded at a time, unless one text has more."""
 
 
 @dataclass(frozen=True)
@@ -28,8 +32,9 @@ class RawBatch:
     series: Tensor  # (B, T, 76) float32
     images: Tensor  # (n, 256, 256) uint8
     image_rows: Tensor  # (n,) int64, ascending: sample of each image
-    tokens: Tensor  # (B, N, width) float16, float32 or int8; (B, N) int32 word-piece ids
+    tokens: Tensor  # (B, N, width) float16, float32 or int8; (B, M) int32 word-piece ids of whole texts
     token_scale: Tensor | None  # (B, N) float16, for int8
+    texts: Tensor | None  # (B, K, 2) int64 on the CPU, for ids: tokens of each text that are kept, and all of them
     lengths: Tensor  # (B, 3) int64: hours, patches, tokens; on the CPU, 0 where absent
     present: Tensor  # (B, 3) bool, on the CPU
     label: Tensor  # (B,) or (B, labels)
@@ -61,8 +66,9 @@ class RawBatch:
         if tokens.ndim == 2 and tokens.shape[1] and embedder is None:
             raise SampleError("the notes are stored as word-piece ids: expected the encoder as `embedder`, got none")
         if tokens.ndim == 2:
-            empty = torch.zeros(len(tokens), 0, note_width, device=tokens.device)
-            notes = embedder(tokens.long(), lengths[:, 2]) if tokens.shape[1] and embedder else empty
+            notes = torch.zeros(len(tokens), 0, note_width, device=tokens.device)
+            if tokens.shape[1] and embedder is not None and self.texts is not None:
+                notes = embed_texts(tokens, self.texts.numpy(), embedder)
         elif self.token_scale is not None:
             notes = dequantize(tokens, send(self.token_scale), torch)
         else:
@@ -81,3 +87,39 @@ class RawBatch:
             task=self.task,
             visible=torch.where(self.present, self.lengths + 1, 0),
         )
+
+
+def embed_texts(ids: Tensor, texts: np.ndarray, embedder: Embedder) -> Tensor:
+    """Vectors of the kept tokens of the texts of each sample, one text after the other: (B, N, width).
+
+    Each text is embedded alone and as a whole, as where vectors are stored.
+
+    Args:
+        ids: (B, M) word-piece ids, the texts of a sample one after the other; of a text of which nothing is kept, none.
+        texts: (B, K, 2), tokens of each text that are kept, and all of them.
+        embedder: the encoder.
+    """
+    kept = texts[:, :, 0]
+    whole = np.where(kept > 0, texts[:, :, 1], 0)
+    source = np.cumsum(whole, axis=1) - whole  # first token of each text among the ids of its sample
+    target = np.cumsum(kept, axis=1) - kept  # and among the kept tokens
+    longest = int(kept.sum(axis=1).max())
+    sample, text = np.nonzero(kept)
+    by_length = np.argsort(whole[sample, text], kind="stable")
+    sample, text = sample[by_length], text[by_length]
+    lengths = whole[sample, text]
+    out = None
+    for a, b in batches(lengths, EMBEDDED_TOKENS):
+        step = np.arange(lengths[b - 1])
+        rows, n = sample[a:b, None], lengths[a:b]
+        place = np.where(step < n[:, None], source[sample[a:b], text[a:b]][:, None] + step, 0)
+        device = ids.device
+        pieces = ids[torch.from_numpy(rows).to(device), torch.from_numpy(place).to(device)]  # (b - a, n)
+        hidden = embedder(pieces.long(), torch.from_numpy(n).to(device))
+        if out is None:
+            out = hidden.new_zeros(len(ids) * longest, hidden.shape[-1])
+        is_kept = step < kept[sample[a:b], text[a:b]][:, None]
+        into = (rows * longest + target[sample[a:b], text[a:b]][:, None] + step)[is_kept]
+        out[torch.from_numpy(into).to(device)] = hidden[torch.from_numpy(is_kept).to(device)]
+    assert out is not None  # ids are there, so a text is kept
+    return out.view(len(ids), longest, -1)

@@ -90,19 +90,36 @@ class NoteMaps:
         return self.notes.storage
 
     def gather(self, places: np.ndarray) -> tuple[Tensor, Tensor | None]:
-        """Tokens at ``places`` (B, 2), first token and number of tokens, right padded with zeros to the longest.
+        """Tokens of the notes at ``places`` (B, K, 3), see `flexcare_model.data.index.Inputs`.
+
+        The notes of a sample follow each other; each sample is right padded with zeros to the longest.
 
         Returns:
-            (B, N, width) as stored, or (B, N) ids; for int8 the scales (B, N), else None.
+            (B, N, width) as stored, or (B, N) ids, which are those of whole texts, as a text is embedded as a whole;
+            for int8 the scales (B, N), else None.
         """
         scales = self.notes.scales
-        return _gather_ragged(self.notes.rows, places), None if scales is None else _gather_ragged(scales, places)
+        spans = spans_read(places, self.storage)
+        return _gather_ragged(self.notes.rows, spans), None if scales is None else _gather_ragged(scales, spans)
+
+
+def spans_read(places: np.ndarray, storage: str) -> np.ndarray:
+    """First token and number of tokens (..., 2) that are read from the shards for ``places`` (..., 3).
+
+    Of word-piece ids whole texts, unless nothing of a text is kept.
+    """
+    first, kept, stored = places[..., 0], places[..., 1], places[..., 2]
+    return np.stack([first, np.where(kept > 0, stored, 0) if storage == "tokens" else kept], axis=-1)
 
 
 def _gather_ragged(rows: ShardedRows, places: np.ndarray) -> Tensor:
-    out = np.empty((len(places), int(places[:, 1].max(initial=0)), *rows.row_shape), dtype=rows.dtype)
-    for place, (first, n) in zip(out, places, strict=True):
-        if n:
-            place[:n] = rows.read(first, n)
-        place[n:] = 0
+    longest = int(places[:, :, 1].sum(axis=1).max(initial=0))
+    out = np.empty((len(places), longest, *rows.row_shape), dtype=rows.dtype)
+    for sample, notes in zip(out, places, strict=True):
+        end = 0
+        for first, n in notes:
+            if n:
+                sample[end : end + n] = rows.read(first, n)
+                end += n
+        sample[end:] = 0
     return torch.from_numpy(out)

@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from flexcare_data.modalities import NOTE_WIDTH
+from flexcare_data.modalities import MAX_NOTE_TOKENS, NOTE_WIDTH
 from flexcare_data.tasks import TASKS
 from flexcare_model.data.batch import MAX_HOURS, Batch
 from flexcare_model.models.layers import Embedding, EncoderLayer
@@ -21,8 +21,9 @@ class ModelConfig:
 
     Attributes:
         hidden_dim, layers, heads, dropout: width d, transformer layers a content token passes, heads, their dropout.
-        max_hours, note_width, note_dropout: rows of the position table of the series; width of the note vectors;
-            dropout on them (0.1 imitates the released encoder, which stays in training mode).
+        max_hours, max_tokens: rows of the position tables of the series and of the notes.
+        note_width, note_dropout: width of the note vectors; dropout on them (0.1 imitates the released encoder, which
+            stays in training mode). A run takes width and max_tokens from the data.
         attention_mask: strict blocks as the paper says; released adds 1 to the blocked logits, as the code does.
         encoder: blocks and dense compute the same; the released mask is always dense.
         covariance_normaliser, decorr_weight, decorr_present_only: of the decorrelation loss.
@@ -37,6 +38,7 @@ class ModelConfig:
     heads: int = 2
     dropout: float = 0.1
     max_hours: int = MAX_HOURS
+    max_tokens: int = MAX_NOTE_TOKENS
     note_width: int = NOTE_WIDTH
     note_dropout: float = 0.0
     attention_mask: Literal["strict", "released"] = "strict"
@@ -154,7 +156,12 @@ class Model(nn.Module):
         self.task_outputs = dict(task_outputs)
         if with_embedding:
             self.embedding = Embedding(
-                config.hidden_dim, config.note_width, config.max_hours, config.note_dropout, class_std
+                config.hidden_dim,
+                config.note_width,
+                config.max_hours,
+                config.max_tokens,
+                config.note_dropout,
+                class_std,
             )
 
     def loss(self, output: Output, batch: Batch) -> Tensor:

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.checkpoint import checkpoint
 
-from flexcare_data.modalities import MAX_NOTE_TOKENS, MODALITIES
+from flexcare_data.modalities import MODALITIES
 from flexcare_model.data.batch import COLUMNS, PATCH_SIZE, PATCHES, Batch
 from flexcare_model.models.packing import Packing
 
@@ -34,7 +34,9 @@ class Embedding(nn.Module):
     ``*_position`` (Pos^m, zero at first), ``class_tokens`` (3, d) in the order T, I, N.
     """
 
-    def __init__(self, width: int, note_width: int, max_hours: int, note_dropout: float, class_std: float) -> None:
+    def __init__(
+        self, width: int, note_width: int, max_hours: int, max_tokens: int, note_dropout: float, class_std: float
+    ) -> None:
         super().__init__()
         self.note_dropout = note_dropout
         self.time_series = nn.Linear(COLUMNS, width)
@@ -42,7 +44,7 @@ class Embedding(nn.Module):
         self.note = nn.Linear(note_width, width)
         self.time_series_position = nn.Parameter(torch.zeros(max_hours, width))
         self.image_position = nn.Parameter(torch.zeros(PATCHES, width))
-        self.note_position = nn.Parameter(torch.zeros(MAX_NOTE_TOKENS, width))
+        self.note_position = nn.Parameter(torch.zeros(max_tokens, width))
         self.class_tokens = nn.Parameter(torch.randn(3, width) * class_std if class_std else torch.zeros(3, width))
 
     def packed(self, batch: Batch, *, with_class: bool) -> tuple[Tensor, Packing]:
@@ -77,7 +79,7 @@ class Embedding(nn.Module):
         if width > len(getattr(self, f"{name}_position")):
             raise ValueError(
                 f"{name}: expected at most {len(getattr(self, f'{name}_position'))} positions, got {width}; "
-                "cut the input or raise the model's max_hours"
+                f"cut the input or raise the model's {'max_tokens' if name == 'note' else 'max_hours'}"
             )
         source = batch.img if name == "image" else (batch.ts if name == "time_series" else batch.note_tok)[:, :width]
         if rows is not None and (len(rows) < len(source) or name != "image"):

@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from flexcare_data.modalities import NOTE_WIDTH
 from flexcare_model.notes.encoder import Encoder, EncoderError
 from flexcare_model.notes.storage import STORAGES, quantize
 
@@ -35,8 +34,8 @@ def batches(lengths: np.ndarray, budget: int) -> list[tuple[int, int]]:
     return batches
 
 
-def empty_arrays(storage: str, tokens: int) -> dict[str, np.ndarray]:
-    arrays = {"": np.empty((tokens, NOTE_WIDTH), dtype=STORAGES[storage])}
+def empty_arrays(storage: str, tokens: int, width: int) -> dict[str, np.ndarray]:
+    arrays = {"": np.empty((tokens, width), dtype=STORAGES[storage])}
     return arrays | {"scale": np.empty(tokens, dtype=np.float16)} if storage == "int8" else arrays
 
 

@@ -1,8 +1,8 @@
 """Note texts to token vectors; each distinct text is embedded once per store.
 
-In: SECTIONS, the (note_id, section) pairs that cohorts use, an encoder. Out: a pool of vectors, keyed by encoder and
-settings, to which missing texts are added; the stage `notes`: index.parquet (NOTES_INDEX), counts.json, a link `shards`
-to the pool.
+In: SECTIONS or REPORTS, the (note_id, section) pairs that cohorts use, an encoder. Out: a pool of vectors, keyed by
+encoder and settings, to which missing texts are added; the stage `notes`: index.parquet (NOTES_INDEX), counts.json, a
+link `shards` to the pool.
 
 Texts are sorted by length and embedded in batches of a fixed number of padded tokens. A part of the pool is written
 after every 262,144 tokens, so a killed run loses at most that many. On a CPU each batch is computed by one
@@ -23,13 +23,14 @@ import numpy as np
 import polars as pl
 import torch
 
+from flexcare_data import note_ids
 from flexcare_data.code_digest import code_digest
 from flexcare_data.encoder_files import encoder_files
 from flexcare_data.hashing import file_digest, spec_key
 from flexcare_data.job_part import WHOLE, JobPart
-from flexcare_data.modalities import MAX_NOTE_TOKENS, NOTE_WIDTH
+from flexcare_data.modalities import MAX_NOTE_TOKENS
 from flexcare_data.progress import meter
-from flexcare_data.schema import NOTES_INDEX, check
+from flexcare_data.schema import NOTES_INDEX, REPORT, check
 from flexcare_data.stages.work import AGAIN, ChangedError, StageWork
 from flexcare_data.store.folders import write_stage
 from flexcare_data.store.pools import Pool
@@ -39,20 +40,29 @@ from flexcare_model.notes.encoder import (
     Encoder,
     EncoderError,
     encoder_digest,
+    encoder_width,
     find_encoder,
 )
 from flexcare_model.notes.loading import load_into_memory
 from flexcare_model.notes.storage import STORAGES
+from flexcare_model.notes.texts import reads_reports, texts_of
 
 PART_TOKENS = 2**18
 """Tokens per part: 403 MB in float16. Fixed, as it decides the bytes of a build."""
 _SECTION = cast("pl.Enum", NOTES_INDEX.columns[1].dtype)
 
 
-def wanted_notes(cohorts: Mapping[str, pl.DataFrame]) -> pl.DataFrame:
-    """The (note_id, section) pairs that cohorts (task -> COHORT) point at, unique and sorted."""
+def wanted_notes(cohorts: Mapping[str, pl.DataFrame], *, of_reports: bool = False) -> pl.DataFrame:
+    """The (note_id, section) pairs that cohorts (task -> COHORT) point at, unique and sorted.
+
+    ``of_reports``: the notes are radiology reports, not sections of discharge summaries.
+    """
     pairs = [
-        cohort.select("note_id", section=pl.lit(TASKS[task].section, dtype=_SECTION)).drop_nulls("note_id")
+        cohort.select(
+            note_ids.split("note_id"), section=pl.lit(REPORT if of_reports else TASKS[task].section, dtype=_SECTION)
+        )
+        .drop_nulls("note_id")
+        .explode("note_id")
         for task, cohort in cohorts.items()
     ]
     return pl.concat(pairs).unique().sort("note_id", "section")
@@ -81,7 +91,7 @@ def build(
     do one part each at the same time; the stage then finds all texts in the pool.
 
     Args:
-        sections: SECTIONS.
+        sections: note_id and a column of texts for each section of ``wanted``, such as SECTIONS.
         wanted: note_id, section.
         encoder: local folder or hub name.
         spec: spec of the stage.
@@ -109,7 +119,7 @@ def build(
     notes = _texts(sections, wanted)
     texts = notes.unique("text_key").select("text_key", "text").sort("text_key")
     folder = find_encoder(str(encoder))
-    settings = pool_spec(encoder_digest(folder), storage=storage, max_tokens=max_tokens)
+    settings = pool_spec(encoder_digest(folder), encoder_width(folder), storage=storage, max_tokens=max_tokens)
     pool = Pool(store / f"vectors-{spec_key(settings)}", key="text_key", spec=settings, group_readable=group_readable)
     todo = set(texts.join(_known(pool), on="text_key", how="anti")["text_key"])
     if todo:
@@ -142,12 +152,15 @@ def build(
     return counts
 
 
-def pool_spec(digest: str, *, storage: str, max_tokens: int) -> dict[str, Any]:
-    """Settings that decide the vectors of a text: the key of the pool. Batch size and device change rounding only."""
+def pool_spec(digest: str, width: int, *, storage: str, max_tokens: int) -> dict[str, Any]:
+    """Settings that decide the vectors of a text: the key of the pool. Batch size and device change rounding only.
+
+    ``digest`` and ``width`` are of the encoder.
+    """
     return {
         "pool": "notes",
         "encoder": digest,
-        "width": NOTE_WIDTH,
+        "width": width,
         "storage": storage,
         "max_tokens": max_tokens,
         "special_tokens": False,
@@ -168,7 +181,10 @@ def text_key(text: str) -> str:
 def _texts(sections: pl.LazyFrame, wanted: pl.DataFrame) -> pl.DataFrame:
     """note_id, section, text, text_key of the wanted pairs."""
     frames = []
+    there = sections.collect_schema().names()
     for section in _SECTION.categories.to_list():
+        if section not in there:
+            continue
         pairs = wanted.filter(pl.col("section").cast(pl.String) == section).select("note_id").unique()
         frames.append(
             sections.select("note_id", text=pl.col(section))
@@ -230,7 +246,7 @@ def _grow(
                 arrays = {"": np.concatenate([pieces[i] for i in part])}
                 done = _report(progress, done, tokens, total)
             else:
-                arrays = empty_arrays(storage, tokens)
+                arrays = empty_arrays(storage, tokens, encoder.width)
                 jobs = [(int(offsets[a]), [pieces[i] for i in part[a:b]]) for a, b in batches(lengths, budget)]
                 for start, vectors in compute(jobs):
                     put(arrays, start, vectors)
@@ -294,8 +310,8 @@ def run(work: StageWork) -> None:
     settings = work.settings
     cohorts = {task: pl.read_parquet(folder / f"{task}.parquet") for task, folder in work.cohorts().items()}
     build(
-        pl.scan_parquet(work.upstream["sections"] / "sections.parquet"),
-        wanted_notes(cohorts),
+        texts_of(work.upstream),
+        wanted_notes(cohorts, of_reports=reads_reports(work.upstream)),
         work.upstream.get("encoder") or settings["encoder"],
         out_dir=work.out,
         spec=dict(work.spec),

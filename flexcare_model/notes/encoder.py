@@ -23,12 +23,13 @@ from torch import Tensor
 
 from flexcare_data.errors import UserError
 from flexcare_data.hashing import file_digest
-from flexcare_data.modalities import MAX_NOTE_TOKENS, NOTE_WIDTH
+from flexcare_data.modalities import MAX_NOTE_TOKENS
 
 FILES = ("*.json", "*.txt", "*.safetensors", "*.model")
 _MANIFEST = "manifest.json"
 """A file of every folder of the store; it is not a part of the encoder."""
 _NO_EFFECT = ("transformers_version", "_name_or_path", "torch_dtype", "dtype", "architectures")
+_NO_LIMIT = 10**9
 _OFFLINE = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
 
 
@@ -50,8 +51,23 @@ class Encoder:
 
     @cached_property
     def longest(self) -> int:
-        """Number of word pieces that fit the position table."""
-        return int(getattr(self.model.config, "max_position_embeddings", MAX_NOTE_TOKENS))
+        """Most word pieces of a text: what the model has positions for, and what the tokenizer names as the limit.
+
+        A table of positions with a padding row (RoBERTa and its relatives) begins after this row.
+        """
+        limits = [getattr(self.model.config, "max_position_embeddings", None), self.tokenizer.model_max_length]
+        for name, part in self.model.named_modules():
+            if name.endswith("position_embeddings") and isinstance(part, torch.nn.Embedding):
+                limits.append(part.num_embeddings - (0 if part.padding_idx is None else part.padding_idx + 1))
+        # A tokenizer without a limit says so by a huge number.
+        known = [int(limit) for limit in limits if limit is not None and 0 < limit < _NO_LIMIT]
+        return min(known, default=MAX_NOTE_TOKENS)
+
+    @cached_property
+    def padding(self) -> int:
+        """Id of the piece that fills a batch: models with a padding row count positions by it."""
+        pad = cast(Any, self.model.config).pad_token_id
+        return 0 if pad is None else int(pad)
 
     def pieces(self, texts: Sequence[str], max_tokens: int) -> list[np.ndarray]:
         """Word-piece ids of each text, int32, the first ``max_tokens``; no special tokens. May be empty."""
@@ -78,7 +94,8 @@ class Encoder:
         mask = inside.clone()
         mask[:, :1] = True
         with torch.inference_mode(), torch.autocast(ids.device.type, torch.bfloat16, enabled=ids.device.type == "cuda"):
-            hidden = self.model(input_ids=ids.masked_fill(~inside, 0), attention_mask=mask.long()).last_hidden_state
+            filled = ids.masked_fill(~inside, self.padding)
+            hidden = self.model(input_ids=filled, attention_mask=mask.long()).last_hidden_state
         return hidden.float().masked_fill(~inside.unsqueeze(-1), 0.0)
 
     def to(self, device: torch.device | str) -> Encoder:
@@ -95,7 +112,7 @@ def load_encoder(name: str) -> Encoder:
     """The encoder in the folder ``name``, or of the hub repository ``name``.
 
     Raises:
-        EncoderError: if it is not found, has pickled weights only, lacks weights or has another width than 768.
+        EncoderError: if it is not found, has pickled weights only or lacks weights.
     """
     from transformers import AutoModel, AutoTokenizer
 
@@ -117,10 +134,6 @@ def load_encoder(name: str) -> Encoder:
     absent = sorted(key for key in loading["missing_keys"] if not key.startswith("pooler."))
     if absent:
         raise EncoderError(f"encoder {name}: {len(absent)} weights are missing, for example {absent[0]}")
-    if model.config.hidden_size != NOTE_WIDTH:
-        raise EncoderError(
-            f"encoder {name}: expected token vectors of width {NOTE_WIDTH}, got {model.config.hidden_size}"
-        )
     return Encoder(tokenizer, model.eval().requires_grad_(False), encoder_digest(folder))
 
 
@@ -129,6 +142,18 @@ def find_encoder(name: str) -> Path:
     folder = local_folder(name, FILES, "*.safetensors")
     check_files(folder, name)
     return folder
+
+
+def encoder_width(folder: Path) -> int:
+    """Length of the token vectors of the encoder in ``folder``, from its configuration."""
+    from transformers import AutoConfig
+
+    try:
+        with quiet():
+            config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        return int(config.hidden_size)
+    except Exception as error:  # a damaged file raises errors of many kinds
+        raise EncoderError(f"encoder {folder}: no width in its configuration: {first_line(error)}") from None
 
 
 def encoder_digest(folder: Path) -> str:

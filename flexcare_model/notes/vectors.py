@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from flexcare_data.modalities import MAX_NOTE_TOKENS
+from flexcare_data.schema import REPORT
 from flexcare_data.store.pools import read_pool
 from flexcare_data.store.shards import Kinds, ShardedRows, ShardError, check_inside, look_up, read_output_table
 from flexcare_model.notes.storage import STORAGES, dequantize
@@ -27,12 +29,14 @@ class NoteVectors:
     Attributes:
         storage: float16, int8 (with one scale per token) or tokens (word-piece ids).
         width: length of a token's vector.
+        max_tokens: most tokens of a text.
     """
 
     def __init__(self, folder: Path | str):
         self.folder = Path(folder)
         spec = read_pool(self.folder / "shards")
         self.storage, self.width = spec["storage"], spec["width"]
+        self.max_tokens: int = spec.get("max_tokens", MAX_NOTE_TOKENS)
         if self.storage not in STORAGES:
             raise ShardError(f"{self.folder}: expected a storage of {list(STORAGES)}, got another one; rebuild it")
 
@@ -42,6 +46,13 @@ class NoteVectors:
     @cached_property
     def _index(self) -> pl.DataFrame:
         return read_output_table(self.folder / "index.parquet").with_columns(pl.col("section").cast(pl.String))
+
+    def part(self, section: str) -> str:
+        """What the notes of a cohort are here: radiology reports, or this section of discharge summaries.
+
+        One build has reports or sections, not both.
+        """
+        return REPORT if (self._index["section"] == REPORT).any() else section
 
     @cached_property
     def rows(self) -> ShardedRows:

@@ -14,7 +14,7 @@ import numpy as np
 import polars as pl
 import torch
 
-from flexcare_data.modalities import LETTERS
+from flexcare_data.modalities import LETTERS, MODALITIES
 from flexcare_model.data.dataset import TaskDataset, load_task
 from flexcare_model.data.index import SampleError
 from flexcare_model.data.loader import BatchLoader
@@ -62,10 +62,16 @@ def predict(
         raise SampleError(f"{folder}: expected a task of this run, {', '.join(run.tasks)}; got {task}")
     output = output or output_of(folder)
     data = load_task(
-        output, task, split, max_hours=run.max_hours, augment=False, cohort=cohort,
+        output, task, split, max_hours=run.max_hours, max_tokens=run.settings.max_tokens, augment=False, cohort=cohort,
         embedder=find_embedder(output, encoder, device),
     )  # fmt: skip
-    return _explained(model, run, data.without(*without) if without else data, BatchLoader(torch.device(device)))
+    data = data.without(*without) if without else data
+    if (width := run.settings.note_width) != data.note_width and data.present[:, MODALITIES.index("note")].any():
+        raise SampleError(
+            f"{folder}: expected note vectors of width {width}, as in its training, got {data.note_width} in {output}; "
+            "use data of the same note encoder, or --without note"
+        )
+    return _explained(model, run, data, BatchLoader(torch.device(device)))
 
 
 def output_of(folder: Path) -> Path:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from flexcare_model.experiments import lines_to_paste, why_no_samples
+from flexcare_model.notes.vectors import NoteVectors
 from flexcare_model.training.checkpoint import forget_state
 from flexcare_model.training.empty_cohorts import absent_data_sets, is_empty
 from flexcare_model.training.evaluate import evaluate_run, write_no_result
@@ -57,7 +58,7 @@ def run(
         NoSamplesError: if the run is required and the task of the experiment, or every task, has no training samples.
     """
     asked, execution = resolve_run(model, experiment, seed, dict(settings))
-    config, left_out = _with_samples(output, asked)
+    config, left_out = _with_samples(output, with_notes_of(output, asked))
     if not config.tasks:
         if required:
             raise _no_samples(output, left_out)
@@ -77,6 +78,16 @@ def run(
     verify()
     evaluate_run(output, folder, loader, embedder=embedder, best_epoch=state.best_epoch, left_out=left_out)
     forget_state(folder)
+
+
+def with_notes_of(output: Path, run: RunConfig) -> RunConfig:
+    """The run with a model that fits the note vectors of ``output``: their width, and at least as many positions."""
+    folder = output / "data" / "notes"
+    if not (folder / "shards").exists():
+        return run
+    notes = NoteVectors(folder)
+    fitted = replace(run.settings, note_width=notes.width, max_tokens=max(run.settings.max_tokens, notes.max_tokens))
+    return replace(run, settings=fitted)
 
 
 def _with_samples(output: Path, run: RunConfig) -> tuple[RunConfig, dict[str, str]]:

@@ -212,6 +212,8 @@ def stage_arguments(name):
         for option, value in product.spec["options"].items():
             if value != getattr(published, option):
                 words += ["--option", f"{option}={value}"]
+        if "n_reports" in product.spec["settings"]:
+            words += ["--n-reports", str(product.spec["settings"]["n_reports"])]
         words += ["--spec", recipe(product)]
         words += [] if CONFIG.store.group_readable else ["--private"]
         return shlex.join([*words, "--out", str(product.folder)])

@@ -17,7 +17,7 @@ from flexcare_data import schema
 from flexcare_data.options import PROTOCOLS, Options
 from flexcare_data.raw.notes import read_notes
 from flexcare_data.raw.tables import empty_counts
-from flexcare_data.stages import hourly
+from flexcare_data.stages import hourly, reports
 from flexcare_data.stages import sections as notes
 from flexcare_data.tasks import TASKS
 from flexcare_data.tasks.base import with_last_image
@@ -63,6 +63,24 @@ def run_sections(case: Path, options: Options, scratch: Path) -> Tables:
     return {"sections": pl.read_parquet(scratch / "sections.parquet")}
 
 
+def run_reports(case: Path, options: Options, scratch: Path) -> Tables:
+    """Chunks and blocks of two rows, so that the merge has several of each."""
+    dropped = empty_counts()
+    (scratch / "note").mkdir()
+    (scratch / "note" / "radiology.csv").write_bytes((case / "radiology.csv").read_bytes())
+    rows = read_notes(scratch, dropped, name="radiology")
+    out = scratch / "reports.parquet"
+    sizes = {"rows_per_chunk": 2, "rows_per_block": 2}
+    counts = reports.build_reports(rows, options, out=out, scratch=scratch, dropped=dropped, **sizes)
+    lost = [
+        {"step": f"{what} {reason}".strip(), "reports": n}
+        for what, reasons in sorted(dropped["radiology"].items())
+        for reason, n in sorted(reasons.items())
+    ]
+    steps = [{"step": step, "reports": n} for step, n in counts.items()]
+    return {"reports": pl.read_parquet(out), "counts": pl.DataFrame([*steps, *lost])}
+
+
 def run_images(case: Path, options: Options, scratch: Path) -> Tables:
     samples = read(case / "samples.csv")
     chosen = with_last_image(samples, read(case / "radiographs.csv"))
@@ -87,7 +105,7 @@ def run_stories(stage: str) -> Callable[[Path, Options, Path], Tables]:
 
 
 OF_STORIES = {stage: run_stories(stage) for stage in ("stays", "splits", "events", *TASKS)}
-RUN = {"hourly": run_hourly, "sections": run_sections, "images": run_images} | OF_STORIES
+RUN = {"hourly": run_hourly, "sections": run_sections, "reports": run_reports, "images": run_images} | OF_STORIES
 
 
 @pytest.fixture(scope="module")

@@ -45,6 +45,7 @@ class Benchmark:
     codes: list[dict]
     split: Callable[[int], str] | None = None
     draw: Callable[[str, int, list[int]], int] | None = None
+    n_reports: int = 3
 
     def __post_init__(self):
         self.admissions = read_admissions(self.mimiciv)
@@ -62,6 +63,8 @@ class Benchmark:
         if self.options["split"] == "temporal":
             self.splits = by_years(self.mimiciv, self.admissions)
         self.notes = notes_of.build_sections(self.note, self.options)
+        with_reports = self.options["notes"] == "radiology"
+        self.reports = notes_of.build_reports(self.note, self.options) if with_reports else []
         self.images = read_images(self.cxr)
         self.diagnosed = {s["stay_id"] for s in self.stays if has_diagnosis(s, self.icd, known)}
         self.gridded = [
@@ -98,6 +101,8 @@ class Benchmark:
             return None
         if self.options["notes"] == "same_admission":
             return notes_of.of_admission(self.notes, hadm, section, self.options) if hadm is not None else None
+        if self.options["notes"] == "radiology":
+            return notes_of.newest_reports(self.reports, subject, moment, self.n_reports)
         start = next((a["admittime"] for a in self.admissions if a["hadm_id"] == hadm), moment)
         return notes_of.earlier(self.notes, self.admissions, subject, start, moment, section)
 

@@ -1,4 +1,4 @@
-"""Sections of the discharge summaries, and which note a sample gets."""
+"""Sections of the discharge summaries, radiology reports, and which notes a sample gets."""
 
 from __future__ import annotations
 
@@ -56,6 +56,89 @@ def build_sections(root: Path | None, options: dict[str, str]) -> list[dict]:
     return out
 
 
+HEADINGS = {
+    True: (
+        "findings and impression", "findings/impression", "findings", "finding", "impression and recommendations",
+        "impression and recommendation", "impression", "impressions", "conclusion", "conclusions",
+    ),
+    False: (
+        "examination", "examinations", "exam", "study", "indication", "indications", "history", "clinical history",
+        "clinical information", "clinical indication", "reason for exam", "reason for examination",
+        "reason for study", "technique", "comparison", "comparisons", "comparison exam", "contrast", "dose", "dlp",
+        "procedure", "procedures", "procedure details", "operators", "anesthesia", "medications",
+        "fluoroscopy time and dose", "recommendation", "recommendations", "recommendation(s)", "notification",
+        "notifications", "notification(s)", "addendum", "wet read",
+    ),
+}  # fmt: skip
+"""Headings of parts that are read (True) and of others, in lower case."""
+
+
+def heading_at(text: str, place: int) -> tuple[bool, int] | None:
+    """Whether the heading that begins at ``place`` is of a part that is read, and where its text begins."""
+    begins_line = text[:place].rsplit("\n", 1)[-1].strip(" \t") == ""
+    if not begins_line and not text[place - 1].isspace():
+        return None
+    for used, names in HEADINGS.items():
+        for name in names:
+            written = text[place : place + len(name)]
+            rest = text[place + len(name) :].lstrip(" \t")
+            same = written.lower() == name if begins_line else written == name.upper()
+            if same and rest.startswith(":"):
+                return used, len(text) - len(rest) + 1
+    return None
+
+
+def build_reports(root: Path | None, options: dict[str, str]) -> list[dict]:
+    """Radiology reports in file order with their cleaned findings and impression."""
+    out = []
+    for order, row in enumerate(rows(root, "note/radiology")):
+        text = row["text"].replace("\r\n", "\n").replace("\r", "\n")
+        headings = []
+        place = 0
+        while place < len(text):
+            found = heading_at(text, place)
+            if found:
+                headings.append((place, *found))
+                place = found[1]
+            else:
+                place += 1
+        parts = []
+        for number, (_, used, start) in enumerate(headings):
+            end = headings[number + 1][0] if number + 1 < len(headings) else len(text)
+            part = text[start:end].strip()
+            if used:
+                parts.append(cleaned(part if options["note_cleaning"] == "keep" else part.lower(), options))
+        out.append(
+            {
+                "order": order,
+                "note_id": row["note_id"],
+                "subject_id": int(row["subject_id"]),
+                "hadm_id": int(row["hadm_id"]) if row["hadm_id"] else None,
+                "charttime": time(row["charttime"]),
+                "storetime": time(row["storetime"]),
+                "text": " ".join(part for part in parts if part) or None,
+            }
+        )
+    return out
+
+
+def readable(note: dict) -> datetime | None:
+    """When a note could be read: at the later of its two times."""
+    return max((moment for moment in (note["charttime"], note["storetime"]) if moment is not None), default=None)
+
+
+def newest_reports(reports: list[dict], subject: int, moment: datetime, n: int) -> str | None:
+    """Ids of the ``n`` newest reports of the patient with a text that could be read by ``moment``, newest first."""
+    known = []
+    for report in reports:
+        if report["subject_id"] == subject and report["text"] is not None:
+            since = readable(report)
+            if since is not None and since <= moment:
+                known.append((since, report["order"], report["note_id"]))
+    known.sort(reverse=True)
+    return " ".join(name for _, _, name in known[:n]) or None
+
+
 def of_admission(notes: list[dict], hadm_id: int, section: str, options: dict[str, str]) -> str | None:
     """note_id of the admission's note whose section is the input."""
     own = [note for note in notes if note["hadm_id"] == hadm_id]
@@ -74,7 +157,7 @@ def earlier(notes: list[dict], admissions: list[dict], subject: int, start, mome
     begun = {a["hadm_id"]: a["admittime"] for a in admissions if a["subject_id"] == subject and a["admittime"] < start}
     known = []
     for note in notes:
-        filed = note["storetime"] or note["charttime"]
+        filed = readable(note)
         if note["hadm_id"] in begun and filed is not None and filed <= moment and note[section] is not None:
             known.append((begun[note["hadm_id"]], filed, note["order"], note["note_id"]))
     return max(known)[-1] if known else None

@@ -35,7 +35,7 @@ TASKS_OF = {
 """Tasks whose samples an option can change; those not listed act on events and grids, compared in diagnosis."""
 
 ALONE = [(name, value) for name, value in CORRECTED.items() if value != PUBLISHED[name]]
-ALONE += [("notes", "prior"), ("notes", "none"), ("sampling", "all"), ("split", "temporal")]
+ALONE += [("notes", "prior"), ("notes", "radiology"), ("notes", "none"), ("sampling", "all"), ("split", "temporal")]
 
 
 @pytest.fixture(scope="module")
@@ -59,6 +59,11 @@ def test_protocols_equal_the_recount(protocol: str, fabricated: Roots, tmp_path:
 @pytest.mark.parametrize(("name", "value"), ALONE)
 def test_each_option_alone_equals_the_recount(name: str, value: str, fabricated: Roots, tmp_path: Path):
     agree(fabricated, tmp_path, PUBLISHED | {name: value}, TASKS_OF.get(name, GRIDS))
+
+
+def test_reports_of_samples_asked_every_hour_with_other_cleaning(fabricated: Roots, tmp_path: Path):
+    options = PUBLISHED | {"notes": "radiology", "sampling": "all", "note_cleaning": "keep"}
+    agree(fabricated, tmp_path, options, ("length_of_stay", "diagnosis"))
 
 
 @pytest.mark.parametrize("edition", ["1.0", "3.1"])
@@ -103,11 +108,14 @@ def test_holes_and_shuffled_rows(protocol: str, tmp_path: Path):
     clocks = {"StudyTime": ["0", "59.9", "235959.999", "990000", ""], "StudyDate": [""]}
     rewrite(raw / "mimic_cxr_jpg/mimic-cxr-2.0.0-metadata.csv.gz", rng, clocks)
     rewrite(raw / "mimic_iv_note/note/discharge.csv.gz", rng, {"charttime": [""], "storetime": [""]})
+    rewrite(raw / "mimic_iv_note/note/radiology.csv.gz", rng, {"charttime": [""], "storetime": [""], "hadm_id": ["7"]})
     stored = {"storetime": ["", "2100-01-01 00:00:00", "2150-05-01 12:00:00"]}
     rewrite(raw / "mimiciv/icu/chartevents.csv.gz", rng, stored)
     rewrite(raw / "mimiciv/hosp/labevents.csv.gz", rng, stored)
     roots = Roots.below(raw)
     agree(roots, tmp_path / "built", PROTOCOLS[protocol].model_dump())
+    radiology = PROTOCOLS[protocol].model_dump() | {"notes": "radiology"}
+    agree(roots, tmp_path / "radiology", radiology, ("readmission", "diagnosis"))
 
 
 @pytest.fixture(scope="module")

@@ -190,6 +190,41 @@ def test_prior_notes_are_filed_by_the_prediction_time(task: str, published, tmp_
     assert in_time["32"][0]["note_id"] == "3-DS-9"
 
 
+def with_report(folder: Path, before: Samples, filed: dict[str, datetime]) -> Roots:
+    """A further report of the patient of each sample, filed at ``filed`` and examined a day earlier."""
+    roots = copy_of(folder)
+    rows = [
+        {
+            "note_id": f"{before[sample_id][0]['subject_id']}-RR-9{number}",
+            "subject_id": before[sample_id][0]["subject_id"],
+            "charttime": time - timedelta(days=1),
+            "storetime": time,
+            "text": "IMPRESSION: added",
+        }
+        for number, (sample_id, time) in enumerate(filed.items())
+    ]
+    append(roots.mimic_iv_note / "note" / "radiology.csv", rows)
+    return roots
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_reports_are_filed_by_the_prediction_time(task: str, published, tmp_path: Path):
+    """With `notes: radiology` a report filed a second after the last question of its patient changes no sample of this
+    patient; one filed at a question comes first there."""
+    before = published(task, notes="radiology")
+    times = prediction_times(before, task)
+    last: dict[int, datetime] = {}
+    for sample_id, (row, *_) in before.items():
+        last[row["subject_id"]] = max(times[sample_id], last.get(row["subject_id"], times[sample_id]))
+    late = {s: last[row["subject_id"]] + SECOND for s, (row, *_) in before.items()}
+    roots = with_report(tmp_path / "a", before, late)
+    assert samples_of(roots, tmp_path / "late", task, notes="radiology") == before
+    at_last = {s: times[s] for s, (row, *_) in before.items() if times[s] == last[row["subject_id"]]}
+    in_time = samples_of(with_report(tmp_path / "b", before, at_last), tmp_path / "b_built", task, notes="radiology")
+    for number, sample_id in enumerate(at_last):
+        assert in_time[sample_id][0]["note_id"].split()[0] == f"{before[sample_id][0]['subject_id']}-RR-9{number}"
+
+
 @pytest.mark.parametrize("task", TASKS)
 def test_notes_of_the_same_admission_are_named_as_known_later(task: str, published):
     """The published design reads a section of a summary written after the stay; the schema says so."""

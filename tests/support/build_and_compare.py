@@ -65,6 +65,7 @@ def differences(expected: Benchmark, roots: Roots, out: Path, *, tasks: tuple[st
     """Everything in which the build at ``out`` and the recount differ, one line each; empty where they agree."""
     found = _stays(expected, out) + _admissions(expected, out) + _splits(expected, out) + _events(expected, out)
     found += _rows_accounted(expected, roots, out) + _sections(expected, out) + _grids(expected, out)
+    found += _reports(expected, out)
     certificate = json.loads((out / "audit" / "leakage.json").read_text())["tasks"]
     for task in tasks:
         found += _cohort(expected, out, task) or _not_stored(expected, task, certificate[task])
@@ -149,6 +150,15 @@ def _sections(expected: Benchmark, out: Path) -> list[str]:
     names = ("note_id", "subject_id", "hadm_id", "past_medical_history", "brief_hospital_course")
     want = sorted((tuple(note[name] for name in names) for note in expected.notes), key=lambda row: row[0])
     return _differ("sections", want, got.select(names).rows())
+
+
+def _reports(expected: Benchmark, out: Path) -> list[str]:
+    if expected.options["notes"] != "radiology":
+        return []
+    got = pl.read_parquet(out / "reports" / "reports.parquet")
+    names = ("note_id", "subject_id", "hadm_id", "charttime", "storetime", "text")
+    want = sorted((tuple(report[name] for name in names) for report in expected.reports), key=lambda row: row[0])
+    return _differ("reports", want, got.select(names).rows())
 
 
 def _not_stored(expected: Benchmark, task: str, checks: dict) -> list[str]:

@@ -55,12 +55,14 @@ def build(
     tasks: tuple[str, ...] = tuple(TASKS),
     options: Mapping[str, str] | None = None,
     with_audit: bool = True,
+    n_reports: int = 3,
 ) -> Build:
     """Run every stage; ``out`` gets one folder per stage.
 
     Args:
         raw: the raw data sets, or the folder that contains them.
         options: options of the protocol that differ from `flexcare`.
+        n_reports: setting `notes.reports`, used with `notes: radiology`.
 
     Raises:
         AssertionError: a stage ended with a known error (its message is on standard error).
@@ -90,10 +92,15 @@ def build(
     run("sections", read=("mimic_iv_note",))
     run("radiographs", read=("mimic_cxr_jpg",))
     inputs = ("stays", "splits", "hourly", "sections", "radiographs", "events")
+    count = ("--n-reports", str(n_reports))
+    if (options or {}).get("notes") == "radiology":
+        run("reports", read=("mimic_iv_note",))
+        inputs = (*inputs, "reports")
     for task in tasks:
-        run("cohort", read=("mimiciv", "mimic_cxr_jpg"), upstream=inputs, stage=f"cohort-{task}", more=("--task", task))
+        more = ("--task", task, *count)
+        run("cohort", read=("mimiciv", "mimic_cxr_jpg"), upstream=inputs, stage=f"cohort-{task}", more=more)
     if not with_audit:
         return built
-    cohorts = [*(word for task in tasks for word in ("--cohorts", str(out / f"cohort-{task}")))]
+    cohorts = [*count, *(word for task in tasks for word in ("--cohorts", str(out / f"cohort-{task}")))]
     run("audit", upstream=inputs, more=cohorts)
     return built

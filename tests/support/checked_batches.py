@@ -8,7 +8,7 @@ from dataclasses import fields, replace
 import torch
 from torch import Tensor
 
-from flexcare_data.modalities import MAX_NOTE_TOKENS, MODALITIES
+from flexcare_data.modalities import MODALITIES
 from flexcare_model.data.batch import COLUMNS, CROP_SIDE, MAX_HOURS, Batch, task_of
 
 
@@ -27,7 +27,7 @@ def checked(batch: Batch) -> Batch:
         "visible": (size, 3),
     }
     assert {name: tuple(getattr(batch, name).shape) for name in shapes} == shapes
-    assert size > 0 and 1 <= hours <= MAX_HOURS and tokens <= MAX_NOTE_TOKENS
+    assert size > 0 and 1 <= hours <= MAX_HOURS
     assert all(getattr(batch, name).is_floating_point() for name in ("ts", "img", "note_tok"))
     present = batch.present.cpu()
     assert present.dtype == torch.bool and present.any(dim=1).all()

@@ -77,6 +77,7 @@ SETTINGS: dict[str, tuple[object, tuple[str, ...]]] = {
     "notes.batch_tokens": (1024, ()),
     "notes.device": ("auto", ()),
     "notes.jobs": (2, ()),
+    "notes.reports": (2, ()),  # read only under `notes: radiology`, see tests/unit/data/test_keys.py
     "train.device": ("auto", ()),
     "train.precision": ("bfloat16", _BOTH),
     "train.compile": (True, _BOTH),

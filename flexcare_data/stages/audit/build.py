@@ -95,6 +95,8 @@ ALL_CHECKS = (
     Check("note_of_another_admission", applies={"notes": ("same_admission",)}),
     Check("note_filed_after_prediction", required=KNOWN_BEFORE),
     Check("note_where_none_is_used", applies={"notes": ("none",)}),
+    Check("note_without_text"),
+    Check("more_notes_than_setting", applies={"notes": ("radiology",)}),
     Check("admitted_after_death", required={"after_death": ("dropped",)}),
     Check("asked_after_death", required={"asked": ("alive",)}),
     Check("label_before_prediction", required=LIVING),
@@ -254,6 +256,7 @@ def run(work: StageWork) -> None:
     """Stage `audit`: leakage.json, and flow.json and dropped.json of the whole build."""
     cohorts = work.cohorts()
     options = {name: getattr(work.options, name) for name in (*DECIDING, "edges")}
+    options["notes.reports"] = str(work.settings["n_reports"])
     with work.folder() as folder:
         with scratch(folder) as place:
             connection = sql.connect(work.settings["memory_mb"], work.threads, place)

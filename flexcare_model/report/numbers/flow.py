@@ -19,6 +19,7 @@ FLOW_TITLES = {
     "labevents": "Laboratory events",
     "series": "Time series",
     "discharge": "Discharge summaries",
+    "radiology": "Radiology reports",
 }
 """Diagrams before those of the cohorts, in their order, with their titles."""
 

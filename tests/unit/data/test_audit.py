@@ -21,6 +21,7 @@ from support.builds import build
 from support.paths import RAW
 
 from flexcare_data.options import PROTOCOLS, Options
+from flexcare_data.schema import SECTION_NAMES
 from flexcare_data.stages.audit.build import ALL_CHECKS, CHECKS, AuditError, run
 from flexcare_data.stages.work import StageWork
 
@@ -59,7 +60,15 @@ class Tables:
         shutil.rmtree(out, ignore_errors=True)
         upstream = {name: self.folder / name for name in SHARED}
         upstream |= {path.name: path for path in sorted(self.folder.glob("cohort-*"))}
-        work = StageWork("audit", out, SimpleNamespace(**self.options), upstream=upstream, settings={"memory_mb": 2000})
+        if self.options["notes"] == "radiology":
+            upstream["reports"] = self.folder / "reports"
+        work = StageWork(
+            "audit",
+            out,
+            SimpleNamespace(**self.options),
+            upstream=upstream,
+            settings={"memory_mb": 2000, "n_reports": 3},
+        )
         run(work)
         return json.loads((out / "leakage.json").read_text())
 
@@ -201,6 +210,15 @@ def note_added(tables: Tables) -> None:
     tables.cohort("phenotyping", note_id="1-DS-1")
 
 
+def text_removed(tables: Tables) -> None:
+    none = [pl.lit(None, pl.String).alias(name) for name in SECTION_NAMES]
+    tables.change("sections/sections.parquet", lambda table: table.with_columns(none))
+
+
+def too_many(tables: Tables) -> None:
+    tables.cohort("readmission", note_id="1-RR-1 1-RR-2 1-RR-3 1-RR-4")
+
+
 def two_splits(tables: Tables) -> None:
     first = pl.read_parquet(tables.folder / "cohort-phenotyping/phenotyping.parquet")["split"][0]
     tables.cohort("phenotyping", split="train" if first != "train" else "test")
@@ -263,6 +281,8 @@ PLANTED: dict[str, tuple[str, Callable[[Tables], None], dict[str, str]]] = {
     "note_of_another_admission": ("phenotyping", note_changed(hadm_id=-1), {}),
     "note_filed_after_prediction": ("readmission", filed_late, {"notes": "prior"}),
     "note_where_none_is_used": ("phenotyping", note_added, {"notes": "none"}),
+    "note_without_text": ("phenotyping", text_removed, {}),
+    "more_notes_than_setting": ("readmission", too_many, {"notes": "radiology"}),
     "admitted_after_death": ("drg", donor, {}),
     "asked_after_death": ("decompensation", dead_before, {}),
     "label_before_prediction": ("readmission", label_early, {}),

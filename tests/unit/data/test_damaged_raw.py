@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import json
 import re
 import shutil
 from collections.abc import Callable
@@ -17,7 +18,7 @@ from flexcare_data.raw.csv_records import sieve
 from flexcare_data.schema import RAW
 from flexcare_data.synthetic.write import write_data_set
 
-SMALL = [name for name in RAW if name not in ("chartevents", "labevents", "discharge")]
+SMALL = [name for name in RAW if name not in ("chartevents", "labevents", "discharge", "radiology")]
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +65,7 @@ def header(text: str) -> str:
 
 
 FIRST_READ_BY = {
-    "chartevents": "events", "labevents": "events", "discharge": "sections",
+    "chartevents": "events", "labevents": "events", "discharge": "sections", "radiology": "reports",
     "metadata": "cohort", "chexpert": "cohort", "drgcodes": "cohort",
 }  # fmt: skip
 """The first command that reads a raw table, where it is not `stays`."""
@@ -78,7 +79,7 @@ def run_stage_that_reads(name: str, raw: Path, sound: Build, out: Path) -> int:
         arguments += ["--mimiciv", str(raw / "mimiciv")]
     if command == "events":
         arguments += ["--stays", str(sound.folder("stays"))]
-    if command == "sections":
+    if command in ("sections", "reports"):
         arguments += ["--mimic-iv-note", str(raw / "mimic_iv_note")]
     if command == "cohort":
         arguments += [
@@ -97,6 +98,26 @@ def run_stage_that_reads(name: str, raw: Path, sound: Build, out: Path) -> int:
 
 def total(dropped: dict, table: str) -> int:
     return sum(sum(reasons.values()) for reasons in dropped.get(table, {}).values())
+
+
+def test_reports_in_are_reports_used_and_reports_counted(damaged, tmp_path):
+    """Of the three ids with spaces two are in rows of another width."""
+    broken = damaged(radiology=lambda text: text.replace(",RR,", ",RR", 2).replace("-RR-", " RR ", 3))
+    status = main(["reports", "--mimic-iv-note", str(broken / "mimic_iv_note"), "--out", str(tmp_path / "reports")])
+    assert status == 0
+    dropped = json.loads((tmp_path / "reports/dropped.json").read_text())["radiology"][""]
+    flow = json.loads((tmp_path / "reports/flow.json").read_text())["radiology"]
+    read = {step["step"]: step["notes"] for step in flow}
+    rows = sieve(text_of(broken, "radiology").encode(), 8).records - 1
+    assert read["reports"] == rows - 2 == read["reports used"] + sum(dropped.values()) - 2
+    assert dropped == {"malformed_row": 2, "note_id_with_a_space": 1}
+
+
+def test_without_reports_no_sample_has_a_note(damaged, tmp_path):
+    built = build(damaged(radiology=header), tmp_path / "out", options={"notes": "radiology"})
+    assert built.table("reports", "reports.parquet").is_empty()
+    cohort = built.cohort("readmission")
+    assert cohort.height and cohort["note_id"].null_count() == cohort.height
 
 
 def test_rows_in_are_rows_used_and_rows_counted(fabricated, sound):

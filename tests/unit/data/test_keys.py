@@ -20,6 +20,7 @@ from flexcare_data.code_digest import closure, code_digest, opened_files
 from flexcare_data.config import Config, load_config
 from flexcare_data.options import Options
 from flexcare_data.plan import Plan, code_spec
+from flexcare_data.raw.files import RawDataError
 from flexcare_data.store.folders import write_stage
 from flexcare_model.plan import ModelPlan, RunError
 
@@ -45,8 +46,8 @@ tasks need, but a run depends on the notes of its own tasks only."""
 BASE = {"synthetic": {"patients": 40}, "train": {"seeds": [42], "baselines": ["mt", "mmf"], "hidden_dim": 16}}
 
 
-def keys(config: Config) -> dict[str, str]:
-    """Keys of all products that the matrix speaks of."""
+def keys(config: Config, *further: str) -> dict[str, str]:
+    """Keys of all products that the matrix speaks of, and of ``further`` stages."""
     data = Plan(config)
     models = ModelPlan(data)
     names = (
@@ -62,6 +63,7 @@ def keys(config: Config) -> dict[str, str]:
         "images",
         "encoder",
         "notes",
+        *further,
     )
     found = {name: data.product(name).key for name in names}
     found |= {
@@ -124,6 +126,43 @@ def test_a_setting_moves_what_depends_on_it(base, path):
     after = keys(load_config(changed(BASE, path, value)))
     expected = downstream(direct)
     assert moved(base, after) == expected, path
+
+
+REPORTS_READERS = {
+    "notes.reports": (4, COHORTS, ("audit",)),
+    "notes.max_tokens": (64, ("notes",), ("run flexcare", "run mt", "table3")),
+    "options.note_cleaning": ("keep", ("sections", "reports", *COHORTS), ("audit", "encoder", "notes")),
+    "options.bhc_fallback": ("on", ("sections", *COHORTS), ("audit",)),
+}
+"""Under `notes: radiology`: a key, another value, the stages that read it, and what else moves besides their readers.
+Vectors are made of reports only, so `sections` moves no vector."""
+
+
+@pytest.mark.parametrize("path", REPORTS_READERS)
+def test_settings_where_reports_are_the_notes(path):
+    value, direct, also = REPORTS_READERS[path]
+    config = BASE | {"options": {"notes": "radiology"}}
+    before, after = (keys(load_config(c), "reports") for c in (config, changed(config, path, value)))
+    of_cohorts = downstream(COHORTS) if "cohort-drg" in direct else set()
+    assert moved(before, after) == {*direct, *also} | of_cohorts
+
+
+def test_reports_are_planned_only_where_they_are_the_notes(tmp_path):
+    """Their table, which a lab may not have, is needed under this option only."""
+    shutil.copytree(RAW, tmp_path / "raw")
+    (tmp_path / "raw/mimic_iv_note/note/radiology.csv").unlink()
+    roots = {name: str(tmp_path / "raw" / name) for name in ("mimiciv", "mimic_cxr_jpg", "mimic_iv_note")}
+    plain, with_reports = (
+        Plan(load_config({"raw": roots, "options": options, "notes": {"encoder": "tiny"}}))
+        for options in ({}, {"notes": "radiology"})
+    )
+    plain.check_roots()
+    with pytest.raises(RawDataError, match=r"expected one of note/radiology.csv.gz, note/radiology.csv, found none"):
+        with_reports.check_roots()
+    assert "reports" not in plain.published and "reports" in with_reports.published
+    for name in ("cohort-drg", "audit", "notes", "encoder"):
+        assert "reports" not in plain.product(name).inputs
+        assert "n_reports" not in plain.product(name).spec["settings"]
 
 
 def test_further_tasks_train_nothing_again(base):

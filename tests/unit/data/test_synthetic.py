@@ -69,6 +69,7 @@ OTHER_HEADERS = {
     "mimic_cxr_jpg/mimic-cxr-2.0.0-chexpert": ",".join(("subject_id", "study_id", *CHEXPERT)),
     "mimic_cxr_jpg/mimic-cxr-2.0.0-split": "dicom_id,study_id,subject_id,split",
     "mimic_iv_note/note/discharge": "note_id,subject_id,hadm_id,note_type,note_seq,charttime,storetime,text",
+    "mimic_iv_note/note/radiology": "note_id,subject_id,hadm_id,note_type,note_seq,charttime,storetime,text",
 }
 
 PATIENTS = 260
@@ -183,6 +184,7 @@ def test_ids_and_keys(root):
     for path, key in (
         ("mimiciv/hosp/patients", "subject_id"), ("mimiciv/hosp/admissions", "hadm_id"),
         ("mimiciv/icu/icustays", "stay_id"), ("mimic_iv_note/note/discharge", "note_id"),
+        ("mimic_iv_note/note/radiology", "note_id"),
         ("mimic_cxr_jpg/mimic-cxr-2.0.0-metadata", "dicom_id"), ("mimiciv/hosp/labevents", "labevent_id"),
     ):  # fmt: skip
         assert table(root, path)[key].is_unique().all(), path
@@ -292,6 +294,59 @@ def test_notes_codes_and_radiographs_have_the_mess_of_real_ones(root):
     for row in images.head(20).iter_rows(named=True):
         with Image.open(image_path(root, row)) as image:
             assert (image.mode, image.size) == ("L", (row["Columns"], row["Rows"]))
+
+
+def with_times(reports: pl.DataFrame) -> pl.DataFrame:
+    times = [pl.col(name).cast(pl.String).str.to_datetime(time_unit="us") for name in ("charttime", "storetime")]
+    return reports.with_columns(times)
+
+
+def test_reports_have_the_mess_of_real_ones(root):
+    reports = with_times(table(root, "mimic_iv_note/note/radiology"))
+    stays = table(root, "mimiciv/icu/icustays")
+    images = table(root, "mimic_cxr_jpg/mimic-cxr-2.0.0-metadata")
+    text, filed = reports["text"], reports["storetime"] - reports["charttime"]
+    during = reports.join(stays.select("subject_id", "intime", "outtime"), on="subject_id")
+    during = during.filter(pl.col("charttime").is_between("intime", "outtime"))
+    counts = {
+        "several of a patient": reports["subject_id"].is_duplicated().sum(),
+        "no admission": reports["hadm_id"].null_count(),
+        "no storetime": reports.filter(pl.col("charttime").is_not_null())["storetime"].null_count(),
+        "no times": reports.filter(pl.col("charttime").is_null())["storetime"].null_count(),
+        "filed before the examination": (filed.dt.total_minutes() < 0).sum(),
+        "filed after a day": (filed.dt.total_hours() > 24).sum(),
+        "no impression": (~text.str.contains("IMPRESSION:")).sum(),
+        "no findings": (text.str.contains("IMPRESSION:") & ~text.str.contains("FINDINGS")).sum(),
+        "one heading": text.str.contains("FINDINGS AND IMPRESSION:").sum(),
+        "neither": (~text.str.contains("IMPRESSION:|FINDINGS:")).sum(),
+        "addenda": (reports["note_type"] == "AR").sum(),
+        "carriage returns": text.str.contains("\r\n").sum(),
+        "filed after the stay": (during["storetime"] > during["outtime"]).sum(),
+        "filed in the stay": (during["storetime"] <= during["outtime"]).sum(),
+    }
+    assert all(counts.values()), counts
+    assert 1 <= filed.dt.total_hours().median() <= 12
+    assert set(images["subject_id"]) <= set(reports["subject_id"])
+
+
+def test_reports_filed_early_in_a_stay_show_the_outcome(root):
+    """Words of opacity and of severe disease, in reports filed within 48 hours of intime: more of those who die."""
+    words = "opacities|consolidation|airspace|infiltrates|metastases|cirrhotic|carcinomatosis|cachexia"
+    reports = with_times(table(root, "mimic_iv_note/note/radiology")).select("subject_id", "storetime", "text")
+    stays = table(root, "mimiciv/icu/icustays").unique("hadm_id", keep="last", maintain_order=True)
+    died = table(root, "mimiciv/hosp/admissions").select("hadm_id", "hospital_expire_flag")
+    seen = stays.join(died, on="hadm_id").join(reports, on="subject_id")
+    seen = seen.filter((pl.col("storetime") - pl.col("intime")).dt.total_hours().is_between(-12, 48))
+    # "no focal consolidation" says the opposite.
+    text = pl.col("text").str.to_lowercase().str.replace_all("no focal consolidation", "")
+    found = seen.group_by("stay_id").agg(
+        severe=text.str.count_matches(words).mean(), died=pl.first("hospital_expire_flag")
+    )
+    rank = found["severe"].rank().to_numpy()
+    of_dead = found["died"].to_numpy() == 1
+    n, m = of_dead.sum(), (~of_dead).sum()
+    assert n > 20 and m > 60
+    assert (rank[of_dead].sum() - n * (n + 1) / 2) / (n * m) > 0.75
 
 
 def test_broken_images_on_request(tmp_path):

@@ -476,16 +476,6 @@ def test_damaged_encoders_are_errors(tiny, tmp_path, harm, expected):
         load_encoder(str(folder))
 
 
-def test_another_width_is_refused(tmp_path):
-    from transformers import BertConfig, BertModel, BertTokenizer
-
-    config = BertConfig(vocab_size=5, hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8)
-    BertModel(config).save_pretrained(tmp_path / "narrow")
-    BertTokenizer().save_pretrained(tmp_path / "narrow")
-    with pytest.raises(EncoderError, match="width 768, got 32"):
-        load_encoder(str(tmp_path / "narrow"))
-
-
 def test_a_hub_name_is_not_downloaded_offline(monkeypatch, tmp_path):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(EncoderError, match=r"HF_HUB_OFFLINE.*notes\.encoder"):
