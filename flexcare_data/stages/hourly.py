@@ -191,7 +191,7 @@ def build_hourly(
     index = pl.DataFrame({"stay_id": stay_id, "offset": offset, "n_hours": n_hours, "first_hours": first})
     check(index, HOURLY_INDEX).write_parquet(out / "index.parquet")
     if dropped is not None:
-        for name, n in zip(VARIABLES, sum(made.too_late for made in done), strict=True):
+        for name, n in zip(VARIABLES, np.sum([made.too_late for made in done], axis=0), strict=True):
             count(dropped, "events", name, "stored_after_the_stay", n)
     scaler = moments.scaler() if moments else mimic3_scaler()
     (out / "scaler.json").write_text(json.dumps(scaler, indent=1) + "\n")

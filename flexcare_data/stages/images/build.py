@@ -32,13 +32,13 @@ from flexcare_data.raw.radiographs import (
     MISSING,
     current_listing_digest,
     forget_listing,
+    is_ap,
     radiograph_path,
     with_states,
 )
 from flexcare_data.raw.tables import empty_counts
 from flexcare_data.schema import CXR_INDEX, check
 from flexcare_data.stages.images.decoding import ImageError, decode_into
-from flexcare_data.stages.radiographs import build_radiographs
 from flexcare_data.stages.work import AGAIN, ChangedError, StageWork
 from flexcare_data.store.folders import atomic_write, write_stage
 from flexcare_data.store.pools import Pool
@@ -382,7 +382,7 @@ def run(work: StageWork) -> None:
     _check_listing(work)
     columns = ["dicom_id", "subject_id", "study_id"]
     if work.settings["which"] == "all_ap":
-        wanted = build_radiographs(work.read("metadata", empty_counts()), empty_counts()).select(columns)
+        wanted = work.read("metadata", empty_counts()).filter(is_ap()).select(columns)
     else:
         cohorts = [pl.read_parquet(folder / f"{task}.parquet") for task, folder in work.cohorts().items()]
         chosen = [cohort.drop_nulls("dicom_id").select(columns) for cohort in cohorts]
