@@ -129,6 +129,10 @@ def test_radiographs_of_the_second_edition_are_known_by_its_list_or_path():
 
 def test_notes():
     assert recognise_note(Found(rows={"discharge": 331_794})) == Edition(("2.2",), True, ())
+    both = {"discharge": 331_794, "radiology": 2_321_355}
+    assert recognise_note(Found(rows=both)).is_exact
+    assert not recognise_note(Found(rows=both | {"radiology": 5})).is_exact
+    assert not recognise_note(Found()).is_exact
 
 
 def test_order_of_editions():

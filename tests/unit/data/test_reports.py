@@ -165,6 +165,25 @@ def test_without_a_prediction_time_no_report_is_chosen():
     assert chosen(reports(("own", 1, -2, -1)), 3, asked=None) is None
 
 
+@pytest.mark.parametrize(
+    ("charted", "stored", "used"), [(-1, 0, True), (1, 0, False), (0, None, True), (None, 1, False)]
+)
+def test_a_summary_of_an_earlier_admission_counts_from_the_later_time(charted, stored, used):
+    """`notes: prior` goes by the same rule."""
+    summary = reports(("summary", 1, charted, stored)).with_columns(
+        hadm_id=pl.lit(10, pl.Int64), past_medical_history=pl.lit("")
+    )
+    admissions = pl.DataFrame(
+        {"hadm_id": [10, 11], "admittime": [ASKED - timedelta(days=9), ASKED - timedelta(days=1)]}
+    )
+    empty = pl.DataFrame()
+    sources = Sources(empty, empty, empty, empty, admissions, empty, summary, Options(notes="prior"))
+    samples = pl.DataFrame({"subject_id": [1], "hadm_id": [11], "prediction_time": [ASKED]})
+    result = with_note(samples, sources, "past_medical_history")
+    assert result["note_id"].to_list() == (["summary"] if used else [None])
+    assert result["note_time"].is_not_null().to_list() == [used]
+
+
 # --- audit ------------------------------------------------------------------------------------------------------
 
 
