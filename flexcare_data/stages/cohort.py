@@ -58,5 +58,5 @@ def read_sources(work: StageWork, dropped: Dropped) -> Sources:
         options=work.options,
         raw={name: work.read(name, dropped) for name in task.raw},
         reports=reports,
-        n_reports=work.settings["n_reports"],
+        n_reports=work.settings.get("n_reports", 0),
     )

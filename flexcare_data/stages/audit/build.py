@@ -256,7 +256,8 @@ def run(work: StageWork) -> None:
     """Stage `audit`: leakage.json, and flow.json and dropped.json of the whole build."""
     cohorts = work.cohorts()
     options = {name: getattr(work.options, name) for name in (*DECIDING, "edges")}
-    options["notes.reports"] = str(work.settings["n_reports"])
+    if work.options.notes == "radiology":
+        options["notes.reports"] = str(work.settings["n_reports"])
     with work.folder() as folder:
         with scratch(folder) as place:
             connection = sql.connect(work.settings["memory_mb"], work.threads, place)

@@ -298,6 +298,25 @@ def test_a_planted_violation_is_caught(check: str, tables):
     assert (task, check) in changed.violations()
 
 
+REPORTS = {
+    "1-RR-5": "note_filed_after_prediction",
+    "1-RR-3 1-RR-5": "note_filed_after_prediction",
+    "2-RR-2": "note_of_another_patient",
+    "1-AR-6": "note_without_text",
+    "1-RR-99": "note_without_text",
+}
+
+
+@pytest.mark.parametrize("given", REPORTS)
+def test_a_wrong_report_is_caught(given: str, tables):
+    """Filed late (also among others), of another patient, without a text, unknown."""
+    changed = tables(notes="radiology")
+    task = "in_hospital_mortality"
+    wrong = pl.when(pl.col("sample_id") == "11").then(pl.lit(given)).otherwise("note_id").alias("note_id")
+    changed.change(f"cohort-{task}/{task}.parquet", lambda table: table.with_columns(wrong))
+    assert (task, REPORTS[given]) in changed.violations()
+
+
 def test_messages_name_no_sample(tables):
     changed = tables()
     sample_twice(changed)

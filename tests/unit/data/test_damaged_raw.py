@@ -66,7 +66,7 @@ def header(text: str) -> str:
 
 FIRST_READ_BY = {
     "chartevents": "events", "labevents": "events", "discharge": "sections", "radiology": "reports",
-    "metadata": "cohort", "chexpert": "cohort", "drgcodes": "cohort",
+    "metadata": "radiographs", "chexpert": "cohort", "drgcodes": "cohort",
 }  # fmt: skip
 """The first command that reads a raw table, where it is not `stays`."""
 
@@ -81,6 +81,8 @@ def run_stage_that_reads(name: str, raw: Path, sound: Build, out: Path) -> int:
         arguments += ["--stays", str(sound.folder("stays"))]
     if command in ("sections", "reports"):
         arguments += ["--mimic-iv-note", str(raw / "mimic_iv_note")]
+    if command == "radiographs":
+        arguments += ["--mimic-cxr-jpg", str(raw / "mimic_cxr_jpg")]
     if command == "cohort":
         arguments += [
             "--mimic-cxr-jpg",

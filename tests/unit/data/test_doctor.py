@@ -239,6 +239,43 @@ def test_disk_needed_at_full_size():
     assert tokens["note vectors"] < 0.4e9
 
 
+def test_reports_are_needed_only_where_they_are_the_notes(raw):
+    """A lab may not have their table; where it is read, a missing or empty one is an error."""
+    radiology = {"options": {"notes": "radiology"}}
+    assert doctor.examine(config_of(raw, **radiology)).rows["radiology"]["counted"]
+    (raw / "mimic_iv_note/note/radiology.csv.gz").unlink()
+    plain = doctor.examine(config_of(raw))
+    assert plain.ok and "radiology" not in plain.rows
+    ((what, found),) = findings(doctor.examine(config_of(raw, **radiology)), "error")
+    assert what == "radiology" and "found none" in found
+
+
+def test_disk_of_the_vectors_of_reports():
+    """At most `notes.reports` of each sample, and at most all; the width is that of a local encoder."""
+    rows = editions.MIMICIV_ROWS["2.0"] | editions.CXR_ROWS | editions.NOTE_ROWS
+    probes = data_set("mimiciv", Edition(("2.0",), True, ()), rows).probes
+    user = {"preset": "paper", "raw": {"mimiciv": "x"}, "options": {"notes": "radiology"}}
+    samples = 7 * rows["icustays"] + rows["metadata"] + rows["discharge"]
+    for n, texts in ((1, samples), (16, rows["radiology"])):
+        parts = doctor.disk_parts(probes, load_config(user | {"notes": {"reports": n}}))
+        assert parts["note vectors"] == texts * 120 * 2 * 768
+
+
+def test_width_and_positions_of_a_local_encoder(fabricated, tmp_path):
+    for name in ("model.safetensors", "vocab.txt"):
+        (tmp_path / name).touch()
+    (tmp_path / "config.json").write_text(json.dumps({"hidden_size": 384, "max_position_embeddings": 1024}))
+    for tokens, problems in ((1024, []), (1025, [("notes.max_tokens", "1,025")])):
+        notes = {"encoder": str(tmp_path), "max_tokens": tokens}
+        report = doctor.examine(config_of(fabricated, notes=notes), fast=True)
+        assert findings(report, "error") == problems
+    probes = data_set("mimic_iv_note", Edition(("2.2",), True, ()), {"discharge": 10}).probes
+    parts = doctor.disk_parts(probes, config_of(fabricated, notes=notes))
+    assert parts["note vectors"] == 10 * 2 * 120 * 2 * 384
+    report = doctor.examine(config_of(fabricated, notes={"encoder": "tiny", "max_tokens": 513}), fast=True)
+    assert findings(report, "error") == [("notes.max_tokens", "513")]
+
+
 def test_too_small_a_disk_or_memory_is_a_warning(fabricated, monkeypatch):
     monkeypatch.setattr(machine, "free_disk", lambda path: 1000)
     monkeypatch.setattr(machine, "memory", lambda: 1 << 20)

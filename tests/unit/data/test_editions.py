@@ -164,6 +164,13 @@ def test_notes(rows, is_exact):
     assert recognise_note(Found(rows={"discharge": rows})) == Edition(("2.2",), is_exact, ())
 
 
+def test_notes_with_reports():
+    both = {"discharge": 331_794, "radiology": 2_321_355}
+    assert recognise_note(Found(rows=both)).is_exact
+    assert not recognise_note(Found(rows=both | {"radiology": 5})).is_exact
+    assert not recognise_note(Found()).is_exact
+
+
 def test_order_of_editions():
     assert is_after("2.1", "2.0")
     assert is_after("3.0", "2.2")

@@ -279,7 +279,7 @@ CHANGES = {
     "PA instead of AP": (
         "flexcare_data/raw/radiographs.py",
         ('pl.col("ViewPosition") == "AP"', 'pl.col("ViewPosition") == "PA"'),
-        (*COHORTS, "audit", "images"),
+        ("radiographs", "images"),
     ),
     "a row of the phenotype list": ("flexcare_data/resources/phenotype_codes.csv", None, ("stays", "synthetic")),
     "a variable's limits": ("flexcare_data/resources/variables.toml", None, ("events", "hourly", *COHORTS, "audit")),

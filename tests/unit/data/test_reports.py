@@ -1,4 +1,4 @@
-"""Radiology reports as notes: what is read of a report, which ones a sample gets, and what the audit refuses."""
+"""Radiology reports as notes: what is read of a report, and which ones a sample gets."""
 
 from __future__ import annotations
 
@@ -17,7 +17,6 @@ from flexcare_data import note_ids
 from flexcare_data.options import Options
 from flexcare_data.raw.tables import empty_counts
 from flexcare_data.schema import REPORTS
-from flexcare_data.stages import audit
 from flexcare_data.stages.reports import build_reports, report_text
 from flexcare_data.tasks.base import Sources, no_reports, with_note
 
@@ -115,7 +114,7 @@ def reports(*known: tuple[str, int, float | None, float | None]) -> pl.DataFrame
 def chosen(known: pl.DataFrame, n: int, *, subject: int = 1, asked: datetime | None = ASKED) -> list[str] | None:
     """Ids that a sample of ``subject`` gets."""
     empty = pl.DataFrame()
-    sources = Sources(empty, empty, empty, empty, empty, empty, empty, RADIOLOGY, reports=known, n_reports=n)
+    sources = Sources(*[empty] * 8, RADIOLOGY, reports=known, n_reports=n)
     samples = pl.DataFrame({"subject_id": [subject, 99], "prediction_time": [asked, ASKED]},
                            schema_overrides={"prediction_time": pl.Datetime("us")})  # fmt: skip
     result = with_note(samples, sources, "past_medical_history")
@@ -165,7 +164,26 @@ def test_without_a_prediction_time_no_report_is_chosen():
     assert chosen(reports(("own", 1, -2, -1)), 3, asked=None) is None
 
 
-# --- audit ------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("charted", "stored", "used"), [(-1, 0, True), (1, 0, False), (0, None, True), (None, 1, False)]
+)
+def test_a_summary_of_an_earlier_admission_counts_from_the_later_time(charted, stored, used):
+    """`notes: prior` goes by the same rule."""
+    summary = reports(("summary", 1, charted, stored)).with_columns(
+        hadm_id=pl.lit(10, pl.Int64), past_medical_history=pl.lit("")
+    )
+    admissions = pl.DataFrame(
+        {"hadm_id": [10, 11], "admittime": [ASKED - timedelta(days=9), ASKED - timedelta(days=1)]}
+    )
+    empty = pl.DataFrame()
+    sources = Sources(*[empty] * 4, admissions, empty, empty, summary, Options(notes="prior"))
+    samples = pl.DataFrame({"subject_id": [1], "hadm_id": [11], "prediction_time": [ASKED]})
+    result = with_note(samples, sources, "past_medical_history")
+    assert result["note_id"].to_list() == (["summary"] if used else [None])
+    assert result["note_time"].is_not_null().to_list() == [used]
+
+
+# --- cohorts ----------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -202,26 +220,3 @@ def test_samples_are_those_of_the_discharge_summaries(stories, tmp_path):
     published = build(Roots.below(RAW), tmp_path / "published", with_audit=False)
     for task in ("diagnosis", "drg", "readmission"):
         assert stories.cohort(task).drop("note_id").equals(published.cohort(task).drop("note_id"))
-
-
-WRONG = {
-    "filed after the prediction time": ("1-RR-5", "note filed after the prediction time"),
-    "of another patient": ("2-RR-2", "note of another patient"),
-    "without a text": ("1-AR-6", "note without text"),
-    "an unknown one": ("1-RR-99", "note without text"),
-    "too many": ("1-RR-3 1-RR-2 1-RR-2", "more notes than the setting"),
-    "a late one among others": ("1-RR-3 1-RR-5", "note filed after the prediction time"),
-}
-
-
-@pytest.mark.parametrize("mistake", WRONG)
-def test_the_audit_refuses_a_wrong_report(stories, tmp_path, mistake):
-    given, violation = WRONG[mistake]
-    task = "in_hospital_mortality"
-    cohort = stories.cohort(task)
-    wrong = pl.when(pl.col("sample_id") == "11").then(pl.lit(given)).otherwise("note_id")
-    marks = pl.read_parquet(stories.folder("reports") / "reports.parquet").drop_nulls("text").drop("text")
-    timed = cohort.join(stories.table(f"cohort-{task}", "windows.parquet"), on="sample_id")
-    broken = audit._report_checks(timed.with_columns(note_id=wrong), marks, 2)
-    assert broken[f"violation: {violation}"] == 1
-    assert not any(n for check, n in audit._report_checks(timed, marks, 2).items() if check.startswith("violation"))

@@ -233,6 +233,25 @@ def test_a_longer_series_than_positions_is_refused(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_notes_of_2048_word_pieces(name):
+    """A step has a finite loss, and a gradient at the last position; one piece more is refused."""
+    model = make_model(name, max_tokens=2048, note_width=20, dropout=0.1).train()
+    batch = make_batch([(1, 1, 1), (0, 0, 1), (1, 0, 1)], tokens=2048, note_width=20)
+    longest = batch.note_tok.new_zeros(3, 2048, 20)
+    longest[:, : batch.note_tok.shape[1]] = batch.note_tok
+    batch = changed(batch, note_tok=longest, note_len=torch.tensor([2048, 3, 900]))
+    loss = model.loss(model(batch), batch)
+    loss.backward()
+    assert loss.isfinite() and all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
+    if (embedding := getattr(model, "embedding", None)) is None or embedding.note_position.grad is None:
+        return
+    assert embedding.note_position.grad[2047].any()
+    longer = changed(batch, note_tok=torch.randn(3, 2049, 20), note_len=torch.tensor([2049, 3, 900]))
+    with pytest.raises(ValueError, match=r"note: expected at most 2048 positions, got 2049; .*max_tokens"):
+        model(longer)
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_parameters_are_named_after_modules_only(name):
     """Weights are copied in by name, so no parameter hides in a list without a name or is registered twice."""
     model = make_model(name)

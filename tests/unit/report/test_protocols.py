@@ -142,6 +142,6 @@ def test_an_option_alone_is_priced(output, tmp_path):
     (cells,) = [row for row in layout.rows if row[0].text == "REA AUROC"]
     assert [cell.text for cell in cells[5:]] == ["−0.1250", "−0.0500"]
     assert "`availability: storetime`" in layout.to_markdown()
-    empty = build_comparison(sides[0], sides[1], below=10, alone={"availability": Results(tmp_path / "none")})[3]
+    empty = build_comparison(sides[0], sides[1], below=10, alone={"availability": Results(tmp_path / "none")})[-1]
     (cells,) = [row for row in empty.rows if row[0].text == "REA AUROC"]
     assert [cell.text for cell in cells[4:]] == ["not run", "−0.1250", "–"]

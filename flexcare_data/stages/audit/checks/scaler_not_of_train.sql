@@ -13,6 +13,7 @@ WITH train_hours AS (
 )
 SELECT checked.*, mean_of_train, std_of_train
 FROM checked LEFT JOIN fitted USING (variable)
-WHERE coalesce(abs(mean - mean_of_train) > 1e-6 * (abs(mean) + std), true)
+WHERE EXISTS (SELECT 1 FROM train_hours)  -- without any hour there is nothing to fit
+  AND (coalesce(abs(mean - mean_of_train) > 1e-6 * (abs(mean) + std), true)
    -- A column without any spread is not scaled: its standard deviation is written as 1.
-   OR coalesce(abs(std - std_of_train) > 1e-6 * std AND NOT (std = 1 AND std_of_train < 1e-6), true);
+   OR coalesce(abs(std - std_of_train) > 1e-6 * std AND NOT (std = 1 AND std_of_train < 1e-6), true));
