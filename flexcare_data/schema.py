@@ -37,14 +37,15 @@ class Column:
 class Table:
     """A table that the build writes: sorted by ``key``, which is unique.
 
-    A table with ``extra_dtype`` has further columns of that type after the listed ones (the labels of a cohort).
+    Where ``extra`` is set, further columns of its type may follow the listed ones (the labels of a cohort); its name says
+    which.
     """
 
     name: str
     path: str
     key: tuple[str, ...]
     columns: tuple[Column, ...]
-    extra_dtype: pl.DataType | None = None
+    extra: Column | None = None
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -300,8 +301,8 @@ SPLITS = Table(
     (
         _SUBJECT,
         Column("split", SPLIT, "split of the patient, one for all tasks"),
-        Column("year_group", _TEXT, "`anchor_year_group` of the patient; null unless `split: temporal`", nullable=True),
     ),
+    extra=Column("year_group, with `split: temporal`", _TEXT, "`anchor_year_group` of the patient"),
 )  # fmt: skip
 
 SECTIONS = Table(
@@ -382,7 +383,7 @@ COHORT = Table(
             "first, joined by one space; null where missing", nullable=True,
         ),
     ),
-    extra_dtype=pl.Int64(),
+    extra=Column("the labels of the task", _INT, "see the task's file in `flexcare_data/tasks/`"),
 )  # fmt: skip
 
 WINDOWS = Table(
@@ -457,7 +458,7 @@ def check(frame: pl.DataFrame, table: Table) -> pl.DataFrame:
     if names != table.names:
         raise SchemaError(f"{table.name}: expected columns {list(table.names)}, got {frame.columns}")
     extra = frame.columns[len(table.columns) :]
-    if extra and table.extra_dtype is None:
+    if extra and table.extra is None:
         problems.append(f"unexpected columns {extra}")
     for column in table.columns:
         got = frame.schema[column.name]
@@ -468,9 +469,9 @@ def check(frame: pl.DataFrame, table: Table) -> pl.DataFrame:
         if nulls and not column.nullable:
             problems.append(f"column {column.name}: expected no nulls, got {nulls}")
     problems += [
-        f"column {name}: expected {table.extra_dtype} without nulls, got {frame.schema[name]}"
+        f"column {name}: expected {table.extra.dtype} without nulls, got {frame.schema[name]}"
         for name in extra
-        if frame.schema[name] != table.extra_dtype or frame[name].null_count()
+        if table.extra and (frame.schema[name] != table.extra.dtype or frame[name].null_count())
     ]
     if not problems:
         key = list(table.key)

@@ -40,8 +40,8 @@ def tables() -> str:
 def _written(table: Table) -> str:
     rows = [("column", "type", "meaning")]
     rows += [(f"`{column.name}`", _type(column), column.meaning) for column in table.columns]
-    if table.extra_dtype is not None:
-        rows.append(("the labels of the task", str(table.extra_dtype), "see the task's file in `flexcare_data/tasks/`"))
+    if table.extra is not None:
+        rows.append((table.extra.name, str(table.extra.dtype), table.extra.meaning))
     key = ", ".join(f"`{name}`" for name in table.key)
     return f"### {table.name}\n\n`{table.path}`, one row per {key}, sorted by it.\n\n{_table(rows)}"
 

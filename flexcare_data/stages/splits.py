@@ -37,7 +37,7 @@ def build_splits(admissions: pl.DataFrame, options: Options) -> pl.DataFrame:
     subjects = admissions["subject_id"].unique(maintain_order=True).to_list()
     names = _shuffled(len(subjects)) if options.split == "shuffle42" else [_hashed(subject) for subject in subjects]
     frame = pl.DataFrame({"subject_id": subjects, "split": names}, schema={"subject_id": pl.Int64, "split": SPLIT})
-    return check(frame.sort("subject_id").with_columns(year_group=pl.lit(None, pl.String)), SPLITS)
+    return check(frame.sort("subject_id"), SPLITS)
 
 
 def _shuffled(n: int) -> list[str]:
@@ -95,7 +95,7 @@ def split_by_years(
         )
     count(dropped, "patients", "anchor_year_group", "missing", missing)
     count(dropped, "patients", "anchor_year_group", "in_no_split", frame.height - missing - kept.height)
-    return check(kept.select(SPLITS.names).sort("subject_id"), SPLITS)
+    return check(kept.select(*SPLITS.names, "year_group").sort("subject_id"), SPLITS)
 
 
 def run(work: StageWork) -> None:

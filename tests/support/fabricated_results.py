@@ -42,7 +42,7 @@ def fabricate(
     subjects = np.arange(10_000, 10_000 + patients)
     splits = rng.choice(["train", "val", "test"], size=patients, p=[0.6, 0.1, 0.3])
     table = pl.DataFrame({"subject_id": subjects, "split": splits}).cast({"split": SPLIT})
-    _write(root / "data/splits.parquet", table.with_columns(year_group=pl.lit(None, pl.String)))
+    _write(root / "data/splits.parquet", table)
     stays = _stays(rng, subjects)
     _write(root / "data/stays.parquet", stays)
     _hourly(rng, root, stays)

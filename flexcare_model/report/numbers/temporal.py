@@ -99,7 +99,7 @@ def year_groups_table(results: Results, *, below: int) -> tuple[Layout, ...]:
     A number is left out where `enough` is False.
     """
     splits = results.parquet("data/splits.parquet")
-    if splits is None or "year_group" not in splits.columns or splits["year_group"].null_count() == splits.height:
+    if splits is None or "year_group" not in splits.columns:
         return ()
     groups = splits.filter(pl.col("split").cast(pl.String).is_in(EVALUATED))
     columns = [(split, group) for split in EVALUATED for group in sorted(set(groups.filter(split=split)["year_group"]))]

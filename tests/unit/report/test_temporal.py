@@ -46,7 +46,7 @@ def samples(root, task, split, seed):
     run = root / ("runs" if split == "test" else "analysis") / f"flexcare/six_tasks/seed{seed}"
     predictions = pl.read_parquet(run / ("predictions" if split == "test" else "validation") / f"{task}.parquet")
     cohort = pl.read_parquet(root / f"cohorts/{task}.parquet")
-    years = pl.read_parquet(root / "data/splits.parquet").select("subject_id", "year_group")
+    years = pl.read_parquet(root / "data/splits.parquet").drop("split")
     return predictions.join(cohort, on="sample_id").join(years, on="subject_id")
 
 
