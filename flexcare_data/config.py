@@ -78,7 +78,7 @@ class Synthetic(Section):
 
 
 class Resources(Section):
-    memory_mb: PositiveInt = Field(4000, description="memory in MB that is requested for a data stage")
+    memory_mb: int = Field(4000, ge=200, description="memory in MB that is requested for a data stage")
     threads: PositiveInt = Field(2, description="threads of a data stage that uses several")
     image_processes: PositiveInt = Field(8, description="processes that decode radiographs, at most --cores")
 

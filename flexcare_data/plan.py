@@ -196,7 +196,17 @@ def collected_rows(tasks: Iterable[str]) -> dict[str, Stage]:
         Stage(
             "audit",
             module="flexcare_data.stages.audit.build",
-            options=("after_death", "asked", "availability", "edges", "nested", "notes", "scaler"),
+            options=(
+                "after_death",
+                "asked",
+                "availability",
+                "edges",
+                "gcs_spellings",
+                "height",
+                "nested",
+                "notes",
+                "scaler",
+            ),
             upstream=("stays", "splits", "events", "hourly", "sections", "reports", "radiographs", *cohorts),
             tasks=tasks,
             libraries=(*TABLE_LIBRARIES, "duckdb"),

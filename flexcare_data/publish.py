@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import shlex
+from collections.abc import Iterable
 from pathlib import Path
 
 from flexcare_data.errors import UserError
@@ -53,14 +54,24 @@ def check_free(product: Product, output: Path) -> None:
             )
 
 
-def link_commands(product: Product, output: Path) -> str:
-    """Shell commands that make the links, that of the first published name last."""
+def link_commands(product: Product, output: Path, summaries: Iterable[Product] = ()) -> str:
+    """Shell commands that make the links, that of the first published name last.
+
+    Args:
+        summaries: products that describe the whole folder. A link to one of another configuration is removed first, as
+            the folder is then no longer what it describes.
+    """
+    described = [pair for summary in summaries for pair in link_targets(summary, output).items()]
+    quoted = [(shlex.quote(str(place)), shlex.quote(target)) for place, target in described]
+    stale = [
+        f'{{ [ ! -L {name} ] || [ "$(readlink {name})" = {target} ] || rm -f {name}; }}' for name, target in quoted
+    ]
     pairs = list(link_targets(product, output).items())
     folders = sorted({str(place.parent) for place, _ in pairs})
     links = [f"ln -sfn {shlex.quote(target)} {shlex.quote(str(place))}" for place, target in reversed(pairs)]
     # A run without training samples has no weights: its metrics.json says so.
     absent = [f"{{ test -e {shlex.quote(str(place))} || rm -f {shlex.quote(str(place))}; }}" for place, _ in pairs[1:]]
-    return " && ".join([shlex.join(["mkdir", "-p", *folders]), *links, *absent])
+    return " && ".join([shlex.join(["mkdir", "-p", *folders]), *stale, *links, *absent])
 
 
 def _says(place: Path, target: str) -> bool:

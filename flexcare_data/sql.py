@@ -8,12 +8,14 @@ and note) and `series_values` (charted values with the hour of the series that s
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flexcare_data.hours import TOLERANCE
-from flexcare_data.schema import COHORT, REPORTS, SECTION_NAMES, TABLES, WINDOWS, Table
+from flexcare_data.schema import COHORT, EVENTS, REPORTS, SECTION_NAMES, TABLES, WINDOWS, Table
+from flexcare_data.variables import VARIABLE
 
 if TYPE_CHECKING:
     import duckdb
@@ -36,13 +38,29 @@ COMMENTS = {
     "radiographs": "AP radiographs and when they were taken",
     "sections": "sections of the discharge summaries",
     "reports": "findings and impression of the radiology reports",
-    "samples": "the samples of all tasks: COHORT without labels, with WINDOWS",
+    "samples": "the samples of all tasks without their labels, and the times of their inputs",
     "sample_notes": "one row per sample and note that is its input",
-    "series_values": "values of EVENTS by the hour of the series in which they enter; an hour shows its last value",
-    "notes": "discharge summaries and radiology reports without their text, and when they could be read",
+    "series_values": "charted values by the hour of the series in which they enter; an hour shows its last value",
+    "filed_notes": "discharge summaries and radiology reports without their text, and when they could be read",
+    "units": "unit of each clinical variable, for `number` of events and series_values",
     "options": "the options that the cohorts were built with",
 }
 """What the views mean; a cohort has the name of its task."""
+
+
+MEANINGS = {
+    "task": "name of the task",
+    "hour": "hour of the series that shows the value, from 0",
+    "charted_hours": "hours from intime until it was charted",
+    "entry_hours": "hours from intime until it enters the series, by option `availability`",
+    "filed": "when it could be read: the later of charttime and storetime",
+    "has_text": "true if it has a text that can be an input",
+    "variable": "one of the clinical variables",
+    "unit": "its unit; empty where it has none",
+    "name": "name of the option",
+    "setting": "its value",
+}
+"""What the columns mean that no table of the data dictionary has."""
 
 
 def connect(memory_mb: int, threads: int, scratch: Path) -> duckdb.DuckDBPyConnection:
@@ -64,6 +82,7 @@ def create_views(
     files: Mapping[str, str],
     cohorts: Mapping[str, tuple[str, str]],
     options: Mapping[str, str],
+    descriptions: Mapping[str, str] | None = None,
 ) -> None:
     """Create all views.
 
@@ -72,24 +91,30 @@ def create_views(
         cohorts: by task, the files of COHORT and WINDOWS.
         options: by name, the options that decide when a value enters a series (`availability`, `edges`), and other
             options and settings to show.
+        descriptions: what each task asks, for the comments.
     """
     for name, file in files.items():
         _view(connection, name, f"SELECT * FROM read_parquet({file})", TABLES[name])
     for task, (cohort, _) in cohorts.items():
-        _view(connection, task, f"SELECT * FROM read_parquet({cohort})", COHORT)
+        asked = (descriptions or {}).get(task, task.replace("_", " "))
+        _view(connection, task, f"SELECT * FROM read_parquet({cohort})", COHORT, meaning=asked)
     parts = [_samples(task, *places) for task, places in cohorts.items()]
     _view(connection, "samples", "\nUNION ALL\n".join(parts), COHORT, WINDOWS)
     _view(
         connection,
         "sample_notes",
         "SELECT * REPLACE (unnest(string_split(note_id, ' ')) AS note_id) FROM samples WHERE note_id IS NOT NULL",
+        COHORT,
+        WINDOWS,
     )
     columns = "note_id, subject_id, hadm_id, charttime, storetime, greatest(charttime, storetime) AS filed"
     parts = [f"SELECT {columns}, {text} AS has_text FROM {name}" for name, text in HAS_TEXT.items() if name in files]
-    _view(connection, "notes", "\nUNION ALL\n".join(parts))
-    _view(connection, "series_values", _series_values(options))
+    _view(connection, "filed_notes", "\nUNION ALL\n".join(parts), REPORTS)
+    _view(connection, "series_values", _series_values(options), EVENTS)
+    units = ", ".join(f"({_text(name)}, {_text(variable.unit)})" for name, variable in VARIABLE.items())
+    _view(connection, "units", f"SELECT * FROM (VALUES {units}) AS units(variable, unit)")
     pairs = ", ".join(f"({_text(name)}, {_text(value)})" for name, value in sorted(options.items()))
-    _view(connection, "options", f"SELECT * FROM (VALUES {pairs}) AS options(name, value)")
+    _view(connection, "options", f"SELECT * FROM (VALUES {pairs}) AS options(name, setting)")
 
 
 def _samples(task: str, cohort: str, windows: str) -> str:
@@ -112,20 +137,22 @@ def _series_values(options: Mapping[str, str]) -> str:
     )
 
 
-def _view(connection: duckdb.DuckDBPyConnection, name: str, query: str, *tables: Table) -> None:
-    """Create a view with the comments of ``tables`` on it and its columns."""
+def _view(
+    connection: duckdb.DuckDBPyConnection, name: str, query: str, *tables: Table, meaning: str | None = None
+) -> None:
+    """Create a view with a comment on it and on each column, from ``tables``; ``meaning`` is that of a cohort."""
     connection.execute(f"CREATE OR REPLACE VIEW {name} AS {query}")
-    meaning = COMMENTS.get(name, f"samples of {name.replace('_', ' ')}; its labels are the columns after note_id")
-    connection.execute(f"COMMENT ON VIEW {name} IS {_text(meaning)}")
-    known = {column.name: column.meaning for table in tables for column in table.columns}
+    comment = COMMENTS[name] if meaning is None else f"samples of the task: {meaning}"
+    connection.execute(f"COMMENT ON VIEW {name} IS {_text(comment)}")
+    known = MEANINGS | {column.name: column.meaning for table in tables for column in table.columns}
     for (column,) in connection.execute(f"SELECT column_name FROM (DESCRIBE {name})").fetchall():
-        if column in known:
-            connection.execute(f'COMMENT ON COLUMN {name}."{column}" IS {_text(known[column])}')
+        label = f"label: {meaning}" if column == "label" else f"label: {column}"
+        connection.execute(f'COMMENT ON COLUMN {name}."{column}" IS {_text(known.get(column, label))}')
 
 
 def quoted(path: Path) -> str:
-    """``path`` as SQL text."""
-    return _text(str(path))
+    """``path`` as SQL text. DuckDB takes a path for a pattern, so ``*``, ``?`` and ``[`` are put in brackets."""
+    return _text(re.sub(r"([\[*?])", r"[\1]", str(path)))
 
 
 def _text(value: str) -> str:

@@ -12,7 +12,9 @@ rule publish:
     output:
         link=f"{OUT}/{{published}}",
     params:
-        commands=lambda wildcards: link_commands(product_of(wildcards.published), CONFIG.output),
+        commands=lambda wildcards: link_commands(
+            product_of(wildcards.published), CONFIG.output, summaries_beside(wildcards.published)
+        ),
     log:
         f"{OUT}/logs/publish/{{published}}.log",
     shell:

@@ -4,12 +4,13 @@ In: the published tables of a build, the options. Out: a file that stores no dat
 the output folder that the file is in, so the folder can be moved.
 
 A view cannot say "beside this database" in SQL. DuckDB's default for its temporary files does: it is the path of the
-database with `.tmp` at the end. The macro ``folder()`` takes the folder from it, so that setting must not be changed.
+database with `.tmp` at the end, and DuckDB follows the published link. The macro ``folder()`` takes the output folder
+from it, so that setting must not be changed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import duckdb
@@ -28,15 +29,16 @@ from flexcare_data.schema import (
     WINDOWS,
 )
 from flexcare_data.store.folders import atomic_write
+from flexcare_data.tasks import TASKS
 
 TABLES = (STAYS, ADMISSIONS, SPLITS, EVENTS, HOURLY_INDEX, RADIOGRAPHS, SECTIONS, REPORTS)
 """The published tables; reports exist only with `notes: radiology`."""
 
 PLACE = "by_key/catalogue/benchmark.duckdb"
-"""Where the file is, as seen from the output folder: two folders below it, as DuckDB follows the published link."""
+"""Where the file is, as seen from the output folder."""
 
 
-def write_catalogue(published: Path, tasks: Iterable[str], options: Mapping[str, str], out: Path) -> None:
+def write_catalogue(published: Path, tasks: Sequence[str], options: Mapping[str, str], out: Path) -> None:
     """Write the database ``out``.
 
     Args:
@@ -49,13 +51,16 @@ def write_catalogue(published: Path, tasks: Iterable[str], options: Mapping[str,
     place.parent.mkdir(parents=True)
     with duckdb.connect(place) as connection:
         connection.execute(
-            "CREATE MACRO folder() AS regexp_replace(current_setting('temp_directory'), '[^/]*$', '') || '../../'"
+            "CREATE MACRO folder() AS regexp_replace(\n"
+            "    regexp_replace(current_setting('temp_directory'), '(by_key/[^/]*/)?[^/]*$', ''),\n"
+            "    '([\\[*?])', '[\\1]', 'g')"  # the path is read as a pattern
         )
         sql.create_views(
             connection,
             {table.name: _below(table.path) for table in TABLES if (published / table.path).exists()},
             {task: (_below(COHORT.path.format(task=task)), _below(WINDOWS.path.format(task=task))) for task in tasks},
             options,
+            {task: TASKS[task].description for task in tasks},
         )
     atomic_write(out, place.read_bytes())
 

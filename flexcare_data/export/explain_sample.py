@@ -6,6 +6,7 @@ In: an output folder, a task, a sample_id. Out: text for a person with data acce
 from __future__ import annotations
 
 import json
+from datetime import datetime
 from pathlib import Path
 
 import numpy as np
@@ -64,7 +65,7 @@ def explain_sample(output: Path, task: str, sample_id: str) -> tuple[str, pl.Dat
         f"{TASKS[task].abbreviation} sample {sample['sample_id']}: {TASKS[task].description}",
         f"  patient {sample['subject_id']}, admission {sample['hadm_id']}, split {sample['split']}",
         f"  prediction time {window['prediction_time']}",
-        *_series_lines(output, sample),
+        *_series_lines(output, sample, window),
         *_image_lines(window, sample),
         *_note_lines(output, window, sample, task),
         "  label: " + ", ".join(f"{name} {sample[name]}" for name in TASKS[task].labels),
@@ -74,7 +75,7 @@ def explain_sample(output: Path, task: str, sample_id: str) -> tuple[str, pl.Dat
     return "\n".join(lines), table
 
 
-def _series_lines(output: Path, sample: dict) -> list[str]:
+def _series_lines(output: Path, sample: dict, window: dict) -> list[str]:
     if sample["stay_id"] is None:
         return ["  series: none"]
     path = output / "data" / "stays.parquet"
@@ -83,27 +84,35 @@ def _series_lines(output: Path, sample: dict) -> list[str]:
         f"  stay {stay['stay_id']}: {stay['intime']} to {stay['outtime']} ({stay['los_hours']:.2f} hours), "
         f"{stay['first_careunit']}, age {stay['age']}",
         f"  series: {sample['n_hours']} hourly rows, [intime, intime + {sample['period_length']:g} h]",
-        *_not_stored_lines(output, sample),
+        *_not_stored_lines(output, sample, stay["intime"], window["prediction_time"]),
     ]
 
 
-def _not_stored_lines(output: Path, sample: dict) -> list[str]:
-    """The values charted by the prediction time that could be read only later, and whether the series shows them."""
+def _not_stored_lines(output: Path, sample: dict, intime: datetime, asked: datetime) -> list[str]:
+    """The values of the observed period that could be read only after the question, and what the series shows."""
     end = sample["period_length"] + TOLERANCE
-    events = pl.scan_parquet(output / EVENTS.path).filter(pl.col("stay_id") == sample["stay_id"])
-    waiting = (pl.col("hours") > -TOLERANCE) & (pl.col("hours") <= end) & (pl.col("stored_hours") > end)
-    late = events.filter(waiting).sort("hours", "variable").collect()
     # The published index is a link into the folder of the stage, whose manifest has the options.
     options = store.read_manifest((output / HOURLY_INDEX.path).resolve().parent)["spec"]["options"]
-    used = "not in the series" if options["availability"] == "storetime" else "in the series all the same"
+    hours = pl.col("hours")
+    hour = hours.floor() if options["edges"] == "left" else (hours - TOLERANCE).cast(pl.Int64)
+    events = pl.scan_parquet(output / EVENTS.path).filter(pl.col("stay_id") == sample["stay_id"])
+    charted = events.filter(hours > -TOLERANCE, hours <= end).sort("hours", "variable").collect()
+    charted = charted.with_columns(
+        is_last=hours == hours.max().over("variable", hour),
+        stored=pl.lit(intime) + pl.duration(microseconds=(pl.col("stored_hours") * 3_600_000_000).round()),
+    )
+    late = charted.filter(pl.col("stored_hours") > end, pl.col("stored") > asked)
     if late.is_empty():
-        return ["  all values charted by the prediction time could be read then"]
-    lines = [f"  {late.height} values could be read only after the prediction time; they are {used}:"]
-    rows = late.select("variable", "hours", "stored_hours", "value").iter_rows()
-    return lines + [
-        f"    {variable} {value}: charted at {hours:.2f} h, stored at {stored:.2f} h"
-        for variable, hours, stored, value in rows
-    ]
+        return ["  all values charted in this time could be read at the prediction time"]
+    lines = ["  charted in this time, but could be read only after the prediction time:"]
+    for row in late.iter_rows(named=True):
+        if options["availability"] == "storetime":
+            shown = "not in the series"
+        else:
+            shown = "in the series" if row["is_last"] else "replaced in the series by a later value of the hour"
+        times = f"charted at {row['hours']:.2f} h, stored at {row['stored_hours']:.2f} h"
+        lines.append(f"    {row['variable']} {row['value']}: {times}, {shown}")
+    return lines
 
 
 def _image_lines(window: dict, sample: dict) -> list[str]:
@@ -130,8 +139,10 @@ def _note_lines(output: Path, window: dict, sample: dict, task: str) -> list[str
     if reports:
         lines = []
         for report in reports:
-            filed = f"filed {report['storetime'] or report['charttime']}, before the prediction time"
-            lines.append(f"  note: {report['note_id']}, radiology report of {report['charttime']} ({filed}):")
+            times = [time for time in (report["charttime"], report["storetime"]) if time]
+            filed = f"could be read from {max(times)} on, by the prediction time"
+            examined = report["charttime"] or "an unknown time"
+            lines.append(f"  note: {report['note_id']}, radiology report of {examined} ({filed}):")
             lines.append(f"    {json.dumps(report['text'], ensure_ascii=False)}")
         return lines
     notes = pl.scan_parquet(output / "data" / "notes" / "sections.parquet")

@@ -72,7 +72,7 @@ def typed_rows(
         table: name under which is counted.
         ids: id columns that a row must have. Rows without are left out and counted in ``dropped``, as are texts
             that are no time. An id that is not listed becomes null where it is not a number, and is counted.
-        dropped: gets the counts.
+        dropped: gets the counts, also of rows whose storetime is not used.
     """
     frame = pl.DataFrame(
         {name: [note[name] or None for note in notes] for name in _TEXTS}, schema=dict.fromkeys(_TEXTS, pl.String)
@@ -94,4 +94,7 @@ def typed_rows(
         count(dropped, table, "", f"{name}_missing", int(empty.sum()))
         count(dropped, table, "", f"{name}_not_a_number", int((bad & ~empty).sum()))
         frame, result = frame.filter(~bad), result.filter(~bad)
+    # Such a row counts as filed at its charttime.
+    count(dropped, "storetime", table, "missing", result["storetime"].null_count())
+    count(dropped, "storetime", table, "before_charttime", int((result["storetime"] < result["charttime"]).sum()))
     return result

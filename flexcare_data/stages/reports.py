@@ -103,8 +103,8 @@ def build_reports(
             repeated += lost
             counts["reports used"] += block.height
             counts["with findings or impression"] += block["text"].count()
-            for reason, missing in _times_missing(block).items():
-                count(dropped, "radiology", "storetime", reason, missing)
+            without = block.filter(pl.col("storetime").is_null() & pl.col("charttime").is_null())
+            count(dropped, "radiology", "storetime", "missing_with_charttime", without.height)
             writer.write_table(_arrow(check(block, REPORTS)), row_group_size=rows_per_block)
     count(dropped, "radiology", "", "repeated_key", repeated)
     for part in parts:
@@ -149,13 +149,6 @@ def _merged(parts: list[Path], rows_per_block: int) -> Iterator[tuple[pl.DataFra
         start += n
         rows = rows.sort("note_id", "file_order").filter(block["last"])
         yield rows, block.height - rows.height
-
-
-def _times_missing(reports: pl.DataFrame) -> dict[str, int]:
-    """How many reports count as filed at their charttime, and how many are never used."""
-    without = reports.filter(pl.col("storetime").is_null())
-    neither = without["charttime"].null_count()
-    return {"missing_charttime_used": without.height - neither, "missing_with_charttime": neither}
 
 
 def run(work: StageWork) -> None:

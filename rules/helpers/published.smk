@@ -19,6 +19,13 @@ def product_of(path):
     return PAGE_NAMES[path]()
 
 
+def summaries_beside(path):
+    """Products that describe the cohorts and their data, where ``path`` is one of these and not a summary itself."""
+    summaries = [PLAN.product("audit"), MODELS.fingerprint, MODELS.catalogue]
+    is_data = path.startswith("cohorts/") or STAGE_NAMES.get(path) in PLAN.shared
+    return summaries if is_data else []
+
+
 STAGE_NAMES = first_names()
 PAGE_NAMES = {
     "analysis/statistics/estimates.parquet": lambda: MODELS.statistics,

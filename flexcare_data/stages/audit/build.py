@@ -14,27 +14,23 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import polars as pl
-import pyarrow as pa
-
 from flexcare_data import sql
 from flexcare_data.errors import UserError
-from flexcare_data.hours import TOLERANCE
 from flexcare_data.package_files import package_folder
+from flexcare_data.stages.audit import grids
 from flexcare_data.stages.work import StageWork, merged_counts, scratch, write_json
-from flexcare_data.variables import CONTINUOUS, VARIABLES
 
 if TYPE_CHECKING:
     import duckdb
 
 CHECKS = package_folder("flexcare_data/stages/audit/checks")
-_HOURS_AT_ONCE = 1 << 16
 
 Certificate = dict[str, Any]
 """Content of leakage.json."""
@@ -50,12 +46,14 @@ class Check:
 
     Attributes:
         name: of its file.
+        by_parts: reads ``grid_rows``, so it is run for each part of the rows (`grids.load_parts`).
         required: options and the values under which it must find nothing; under other values what it finds is counted.
             All of them must hold.
         applies: options and the values under which there is something to check.
     """
 
     name: str
+    by_parts: bool = False
     required: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     applies: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
@@ -86,11 +84,14 @@ ALL_CHECKS = (
     Check("stay_without_series"),
     Check("series_longer_than_period"),
     Check("series_after_prediction"),
-    Check("hour_shows_other_values"),
+    Check("stay_with_other_hours"),
+    Check("cell_shows_another_value", by_parts=True),
+    Check("cell_not_carried_forward", by_parts=True),
     Check("value_stored_after_prediction", required={"availability": ("storetime",)}),
     Check("image_after_prediction"),
     Check("image_outside_window"),
     Check("image_of_another_patient"),
+    Check("time_of_another_input"),
     Check("note_of_another_patient"),
     Check("note_of_another_admission", applies={"notes": ("same_admission",)}),
     Check("note_filed_after_prediction", required=KNOWN_BEFORE),
@@ -119,23 +120,35 @@ DECIDING = tuple(dict.fromkeys(name for check in ALL_CHECKS for name in (*check.
 """Options that decide which checks must find nothing."""
 
 
-def audit(connection: duckdb.DuckDBPyConnection, options: Mapping[str, str], tasks: tuple[str, ...]) -> Certificate:
+def audit(
+    connection: duckdb.DuckDBPyConnection,
+    options: Mapping[str, str],
+    tasks: tuple[str, ...],
+    parts: Callable[[], Iterable[None]],
+) -> Certificate:
     """Run all checks that apply and return the certificate.
 
     Args:
-        connection: has the views of `flexcare_data.sql`, and `load_grids` has been called on it.
+        connection: has the views of `flexcare_data.sql` and the tables of `grids.load`.
         options: values of `DECIDING`.
         tasks: in the order of the certificate.
+        parts: makes ``grid_rows`` of one part of the rows after the other, as `grids.load_parts` does.
 
     Raises:
         AuditError: naming each task and check with the number of violations, never a sample.
     """
     certificate: Certificate = {"options": dict(options), "checks": {}, "tasks": {task: {} for task in tasks}}
     wrong = []
-    for check in ALL_CHECKS:
-        if not _hold(check.applies, options):
-            continue
-        found = run_check(connection, check.text)
+    chosen = [check for check in ALL_CHECKS if _hold(check.applies, options)]
+    results = {check.name: run_check(connection, check.text) for check in chosen if not check.by_parts}
+    of_parts: dict[str, list[Found]] = {check.name: [] for check in chosen if check.by_parts}
+    for _ in parts():
+        for check in chosen:
+            if check.by_parts:
+                of_parts[check.name].append(run_check(connection, check.text))
+    results |= {name: Found.together(found) for name, found in of_parts.items()}
+    for check in chosen:
+        found = results[check.name]
         is_required = _hold(check.required, options)
         what = "violations" if is_required else "by_design"
         certificate["checks"][check.name] = {
@@ -171,6 +184,18 @@ class Found:
     checked: dict[str, int]
     offending: dict[str, tuple[int, int]]
 
+    @classmethod
+    def together(cls, parts: Iterable[Found]) -> Found:
+        """Sums over parts that have no sample in common."""
+        checked: Counter[str] = Counter()
+        offending: dict[str, tuple[int, int]] = {}
+        for part in parts:
+            checked.update(part.checked)
+            for task, (rows, samples) in part.offending.items():
+                before = offending.get(task, (0, 0))
+                offending[task] = (before[0] + rows, before[1] + samples)
+        return cls(dict(checked), offending)
+
 
 def run_check(connection: duckdb.DuckDBPyConnection, text: str) -> Found:
     """Run the two statements of a check."""
@@ -186,7 +211,8 @@ def _by_task(connection: duckdb.DuckDBPyConnection, table: str, counts: str, oth
     """Counts of the rows of ``table`` by its column task; where it has none, ``otherwise`` of all rows."""
     columns = {name for (name,) in connection.execute(f"SELECT column_name FROM (DESCRIBE {table})").fetchall()}
     if "task" in columns:
-        return connection.execute(f"SELECT task, {counts} FROM {table} GROUP BY task ORDER BY task").fetchall()
+        query = f"SELECT coalesce(task, ''), {counts} FROM {table} GROUP BY task ORDER BY task"
+        return connection.execute(query).fetchall()
     return connection.execute(f"SELECT '', {otherwise or counts} FROM {table} HAVING count(*) > 0").fetchall()
 
 
@@ -194,68 +220,10 @@ def _hold(needed: Mapping[str, tuple[str, ...]], options: Mapping[str, str]) -> 
     return all(options[name] in values for name, values in needed.items())
 
 
-def load_grids(connection: duckdb.DuckDBPyConnection, hourly: Path) -> None:
-    """Copy the arrays of the stage `hourly` into temporary tables, which DuckDB keeps on disk where they are large.
-
-    ``shown_hours``: stay_id, hour, variables (bit b: the series shows variable b of ``variable_bits`` as observed).
-    ``entered_hours``: the same of `series_values`. ``grid_values``: stay_id and the continuous variables. ``scaler``:
-    variable, mean, std.
-    """
-    scaler = json.loads((hourly / "scaler.json").read_text())
-    tables = {
-        "scaler": pa.table({"variable": scaler["columns"], "mean": scaler["mean"], "std": scaler["std"]}),
-        "variable_bits": pa.table({"variable": VARIABLES, "bit": range(len(VARIABLES))}),
-        "shown_hours": _observed_hours(hourly),
-        "grid_values": _values(hourly),
-    }
-    for name, source in tables.items():
-        connection.register("source", source)
-        connection.execute(f"CREATE OR REPLACE TEMP TABLE {name} AS SELECT * FROM source")
-        connection.unregister("source")
-    connection.execute(
-        "CREATE OR REPLACE TEMP TABLE entered_hours AS\n"
-        "SELECT stay_id, hour, bit_or(1 << bit) AS variables\n"
-        "FROM series_values JOIN variable_bits USING (variable) JOIN stays USING (stay_id)\n"
-        f"WHERE entry_hours <= los_hours + {TOLERANCE} GROUP BY stay_id, hour"
-    )
-
-
-def _observed_hours(hourly: Path) -> pa.RecordBatchReader:
-    schema = pa.schema([("stay_id", pa.int64()), ("hour", pa.int64()), ("variables", pa.int64())])
-    observed = np.load(hourly / "observed.npy", mmap_mode="r", allow_pickle=False)
-    bits = 1 << np.arange(len(VARIABLES), dtype=np.int64)
-    batches = (
-        pa.record_batch([stay_id, hour, (observed[rows] > 0) @ bits], schema)
-        for rows, stay_id, hour in _parts(hourly, len(observed))
-    )
-    return pa.RecordBatchReader.from_batches(schema, batches)
-
-
-def _values(hourly: Path) -> pa.RecordBatchReader:
-    schema = pa.schema([("stay_id", pa.int64()), *((name, pa.float64()) for name in CONTINUOUS)])
-    values = np.load(hourly / "values.npy", mmap_mode="r", allow_pickle=False)
-    at = [VARIABLES.index(name) for name in CONTINUOUS]
-    batches = (
-        pa.record_batch([stay_id, *(np.ascontiguousarray(column) for column in values[rows][:, at].T)], schema)
-        for rows, stay_id, _ in _parts(hourly, len(values))
-    )
-    return pa.RecordBatchReader.from_batches(schema, batches)
-
-
-def _parts(hourly: Path, n_rows: int) -> Iterator[tuple[slice, np.ndarray, np.ndarray]]:
-    """Consecutive rows of the grids, with the stay and the hour of each."""
-    index = pl.read_parquet(hourly / "index.parquet").sort("offset")
-    stay_id, offset = index["stay_id"].to_numpy(), index["offset"].to_numpy()
-    for start in range(0, n_rows, _HOURS_AT_ONCE):
-        rows = np.arange(start, min(start + _HOURS_AT_ONCE, n_rows))
-        stay = np.searchsorted(offset, rows, "right") - 1
-        yield slice(rows[0], rows[-1] + 1), stay_id[stay], rows - offset[stay]
-
-
 def run(work: StageWork) -> None:
     """Stage `audit`: leakage.json, and flow.json and dropped.json of the whole build."""
     cohorts = work.cohorts()
-    options = {name: getattr(work.options, name) for name in (*DECIDING, "edges")}
+    options = {name: getattr(work.options, name) for name in (*DECIDING, "edges", "gcs_spellings", "height")}
     if work.options.notes == "radiology":
         options["notes.reports"] = str(work.settings["n_reports"])
     with work.folder() as folder:
@@ -269,8 +237,10 @@ def run(work: StageWork) -> None:
                  for task, path in cohorts.items()},
                 options,
             )  # fmt: skip
-            load_grids(connection, work.upstream["hourly"])
-            certificate = audit(connection, options, tuple(cohorts))
+            hourly = work.upstream["hourly"]
+            grids.load(connection, hourly, options)
+            grid_rows = partial(grids.load_parts, connection, hourly, cohorts)
+            certificate = audit(connection, options, tuple(cohorts), grid_rows)
             connection.close()
         write_json(folder / "leakage.json", certificate)
         parts = [path for path in work.upstream.values() if (path / "flow.json").is_file()]

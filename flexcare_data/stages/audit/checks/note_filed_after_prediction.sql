@@ -3,5 +3,5 @@ CREATE OR REPLACE TEMP VIEW checked AS
 SELECT task, sample_id, note_id, prediction_time FROM sample_notes;
 
 SELECT checked.*, filed
-FROM checked LEFT JOIN notes USING (note_id)
+FROM checked LEFT JOIN filed_notes USING (note_id)
 WHERE coalesce(filed > prediction_time, true);

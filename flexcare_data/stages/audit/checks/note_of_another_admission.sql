@@ -2,6 +2,6 @@
 CREATE OR REPLACE TEMP VIEW checked AS
 SELECT task, sample_id, note_id, hadm_id FROM sample_notes;
 
-SELECT checked.*, notes.hadm_id AS admission_of_note
-FROM checked LEFT JOIN notes USING (note_id)
-WHERE notes.hadm_id IS DISTINCT FROM checked.hadm_id;
+SELECT checked.*, filed_notes.hadm_id AS admission_of_note
+FROM checked LEFT JOIN filed_notes USING (note_id)
+WHERE filed_notes.hadm_id IS DISTINCT FROM checked.hadm_id;

@@ -2,4 +2,4 @@
 CREATE OR REPLACE TEMP VIEW checked AS
 SELECT task, sample_id, note_id FROM sample_notes;
 
-SELECT checked.* FROM checked LEFT JOIN notes USING (note_id) WHERE NOT coalesce(has_text, false);
+SELECT checked.* FROM checked LEFT JOIN filed_notes USING (note_id) WHERE NOT coalesce(has_text, false);
