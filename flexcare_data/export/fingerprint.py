@@ -22,9 +22,9 @@ held in memory.
 The file has no row per sample. A task with 1 to ``below`` - 1 samples is only counted in the total. The sum itself is
 not given: the difference of two sums of one lab would be the hash of the one sample that was added. What the sketches
 give is explained in `flexcare_data.export.sketch`. Their marks, in all parts, know the ids of a sample by the same 31
-bits. So two files that differ in one sample leave about 46,000 or more of the 10^14 possible samples; they leave fewer
-patients where several samples of one patient were changed. (Part images has study_id, and part notes note_id, but
-together with a dicom_id or a text, which nobody can try out.)
+bits. So two files that differ in one sample leave about 46,000 of the 10^14 possible samples or more, with two
+exceptions. Several changed samples of one patient leave fewer patients. And the content of part notes has the note_id,
+which begins with the subject_id: a text that nobody can guess hides it, but a missing or very short text does not.
 """
 
 from __future__ import annotations
@@ -146,8 +146,8 @@ def read(path: Path) -> Fingerprint:
         FingerprintError: for anything else.
     """
     written = "written by `flexcare fingerprint --out`"
-    if not path.is_file():
-        what = "is no file" if path.exists() else "does not exist"
+    if path.is_dir() or not path.exists():
+        what = "is a folder" if path.is_dir() else "does not exist"
         raise FingerprintError(f"{path}: {what}; expected a file {written}")
     try:
         content = json.loads(path.read_text())

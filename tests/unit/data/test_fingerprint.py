@@ -369,7 +369,6 @@ def test_the_difference_of_two_digests_is_not_the_hash_of_the_sample_that_was_re
     content = f"{first['sample_id']}\x1f{first['split']}\x1f".encode()
     hashed = hashlib.blake2b(content, digest_size=16, key=b"flexcare-splits").digest()
     assert (int(parts[0], 16) - int(parts[1], 16)) % 2**128 != int.from_bytes(hashed, "little")
-    change(output / f"cohorts/{STAY}.parquet", lambda frame: frame.head(0))
     path = output / f"cohorts/{STAY}.parquet"
     pl.DataFrame([first], schema=pl.read_parquet_schema(path)).write_parquet(path)
     # This is the hash that the digest of this sample alone is made of.
@@ -430,7 +429,7 @@ def test_a_mistyped_file_to_compare_with(whole, tmp_path, capsys):
     assert main(["fingerprint", "--output", str(whole), "--compare", str(file)]) == 1
     assert capsys.readouterr() == ("", f"error: {file}: does not exist; {written}\n")
     assert main(["fingerprint", "--output", str(whole), "--compare", str(tmp_path)]) == 1
-    assert capsys.readouterr() == ("", f"error: {tmp_path}: is no file; {written}\n")
+    assert capsys.readouterr() == ("", f"error: {tmp_path}: is a folder; {written}\n")
 
 
 def test_the_command(whole, output, expected, tmp_path, capsys):
