@@ -14,19 +14,24 @@ All of it is known once the cohorts are built, so the fingerprint does not depen
 of the radiographs, the vectors of the notes and the scaler are not part of it: they are computed from these parts by
 libraries whose last digits differ between machines.
 
-The digest of a part is the sum of one 128-bit hash per sample, modulo 2^128. So it does not depend on the order of
-rows, nor on paths, threads or the place of a series in its file. Numbers are hashed as little-endian bytes; there is
-one NaN and one zero. Samples are hashed one after the other; only the cohort and one number per sample are held in
-memory.
+The digest of a part is a hash of the sum of one 128-bit hash per sample, modulo 2^128. So it does not depend on the
+order of rows, nor on paths, threads or the place of a series in its file. Numbers are hashed as little-endian bytes;
+there is one NaN and one zero. Samples are hashed one after the other; only the cohort and two numbers per sample are
+held in memory.
 
-The file has no row per sample (`flexcare_data.export.sketch` explains what it has). A task with 1 to ``below`` - 1
-samples is only counted in the total.
+The file has no row per sample. A task with 1 to ``below`` - 1 samples is only counted in the total. The sum itself is
+not given: the difference of two sums of one lab would be the hash of the one sample that was added. What the sketches
+give is explained in `flexcare_data.export.sketch`. Their marks, in all parts, know the ids of a sample by the same 31
+bits. So two files that differ in one sample leave about 46,000 of the 10^14 possible samples or more, with two
+exceptions. Several changed samples of one patient leave fewer patients. And the content of part notes has the note_id,
+which begins with the subject_id: a text that nobody can guess hides it, but a missing or very short text does not.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,7 +42,7 @@ import polars as pl
 import pyarrow.parquet as pq
 
 from flexcare_data.errors import UserError
-from flexcare_data.export.sketch import Sketch, marks_that_differ, places_that_differ
+from flexcare_data.export.sketch import Sketch, about_marks_that_differ, marks_that_differ
 from flexcare_data.hashing import canonical
 from flexcare_data.schema import SECTIONS
 from flexcare_data.series import HourlyRows, Rows
@@ -46,7 +51,7 @@ from flexcare_data.store.shards import ShardError, cohort_path
 from flexcare_data.tasks import TASKS
 
 PARTS = ("ids", "splits", "labels", "series", "images", "notes")
-FORMAT = 1
+FORMAT = 2
 SHOWN = 8
 """Hex digits of a digest that a line shows."""
 BELOW = 10
@@ -140,6 +145,10 @@ def read(path: Path) -> Fingerprint:
     Raises:
         FingerprintError: for anything else.
     """
+    written = "written by `flexcare fingerprint --out`"
+    if path.is_dir() or not path.exists():
+        what = "is a folder" if path.is_dir() else "does not exist"
+        raise FingerprintError(f"{path}: {what}; expected a file {written}")
     try:
         content = json.loads(path.read_text())
         if content["format"] != FORMAT:
@@ -156,7 +165,7 @@ def read(path: Path) -> Fingerprint:
         }
         return Fingerprint(tasks, content["total"])
     except (ValueError, TypeError, KeyError, AttributeError):
-        raise FingerprintError(f"{path}: expected a file that `flexcare fingerprint --out` wrote") from None
+        raise FingerprintError(f"{path}: expected a file {written}") from None
 
 
 # --- compute ----------------------------------------------------------------------------------------------------
@@ -192,19 +201,15 @@ def _task_print(output: Path, name: str) -> TaskPrint:
         "images": map(_text, columns("study_id", "dicom_id")),
         "notes": _notes(output, task.section, cohort["note_id"]),
     }
-    ids = [_number(_hash("sample", _text(row))) for row in columns("sample_id", "subject_id", "hadm_id", "stay_id")]
-    places = [_number(_hash("place", _text((one,)))) for one in sample]
-    place, own = (np.array(numbers, np.uint64) for numbers in (places, ids))
+    ids = [_identity(row) for row in columns("sample_id", "subject_id", "hadm_id", "stay_id")]
     parts = {}
     for part in PARTS:
         total, marks = 0, []
-        for one, found in zip(sample, content[part], strict=True):
-            digest = _hash(part, _text((one,)) + found)
-            total += int.from_bytes(digest, "little")
-            marks.append(_number(digest))
-        # A mark depends on all ids of its sample, so that trying all values of one id finds none.
-        mark = np.array(marks, np.uint64) ^ own
-        parts[part] = Part(f"{total % (1 << 128):032x}", Sketch.of(place, mark))
+        for one, own, found in zip(sample, ids, content[part], strict=True):
+            total += int.from_bytes(_hash(part, _text((one,)) + found), "little")
+            marks.append(_number(_hash(f"mark-{part}", own if part == "ids" else own + found)))
+        digest = _hash("sum", (total % (1 << 128)).to_bytes(16, "little")).hex()
+        parts[part] = Part(digest, Sketch.of(np.array(marks, np.uint64)))
     return TaskPrint(cohort.height, parts)
 
 
@@ -281,6 +286,11 @@ def _hash(purpose: str, content: bytes) -> bytes:
     return hashlib.blake2b(content, digest_size=16, key=f"flexcare-{purpose}".encode()).digest()
 
 
+def _identity(ids: Iterable[Any]) -> bytes:
+    """31 bits of a hash of all ids of a sample: all that its marks know of them."""
+    return (int.from_bytes(_hash("sample", _text(ids))[:4], "little") >> 1).to_bytes(4, "little")
+
+
 def _number(digest: bytes) -> int:
     return int.from_bytes(digest[:8], "little")
 
@@ -325,7 +335,11 @@ def _count(one: Sketch, other: Sketch, here: int, there: int) -> str:
         if only_here == only_there:
             return f"{only_here:,} of {here:,} samples"
         return f"{only_here:,} of {here:,} samples here, {only_there:,} of {there:,} there"
-    least, about = places_that_differ(one, other)
-    if about is None:
-        return f"at least {least:,} of {here:,} samples, perhaps all"
-    return f"about {min(max(least, about), max(here, there)):,} of {here:,} samples"
+    estimate = about_marks_that_differ(one, other)
+    if estimate is None:
+        return "a number of samples that is not known: there are too few"
+    about, error = estimate
+    # The larger set has more marks of its own, by the difference of the sizes, which is also the least that can differ.
+    more, larger = abs(here - there), max(here, there)
+    differing = min(round((max(about, more) + more) / 2), larger)
+    return f"about {differing:,} of {larger:,} samples (standard error {math.ceil(error / 2):,})"

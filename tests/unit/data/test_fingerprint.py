@@ -24,6 +24,7 @@ from flexcare_data.config import load_config
 from flexcare_data.doctor import fabricated
 from flexcare_data.doctor.findings import Report
 from flexcare_data.export import fabricated_fingerprint
+from flexcare_data.export import fingerprint as prints
 from flexcare_data.export.fingerprint import (
     BELOW,
     PARTS,
@@ -116,6 +117,11 @@ def changed_parts(before: Fingerprint, after: Fingerprint) -> set[tuple[str, str
         for part in PARTS
         if before.tasks[name].parts[part].digest != after.tasks[name].parts[part].digest
     }
+
+
+def of_sum(total: int) -> str:
+    """The digest of a part, of which the hashes of the samples have the sum ``total``."""
+    return hashlib.blake2b((total % 2**128).to_bytes(16, "little"), digest_size=16, key=b"flexcare-sum").hexdigest()
 
 
 # --- what it does not depend on -----------------------------------------------------------------------------------
@@ -223,7 +229,7 @@ def test_the_series_are_the_rows_that_a_model_reads(whole, expected, task):
         sample = f"{row['sample_id']}\x1f".encode() + period + struct.pack("<q", len(rows.values)) + content.digest()
         hashed = hashlib.blake2b(sample, digest_size=16, key=b"flexcare-series").digest()
         total += int.from_bytes(hashed, "little")
-    assert expected.tasks[task].parts["series"].digest == f"{total % 2**128:032x}"
+    assert expected.tasks[task].parts["series"].digest == of_sum(total)
 
 
 def test_a_changed_hour_of_a_tail_changes_the_series_of_its_task(output, expected):
@@ -284,9 +290,27 @@ def test_a_sample_with_other_ids_is_another_sample(output, expected):
 
 
 def test_many_samples(output, expected):
-    change(output / "cohorts/diagnosis.parquet", lambda frame: frame.with_columns(Edema=1 - pl.col("Edema")))
+    """All samples differ: the estimate is near their number, and never above it."""
+    change(
+        output / "cohorts/diagnosis.parquet", lambda frame: frame.with_columns(Edema=1 - pl.col("Edema").fill_null(0))
+    )
     (line,) = differences(expected, fingerprint(output))
-    assert re.fullmatch(r"diagnosis: labels differ in (at least|about) \d+ of \d+ samples(, perhaps all)?", line)
+    pattern = r"diagnosis: labels differ in about (\d+) of (\d+) samples \(standard error (\d+)\)"
+    about, samples, error = map(int, re.fullmatch(pattern, line).groups())
+    assert samples == expected.tasks["diagnosis"].samples
+    assert samples - 3 * error <= about <= samples
+
+
+def test_many_samples_of_cohorts_of_different_sizes(output, expected):
+    """Half of the samples are not there: the difference of the sizes is known, so the estimate is of the larger set."""
+    n = expected.tasks[STAY].samples
+    change(output / f"cohorts/{STAY}.parquet", lambda frame: frame.head(n // 2))
+    sizes, *lines = differences(expected, fingerprint(output))
+    assert sizes == f"{STAY}: {n} samples here, {n // 2} there"
+    for part, line in zip(PARTS, lines, strict=True):
+        pattern = rf"{STAY}: {part} differ in about (\d+) of {n} samples \(standard error (\d+)\)"
+        about, error = map(int, re.fullmatch(pattern, line).groups())
+        assert n - n // 2 <= about <= min(n, n - n // 2 + 3 * error)
 
 
 def test_tasks_that_only_one_lab_has(output, expected):
@@ -325,34 +349,60 @@ def test_no_identifier_is_in_the_file(whole, expected):
 
 
 def test_no_number_of_the_file_belongs_to_one_sample(output, expected):
-    """So trying all identifiers finds none. The file of a single sample would hold the numbers that are looked for."""
+    """The file of a single sample holds no sums at all, and none of its digests is in the file of all samples."""
     cohort = pl.read_parquet(output / f"cohorts/{STAY}.parquet")
     whole = expected.as_dict(0)["tasks"][STAY]["parts"]
-    numbers = {
-        part: set(map("".join, zip(*[iter(found["buckets"])] * 8, strict=True))) for part, found in whole.items()
-    }
     for path in (output / "cohorts").iterdir():
         path.unlink()
     for row in range(0, cohort.height, 7):
         cohort[row : row + 1].write_parquet(output / f"cohorts/{STAY}.parquet")
         for part, found in fingerprint(output).as_dict(0)["tasks"][STAY]["parts"].items():
-            assert found["moments"] == "" and len(found["buckets"]) == 8
-            assert found["buckets"] not in numbers[part]
+            assert found["moments"] == found["sums"] == ""
             assert found["digest"] != whole[part]["digest"]
 
 
+def test_the_difference_of_two_digests_is_not_the_hash_of_the_sample_that_was_removed(output, expected):
+    """All sample_ids could be tried for such a hash, as here the right one."""
+    first = pl.read_parquet(output / f"cohorts/{STAY}.parquet").row(0, named=True)
+    change(output / f"cohorts/{STAY}.parquet", lambda frame: frame.tail(-1))
+    parts = [found.tasks[STAY].parts["splits"].digest for found in (expected, fingerprint(output))]
+    content = f"{first['sample_id']}\x1f{first['split']}\x1f".encode()
+    hashed = hashlib.blake2b(content, digest_size=16, key=b"flexcare-splits").digest()
+    assert (int(parts[0], 16) - int(parts[1], 16)) % 2**128 != int.from_bytes(hashed, "little")
+    path = output / f"cohorts/{STAY}.parquet"
+    pl.DataFrame([first], schema=pl.read_parquet_schema(path)).write_parquet(path)
+    # This is the hash that the digest of this sample alone is made of.
+    assert fingerprint(output).tasks[STAY].parts["splits"].digest == of_sum(int.from_bytes(hashed, "little"))
+
+
+def test_the_marks_of_a_sample_know_31_bits_of_its_ids(output, expected, monkeypatch):
+    """Where these bits are the same for all ids, other ids make no other sketch."""
+    seen = set()
+    for row in range(200):
+        seen.add(int.from_bytes(prints._identity((row,)), "little"))
+    assert len(seen) == 200 and max(seen) < 2**31
+    monkeypatch.setattr(prints, "_identity", lambda ids: b"same")
+    sketches = []
+    for _ in range(2):
+        parts = fingerprint(output).tasks[STAY].parts
+        sketches.append({part: parts[part].sketch.as_text() for part in ("ids", "splits", "labels", "series")})
+        new_ids = [pl.col("subject_id") + 1, pl.col("hadm_id") + 1]
+        change(output / f"cohorts/{STAY}.parquet", lambda frame, new_ids=new_ids: frame.with_columns(new_ids))
+    assert sketches[0] == sketches[1]
+
+
 @pytest.mark.parametrize(
-    "content", ["", "[]", "{}", '{"format": 1}', '{"format": 1, "total": "a", "tasks": {"drg": {"samples": 3}}}']
+    "content", ["", "[]", "{}", '{"format": 2}', '{"format": 2, "total": "a", "tasks": {"drg": {"samples": 3}}}']
 )
 def test_a_file_that_is_no_fingerprint(content, tmp_path):
     (tmp_path / "file").write_text(content)
-    with pytest.raises(FingerprintError, match="expected a file that `flexcare fingerprint --out` wrote"):
+    with pytest.raises(FingerprintError, match="expected a file written by `flexcare fingerprint --out`"):
         read(tmp_path / "file")
 
 
 def test_a_file_of_another_version(expected, tmp_path):
-    (tmp_path / "file").write_text(json.dumps(expected.as_dict() | {"format": 99}))
-    with pytest.raises(FingerprintError, match="expected a fingerprint of version 1, got 99"):
+    (tmp_path / "file").write_text(json.dumps(expected.as_dict() | {"format": 1}))
+    with pytest.raises(FingerprintError, match="expected a fingerprint of version 2, got 1"):
         read(tmp_path / "file")
 
 
@@ -371,6 +421,15 @@ def test_without_what_the_cohorts_point_to(output):
     (output / "data/hourly/index.parquet").unlink()
     with pytest.raises(StoreError, match="no such table"):
         fingerprint(output)
+
+
+def test_a_mistyped_file_to_compare_with(whole, tmp_path, capsys):
+    file = tmp_path / "nofile.json"
+    written = "expected a file written by `flexcare fingerprint --out`"
+    assert main(["fingerprint", "--output", str(whole), "--compare", str(file)]) == 1
+    assert capsys.readouterr() == ("", f"error: {file}: does not exist; {written}\n")
+    assert main(["fingerprint", "--output", str(whole), "--compare", str(tmp_path)]) == 1
+    assert capsys.readouterr() == ("", f"error: {tmp_path}: is a folder; {written}\n")
 
 
 def test_the_command(whole, output, expected, tmp_path, capsys):
