@@ -129,7 +129,7 @@ def test_holes_and_shuffled_rows(protocol: str, tmp_path: Path):
 def deaths(tmp_path_factory: pytest.TempPathFactory) -> Roots:
     """Early deaths with and without deathtime, donors, nested and overlapping admissions, wrong dates of death."""
     out = tmp_path_factory.mktemp("deaths")
-    write_data_set(out, patients=30, seed=11, edition="2.2")
+    write_data_set(out, patients=40, seed=11, edition="2.2")
     root = out / "mimiciv"
     planted = [
         die_early(root, 2, 20.0),
