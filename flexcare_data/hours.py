@@ -1,15 +1,22 @@
 """Count hours: the rows of an hourly grid, the tolerance within which two times are equal, the time after some hours.
 
+Also how long after a death an admission can begin.
+
 In: hours since `intime`. Out: numbers of rows; times.
 """
 
 from __future__ import annotations
+
+from datetime import timedelta
 
 import numpy as np
 import polars as pl
 
 TOLERANCE = 1e-6
 """Hours; times and ends that differ by less count as equal (published, 3.6 ms)."""
+LONGEST_AFTER_DEATH = timedelta(days=365)
+"""Donors are admitted again within days of their death. Who is admitted more than a year after a recorded death was
+alive then, so that date is an error."""
 
 
 def n_bins(end_hours: np.ndarray | float) -> np.ndarray:

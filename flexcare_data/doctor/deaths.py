@@ -30,11 +30,11 @@ def check_deaths(report: Report, sets: Mapping[str, DataSet], options: Options) 
     published = "; the published label of readmission (`readmission: kept_icu_stays`) does"
     for column, of, use in (
         ("dod", "patients", f"do not use it{published}"),
-        ("deathtime", "admissions", "use it for no other admission"),
+        ("deathtime", "admissions", "use it for its own admission only, and not if it is a year before that"),
     ):
         if numbers[column]:
             report.add(
-                "warning", of, f"{numbers[column]:,} {of} with a {column} more than a year before a later admission",
+                "warning", of, f"{numbers[column]:,} {of} with a {column} more than a year before an admission",
                 expected="none: the patients were alive",
                 do=f"nothing to fix: the options `asked` and `after_death` {use}",
             )  # fmt: skip

@@ -12,15 +12,13 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
+from flexcare_data.hours import LONGEST_AFTER_DEATH
 from flexcare_data.raw.tables import Dropped, count
 from flexcare_data.schema import ADMISSIONS, check
 
 if TYPE_CHECKING:
     from flexcare_data.options import Options
 
-LONGEST_AFTER_DEATH = timedelta(days=365)
-"""Donors are admitted again within days of their death. Who is admitted more than a year after a recorded death was
-alive then, so that date is an error."""
 DAY = timedelta(days=1)
 
 
@@ -94,9 +92,15 @@ def inconsistencies(admissions: pl.DataFrame, patients: pl.DataFrame, table: pl.
 
 
 def count_inconsistencies(dropped: Dropped, numbers: dict[str, int], options: Options) -> None:
-    """Add the numbers of `inconsistencies` to ``dropped``; ``_but_used`` where the options leave nothing out."""
-    for table, column in (("patients", "dod"), ("admissions", "deathtime")):
-        count(dropped, table, column, "over_a_year_before_admission_but_used", numbers[column])
-    used = {"after_death": options.after_death == "kept", "nested": options.nested == "counted"}
-    for reason, is_used in used.items():
-        count(dropped, "admissions", "", f"{reason}_but_used" if is_used else reason, numbers[reason])
+    """Add the numbers of `inconsistencies` to ``dropped``; ``_but_used`` where a label or a sample rests on them.
+
+    dod decides the published readmission, deathtime the published death in hospital.
+    """
+    too_early = "over_a_year_before_admission"
+    for table, column, reason, number, is_used in (
+        ("patients", "dod", too_early, "dod", options.readmission == "kept_icu_stays"),
+        ("admissions", "deathtime", too_early, "deathtime", options.death_label == "within_admission"),
+        ("admissions", "", "after_death", "after_death", options.after_death == "kept"),
+        ("admissions", "", "nested", "nested", options.nested == "counted"),
+    ):
+        count(dropped, table, column, f"{reason}_but_used" if is_used else reason, numbers[number])

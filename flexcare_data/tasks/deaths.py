@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
+from flexcare_data.hours import LONGEST_AFTER_DEATH
 from flexcare_data.raw.tables import Dropped, count
 from flexcare_data.schema import Flow
 
@@ -22,9 +23,20 @@ DEAD = "dead_at_prediction_time"
 """Reason in the counts of what is left out."""
 
 
+def own_deaths(sources: Sources) -> pl.DataFrame:
+    """hadm_id, deathtime and death_time of ADMISSIONS; with `asked: alive` deathtime is null where it is an error.
+
+    An error is a deathtime more than a year before its own admission. One that only a later admission contradicts still
+    counts for its own. With `asked: always` deathtime is as recorded.
+    """
+    is_error = (pl.col("admittime") - pl.col("deathtime") > LONGEST_AFTER_DEATH).fill_null(False)
+    counts = pl.lit(sources.options.asked == "always") | ~is_error
+    return sources.deaths.select("hadm_id", "death_time", deathtime=pl.when(counts).then("deathtime"))
+
+
 def with_death(stays: pl.DataFrame, sources: Sources) -> pl.DataFrame:
-    """Add died_at: the deathtime of the admission, else death_time of ADMISSIONS; null where no death is known."""
-    died = sources.deaths.select("hadm_id", died_at=pl.coalesce("deathtime", "death_time"))
+    """Add died_at: the deathtime of `own_deaths`, else death_time; null where no death is known."""
+    died = own_deaths(sources).select("hadm_id", died_at=pl.coalesce("deathtime", "death_time"))
     return stays.join(died, on="hadm_id", how="left", validate="m:1", maintain_order="left")
 
 

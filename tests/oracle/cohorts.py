@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from oracle import notes as notes_of
-from oracle.deaths import deaths
+from oracle.deaths import deaths, own_deathtime
 from oracle.events import EPSILON, bins, build_events, entering, has_row_until
 from oracle.raw import hours, rows
 from oracle.stays import (
@@ -123,7 +123,7 @@ class Benchmark:
         }
 
     def died_at(self, stay: dict) -> datetime | None:
-        return stay["deathtime"] or self.deaths[stay["hadm_id"]]["death_time"]
+        return own_deathtime(stay, self.options) or self.deaths[stay["hadm_id"]]["death_time"]
 
     def known_by_death(self, stay: dict, moment: datetime, label: int) -> datetime | None:
         died = self.died_at(stay)
@@ -194,7 +194,8 @@ class Benchmark:
 
     def decompensation(self) -> list[dict]:
         def lived(stay: dict) -> float:
-            return float("inf") if stay["deathtime"] is None else hours(stay["deathtime"], stay["intime"])
+            death = own_deathtime(stay, self.options)
+            return float("inf") if death is None else hours(death, stay["intime"])
 
         def label(stay: dict, t: int) -> int:
             return int(bool(stay["died_in_hospital"]) and lived(stay) - t < 24)

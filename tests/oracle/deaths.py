@@ -37,8 +37,15 @@ def deaths(admissions: list[dict], patients: dict[int, dict]) -> dict[int, dict]
     return out
 
 
+def own_deathtime(stay: dict, options: dict[str, str]) -> datetime | None:
+    """The deathtime of the admission; with `asked: alive` only if it is not too early for this admission itself."""
+    death = stay["deathtime"]
+    is_error = options["asked"] == "alive" and death is not None and too_early(death, stay["admittime"])
+    return None if is_error else death
+
+
 def too_early(moment: datetime, last: datetime | None) -> bool:
-    """More than a year before the last admission."""
+    """More than a year before an admission, as a rule the last one."""
     return last is not None and moment < last - YEAR
 
 
@@ -58,11 +65,12 @@ def inconsistencies(admissions: list[dict], found: dict[int, dict], options: dic
     subjects = {a["subject_id"] for a in admissions if found[a["hadm_id"]]["dod_is_error"]}
     after = "after_death_but_used" if options["after_death"] == "kept" else "after_death"
     nested = "nested_but_used" if options["nested"] == "counted" else "nested"
+    too_old = "over_a_year_before_admission"
+    dod = f"{too_old}_but_used" if options["readmission"] == "kept_icu_stays" else too_old
+    deathtime = f"{too_old}_but_used" if options["death_label"] == "within_admission" else too_old
     counts = {
-        ("patients", "dod", "over_a_year_before_admission_but_used"): len(subjects),
-        ("admissions", "deathtime", "over_a_year_before_admission_but_used"): sum(
-            row["deathtime_is_error"] for row in found.values()
-        ),
+        ("patients", "dod", dod): len(subjects),
+        ("admissions", "deathtime", deathtime): sum(row["deathtime_is_error"] for row in found.values()),
         ("admissions", "", after): sum(row["after_death"] for row in found.values()),
         ("admissions", "", nested): sum(row["nested"] for row in found.values()),
     }

@@ -16,7 +16,14 @@ import pytest
 from oracle.cohorts import TASKS
 from support.build_and_compare import build, differences, recount
 from support.builds import Roots
-from support.planted_deaths import admit_after_death, admit_inside, die_before, die_early, discharge_at_midnight
+from support.planted_deaths import (
+    admit_after_death,
+    admit_inside,
+    die_before,
+    die_early,
+    discharge_at_midnight,
+    record_death_before,
+)
 
 from flexcare_data.options import PROTOCOLS
 from flexcare_data.synthetic.write import write_data_set
@@ -122,7 +129,7 @@ def test_holes_and_shuffled_rows(protocol: str, tmp_path: Path):
 def deaths(tmp_path_factory: pytest.TempPathFactory) -> Roots:
     """Early deaths with and without deathtime, donors, nested and overlapping admissions, wrong dates of death."""
     out = tmp_path_factory.mktemp("deaths")
-    write_data_set(out, patients=30, seed=11, edition="2.2")
+    write_data_set(out, patients=40, seed=11, edition="2.2")
     root = out / "mimiciv"
     planted = [
         die_early(root, 2, 20.0),
@@ -133,6 +140,8 @@ def deaths(tmp_path_factory: pytest.TempPathFactory) -> Roots:
         admit_inside(root, 2, timedelta(minutes=30)),
         die_before(root, 2, 1000),
         die_before(root, 2, 30),
+        record_death_before(root, 2, 1500),
+        record_death_before(root, 2, 300),
     ]
     assert all(planted)
     return Roots.below(out)

@@ -136,6 +136,21 @@ def die_before(root: Path, n: int, days: float) -> list[int]:
     return changed
 
 
+def record_death_before(root: Path, n: int, days: float) -> list[int]:
+    """Give the last admissions of survivors a deathtime ``days`` before their own begin. Ids of their stays."""
+    admissions, stays, patients = read(root, "admissions"), _only_stays(root), read(root, "patients")
+    dead = {row["subject_id"] for row in patients if row["dod"]} | {
+        row["subject_id"] for row in admissions if row["deathtime"]
+    }
+    long = {hadm for hadm, stay in stays.items() if float(stay["los"]) > 2.2 and stay["subject_id"] not in dead}
+    changed = []
+    for row in list(_last_admissions(admissions, lambda row: row["hadm_id"] in long, n)):
+        row["deathtime"] = text(moment(row["admittime"]) - timedelta(days=days))
+        changed.append(int(stays[row["hadm_id"]]["stay_id"]))
+    write(root, "admissions", admissions)
+    return changed
+
+
 def discharge_at_midnight(root: Path, *, every: int = 1) -> list[int]:
     """Stamp the discharge of deaths in hospital at midnight of the day of death, as MIMIC-IV often does; every nth."""
     admissions = read(root, "admissions")

@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+import random
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
 
+import duckdb
 import numpy as np
 import polars as pl
 import pytest
@@ -22,8 +24,10 @@ from support.paths import RAW
 
 from flexcare_data.options import PROTOCOLS, Options
 from flexcare_data.schema import SECTION_NAMES
-from flexcare_data.stages.audit.build import ALL_CHECKS, CHECKS, AuditError, run
+from flexcare_data.stages.admissions import build_admissions
+from flexcare_data.stages.audit.build import ALL_CHECKS, CHECKS, AuditError, run, run_check
 from flexcare_data.stages.work import StageWork
+from flexcare_data.tasks.deaths import with_death
 
 CORRECTED = PROTOCOLS["corrected"].model_dump()
 SHARED = ("stays", "splits", "events", "hourly", "sections", "radiographs")
@@ -344,3 +348,130 @@ def test_options_of_the_certificate_are_options():
     values = [(n, v) for check in ALL_CHECKS for n, vs in {**check.required, **check.applies}.items() for v in vs]
     for name, value in values:
         assert Options(**{name: value})
+
+
+# --- deaths that the flag does not tell -----------------------------------------------------------------------------
+
+
+def of_first_sample(task: str, **columns: str | int) -> Callable[[Tables], None]:
+    """The admission of a task's first sample gets columns of ADMISSIONS: numbers, or days from its admittime as text.
+
+    No other admission and no deathtime of the patient is left.
+    """
+
+    def plant(tables: Tables) -> None:
+        sample = tables.sample(task)
+        is_own = pl.col("hadm_id") == sample["hadm_id"]
+        values = [
+            (pl.col("admittime") + pl.duration(days=int(value)) if isinstance(value, str) else pl.lit(value, pl.Int8))
+            .alias(name)
+            for name, value in columns.items()
+        ]  # fmt: skip
+
+        def change(table: pl.DataFrame) -> pl.DataFrame:
+            own = table.filter(is_own).with_columns(deathtime=pl.lit(None, table.schema["deathtime"]))
+            others = table.filter(pl.col("subject_id") != sample["subject_id"])
+            return pl.concat([others, own.with_columns(values).select(table.columns)])
+
+        tables.change("stays/admissions.parquet", change)
+
+    return plant
+
+
+def died_in_an_earlier_one(days_before: int) -> Callable[[Tables], None]:
+    """Another admission of the patient began and ended with death some days before; the flag does not say so."""
+
+    def plant(tables: Tables) -> None:
+        of_first_sample("drg", after_death=0)(tables)
+        hadm = tables.sample("drg")["hadm_id"]
+
+        def add(table: pl.DataFrame) -> pl.DataFrame:
+            died = pl.col("admittime") - pl.duration(days=days_before)
+            earlier = table.filter(pl.col("hadm_id") == hadm).with_columns(
+                hadm_id=pl.lit(-1, pl.Int64), deathtime=died, admittime=died - pl.duration(days=1),
+            )  # fmt: skip
+            return pl.concat([table, earlier])
+
+        tables.change("stays/admissions.parquet", add)
+
+    return plant
+
+
+def admission_removed(task: str) -> Callable[[Tables], None]:
+    def plant(tables: Tables) -> None:
+        hadm = tables.sample(task)["hadm_id"]
+        tables.change("stays/admissions.parquet", lambda table: table.filter(pl.col("hadm_id") != hadm))
+
+    return plant
+
+
+UNFLAGGED: dict[str, tuple[str, str, Callable[[Tables], None], bool]] = {
+    "dod a day before": (
+        "drg", "admitted_after_death", of_first_sample("drg", death_time="-1", after_death=0), True),
+    "dod at the admission": (
+        "drg", "admitted_after_death", of_first_sample("drg", death_time="0", after_death=0), True),
+    "dod a day after": (
+        "drg", "admitted_after_death", of_first_sample("drg", death_time="1", after_death=0), False),
+    "died in an earlier admission": ("drg", "admitted_after_death", died_in_an_earlier_one(2), True),
+    "died a year before": ("drg", "admitted_after_death", died_in_an_earlier_one(365), True),
+    "died more than a year before": ("drg", "admitted_after_death", died_in_an_earlier_one(366), False),
+    "own deathtime before": (
+        "drg", "admitted_after_death", of_first_sample("drg", deathtime="-1", death_time="-1", after_death=0), False),
+    "no admission": ("drg", "admitted_after_death", admission_removed("drg"), True),
+    "no admission of the asked": (
+        "decompensation", "asked_after_death", admission_removed("decompensation"), True),
+    "own deathtime a year before": (
+        "decompensation", "asked_after_death", of_first_sample("decompensation", deathtime="-365"), True),
+    "own deathtime more than a year before": (
+        "decompensation", "asked_after_death", of_first_sample("decompensation", deathtime="-366"), False),
+    "dod counts then": (
+        "decompensation", "asked_after_death",
+        of_first_sample("decompensation", deathtime="-366", death_time="-1", after_death=0), True),
+}  # fmt: skip
+"""What is planted in ADMISSIONS: task, check, how, and whether the check finds it."""
+
+
+@pytest.mark.parametrize("case", UNFLAGGED)
+def test_the_checks_of_death_read_the_times(case: str, tables):
+    """The flag after_death stays 0; an admission that the table lacks is no proof of life."""
+    task, check, plant, is_found = UNFLAGGED[case]
+    changed = tables()
+    plant(changed)
+    found = ""
+    try:
+        changed.audit()
+    except AuditError as error:
+        found = str(error)
+    assert (f"{task}: {check}: " in found) == is_found
+
+
+def test_the_queries_find_the_deaths_that_the_stage_finds():
+    """Random admissions of few patients, with missing, equal and impossible times: flag and times agree on each row."""
+    draw = random.Random(4)
+    start = datetime(2150, 1, 1)
+    times = [None, *(start + timedelta(days=day) for day in (0, 1, 2, 3, 300, 365, 366, 367, 368, 400, 731, 733))]
+    rows = [(draw.randrange(900), hadm, *(draw.choice(times) for _ in range(3))) for hadm in range(2500)]
+    names = ("admittime", "dischtime", "deathtime")
+    admissions = pl.DataFrame(
+        [(*row[:4], row[4] if draw.random() < 0.4 else None) for row in rows],
+        schema={"subject_id": pl.Int64, "hadm_id": pl.Int64} | dict.fromkeys(names, pl.Datetime("us")), orient="row",
+    )  # fmt: skip
+    dod = [(subject, draw.choice(times)) for subject in range(800)]
+    patients = pl.DataFrame(dod, schema={"subject_id": pl.Int64, "dod": pl.Datetime("us")}, orient="row")
+    table = build_admissions(admissions, patients)
+    asked = start + timedelta(days=366, hours=5)
+    samples = table.select("hadm_id", task=pl.lit("decompensation"), sample_id=pl.col("hadm_id").cast(pl.String))
+    samples = samples.with_columns(prediction_time=pl.lit(asked, pl.Datetime("us")))
+    sources = SimpleNamespace(deaths=table, options=SimpleNamespace(asked="alive"))
+    died = with_death(samples, sources).filter(pl.col("died_at") < asked)["hadm_id"].to_list()
+    after = table.filter(pl.col("after_death") == 1)["hadm_id"].to_list()
+    assert len(after) > 100 and len(died) > 100
+    for check, expected in (("admitted_after_death", after), ("asked_after_death", died)):
+        unflagged = table.with_columns(after_death=pl.lit(0, pl.Int8))
+        for given in (table, unflagged):
+            with duckdb.connect() as connection:
+                connection.register("admissions", given.to_arrow())
+                connection.register("samples", samples.to_arrow())
+                run_check(connection, (CHECKS / f"{check}.sql").read_text())
+                found = [hadm for (hadm,) in connection.execute("SELECT hadm_id FROM offending").fetchall()]
+            assert sorted(found) == expected, check

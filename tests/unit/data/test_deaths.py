@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 
 import polars as pl
 import pytest
@@ -17,6 +18,7 @@ from support.planted_deaths import (
     discharge_at_midnight,
     moment,
     read,
+    record_death_before,
     text,
     write,
 )
@@ -25,6 +27,7 @@ from flexcare_data.options import PROTOCOLS, Options
 from flexcare_data.stages.admissions import build_admissions, inconsistencies
 from flexcare_data.stages.outcomes import with_readmission
 from flexcare_data.synthetic.write import write_data_set
+from flexcare_data.tasks.deaths import with_death
 
 CORRECTED = PROTOCOLS["corrected"].model_dump()
 DEATH_TASKS = ("in_hospital_mortality", "decompensation")
@@ -302,16 +305,70 @@ def test_studies_and_drg_codes_after_death_give_no_samples(planted):
 def test_a_dod_years_before_is_counted_and_leaves_nothing_out(planted):
     """Published labels use it as before; under the options it is no death (f04)."""
     ids, built = planted(lambda root: die_before(root, 6, 6 * 365))
-    for name, options in (("published", {}), ("options", {"asked": "alive", "after_death": "dropped"})):
+    reason = "over_a_year_before_admission"
+    for name, options, expected in (
+        ("published", {}, f"{reason}_but_used"),
+        ("options", {"asked": "alive", "after_death": "dropped"}, f"{reason}_but_used"),
+        ("corrected", CORRECTED, reason),
+    ):
         made = built(name, **options)
         counts = made.counts("stays", "dropped")
-        assert counts["patients"]["dod"]["over_a_year_before_admission_but_used"] == len(ids)
-        assert set(counts.get("admissions", {}).get("", {})) <= {"nested_but_used"}
+        assert counts["patients"]["dod"] == {expected: len(ids)}
+        assert set(counts.get("admissions", {}).get("", {})) <= {"nested_but_used", "nested"}
         assert set(ids) <= set(made.cohort("phenotyping")["subject_id"])
         of_them = made.cohort("readmission").filter(pl.col("subject_id").is_in(ids))
-        assert of_them["label"].to_list() == [1] * of_them.height
+        is_used = expected != reason
+        assert (of_them["label"].to_list() == [1] * of_them.height) == is_used
         for task in DEATH_TASKS:
             assert not set(of_task(made, task)), task
+
+
+@pytest.mark.parametrize("sampling", ["hash", "all"])
+def test_a_deathtime_years_before_its_own_admission_is_no_death(planted, sampling):
+    """Survivors under `corrected` are asked as if it were not recorded; always asked, published labels use it."""
+
+    def plant(root: Path) -> list[int]:
+        before["admissions"] = read(root, "admissions")
+        return record_death_before(root, 5, 1500)
+
+    before: dict[str, list] = {}
+    ids, built = planted(plant)
+    options = CORRECTED | {"sampling": sampling}
+    made, published = built("corrected", **options), built("published", sampling=sampling)
+    for name, build_of, suffix in (("made", made, ""), ("published", published, "_but_used")):
+        counts = build_of.counts("stays", "dropped")["admissions"]["deathtime"]
+        assert counts == {f"over_a_year_before_admission{suffix}": len(ids)}, name
+    root = made.out.parent / "raw/mimiciv"
+    write(root, "admissions", before["admissions"])
+    unrecorded = built("unrecorded", **options)
+    for task in DEATH_TASKS:
+        assert made.cohort(task).equals(unrecorded.cohort(task)), task
+        windows = (b.table(f"cohort-{task}", "windows.parquet") for b in (made, unrecorded))
+        assert next(windows).equals(next(windows)), task
+        assert set(ids) <= set(made.cohort(task)["stay_id"]), task
+        assert not set(of_task(made, task)), task
+    # No hour of decompensation is before the recorded time.
+    assert not set(ids) & set(published.cohort("decompensation")["stay_id"])
+    assert set(ids) <= set(published.cohort("in_hospital_mortality")["stay_id"])
+
+
+@pytest.mark.parametrize(("days", "counts"), [(365, True), (366, False)])
+def test_an_own_deathtime_counts_for_a_year(days, counts):
+    """Also if only a later admission contradicts it; with `asked: always` whatever it is."""
+    admissions = raw(
+        (1, 10, at(days), at(days + 3), at(0)), (2, 20, at(0), at(3), at(2)), (2, 21, at(900), at(901), None),
+        (3, 30, None, None, at(0)), (4, 40, at(days), at(days + 3), at(0)),
+    )  # fmt: skip
+    table = build_admissions(admissions, patients(p1=None, p2=None, p3=None, p4=at(days + 1)))
+    stays = table.select("hadm_id")
+
+    def died(asked: str) -> list[datetime | None]:
+        sources = SimpleNamespace(deaths=table, options=SimpleNamespace(asked=asked))
+        return with_death(stays, sources)["died_at"].to_list()
+
+    end_of_dod = at(days + 2)
+    assert died("always") == [at(0), at(2), None, at(0), at(0)]
+    assert died("alive") == [at(0) if counts else None, at(2), None, at(0), at(0) if counts else end_of_dod]
 
 
 @pytest.mark.parametrize("readmission", ["hospital", "kept_icu_stays"])

@@ -429,7 +429,7 @@ def test_deaths_that_do_not_fit_are_counted(raw):
     ]  # fmt: skip
     published = doctor.examine(config_of(raw))
     (finding,) = findings(published, "warning")
-    assert finding == ("patients", "2 patients with a dod more than a year before a later admission")
+    assert finding == ("patients", "2 patients with a dod more than a year before an admission")
     infos = {text for what, text in findings(published, "info") if what == "admissions"}
     nested, donors = (
         "3 begin before the discharge from an earlier one; left out by the option `nested: ignored` (now `counted`)",

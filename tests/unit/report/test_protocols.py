@@ -73,7 +73,7 @@ def test_the_corrections_of_life_and_death_are_counted(output, tmp_path):
     }
     left_out = {
         "admissions": {"": {"after_death": 12, "nested": 3}},
-        "patients": counts["patients"],
+        "patients": {"dod": {"over_a_year_before_admission": 20}},
         "in_hospital_mortality": {"": {"dead_at_prediction_time": 1234}},
     }
     for folder, content in ((tmp_path / "one", counts), (tmp_path / "two", left_out)):
