@@ -224,15 +224,15 @@ def entering(rows: list[dict], options: dict[str, str]) -> list[dict]:
     return sorted(single, key=lambda row: (row["hours"], row["charttime"]))
 
 
-def values_not_stored(series: list[dict], end: float, options: dict[str, str]) -> int:
-    """Values in the series until ``end`` hours that could be read only later."""
-    n = 0
-    for row in series:
+def values_not_stored(series: list[dict], end: float, asked: float, options: dict[str, str]) -> int:
+    """Values that the matrix shows until ``end`` hours, although they could be read only after ``asked`` hours."""
+    shown: dict[tuple[int, str], float] = {}
+    for row in sorted(series, key=lambda r: r["hours"]):
         t = row["hours"]
         where = int(t - EPSILON) if options["edges"] == "right" else max(0, math.floor(t))
         if -EPSILON < t <= end + EPSILON and where < bins(end):
-            n += sum(stored > end + EPSILON for stored in row["stored"].values())
-    return n
+            shown |= {(where, v): stored for v, stored in row["stored"].items()}
+    return sum(stored > max(end + EPSILON, asked + 1e-9) for stored in shown.values())
 
 
 def together(variable: str, charted: list[tuple[str, float]], options: dict[str, str]) -> tuple[str, float]:

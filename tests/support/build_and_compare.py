@@ -16,6 +16,7 @@ from oracle import events as recounted
 from oracle import raw
 from oracle.cohorts import TASKS, Benchmark
 from oracle.deaths import inconsistencies
+from oracle.raw import hours
 
 from flexcare_data import load_matrix
 from flexcare_data.draws import keyed_share
@@ -69,7 +70,7 @@ def differences(expected: Benchmark, roots: Roots, out: Path, *, tasks: tuple[st
     # Without cohorts there is nothing to audit.
     certificate = json.loads((out / "audit" / "leakage.json").read_text())["tasks"] if tasks else {}
     for task in tasks:
-        found += _cohort(expected, out, task) or _not_stored(expected, task, certificate[task])
+        found += _cohort(expected, out, task) or _not_stored(expected, out, task, certificate[task])
     return found
 
 
@@ -162,12 +163,20 @@ def _reports(expected: Benchmark, out: Path) -> list[str]:
     return _differ("reports", want, got.select(names).rows())
 
 
-def _not_stored(expected: Benchmark, task: str, checks: dict) -> list[str]:
+def _not_stored(expected: Benchmark, out: Path, task: str, checks: dict) -> list[str]:
     """The values that the certificate says could not be read yet."""
-    with_series = [sample for sample in expected.samples(task) if sample["stay_id"] is not None]
+    windows = pl.read_parquet(out / f"cohort-{task}" / "windows.parquet")
+    asked = dict(windows.select("sample_id", "prediction_time").iter_rows())
+    intimes = {stay["stay_id"]: stay["intime"] for stay in expected.stays}
     counts = [
-        recounted.values_not_stored(expected.series[sample["stay_id"]], sample["period_length"], expected.options)
-        for sample in with_series
+        recounted.values_not_stored(
+            expected.series[sample["stay_id"]],
+            sample["period_length"],
+            hours(asked[sample["sample_id"]], intimes[sample["stay_id"]]),
+            expected.options,
+        )
+        for sample in expected.samples(task)
+        if sample["stay_id"] is not None
     ]
     found = checks.get("value_stored_after_prediction", {})
     rows = found.get("by_design", found.get("violations", 0))

@@ -15,11 +15,17 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
+from flexcare_data.errors import UserError
 from flexcare_data.hours import TOLERANCE
 from flexcare_data.variables import CATEGORIES, CONTINUOUS, DEFAULTS, MERGED_SPELLINGS, VARIABLE, VARIABLES
 
 if TYPE_CHECKING:
     import duckdb
+
+
+class GridError(UserError):
+    """The hourly arrays and their index do not fit together."""
+
 
 ROWS_AT_ONCE = 1 << 17
 _N = len(VARIABLES)
@@ -119,7 +125,18 @@ def _values(hourly: Path) -> pa.RecordBatchReader:
 
 def _stays(hourly: Path) -> pl.DataFrame:
     index = pl.read_parquet(hourly / "index.parquet", columns=["stay_id", "offset", "n_hours"]).sort("offset")
-    return index.rename({"n_hours": "n_rows"}).with_columns(start=pl.lit(0, pl.Int64))
+    index = index.rename({"n_hours": "n_rows"}).with_columns(start=pl.lit(0, pl.Int64))
+    return _fitting(index, hourly)
+
+
+def _fitting(index: pl.DataFrame, folder: Path) -> pl.DataFrame:
+    """``index`` if its rows are those of the arrays, one stay or sample after the other; else GridError."""
+    n_rows = index["n_rows"].to_numpy()
+    ends = np.cumsum(n_rows)
+    n = len(np.load(folder / "values.npy", mmap_mode="r", allow_pickle=False))
+    if (index["offset"].to_numpy() != ends - n_rows).any() or (ends[-1] if len(ends) else 0) != n:
+        raise GridError(f"{folder}: index.parquet does not fit values.npy ({n} rows); make the stage again")
+    return index
 
 
 def _parts(index: pl.DataFrame) -> Iterator[tuple[slice, np.ndarray, np.ndarray]]:
@@ -151,13 +168,13 @@ def load_parts(connection: duckdb.DuckDBPyConnection, hourly: Path, cohorts: Map
             continue
         asked = pl.read_parquet(folder / f"{task}.parquet", columns=["sample_id", "stay_id", "period_length"])
         index = pl.read_parquet(tails / "index.parquet").join(asked, on="sample_id", how="left", maintain_order="left")
-        yield from _load(connection, tails, index.rename({"period_length": "until"}).sort("offset"), task)
+        index = _fitting(index.rename({"period_length": "until"}).sort("offset"), tails)
+        yield from _load(connection, tails, index, task)
 
 
 def _load(connection: duckdb.DuckDBPyConnection, folder: Path, index: pl.DataFrame, task: str | None) -> Iterator[None]:
     values = np.load(folder / "values.npy", mmap_mode="r", allow_pickle=False)
     observed = np.load(folder / "observed.npy", mmap_mode="r", allow_pickle=False)
-    top = 0
     for rows, stay_id, hour in _parts(index):
         n = len(hour)
         # The stays or samples of the part, in the order of the rows.
@@ -178,5 +195,4 @@ def _load(connection: duckdb.DuckDBPyConnection, folder: Path, index: pl.DataFra
             ),
         }
         _make(connection, "grid_rows", pa.table(table))
-        top += n
         yield

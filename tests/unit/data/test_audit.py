@@ -26,6 +26,7 @@ from flexcare_data.options import PROTOCOLS, Options
 from flexcare_data.schema import SECTION_NAMES
 from flexcare_data.stages.admissions import build_admissions
 from flexcare_data.stages.audit.build import ALL_CHECKS, CHECKS, AuditError, run, run_check
+from flexcare_data.stages.audit.grids import GridError
 from flexcare_data.stages.work import StageWork
 from flexcare_data.tasks.deaths import with_death
 
@@ -152,10 +153,45 @@ def stored_late(tables: Tables) -> None:
     tables.change("events/events.parquet", lambda events: events.with_columns(stored_hours=later))
 
 
-def other_hour(tables: Tables) -> None:
-    observed = np.load(tables.folder / "hourly/observed.npy")
+def in_array(name: str, change: Callable[[np.ndarray], None], folder: str = "hourly") -> Callable[[Tables], None]:
+    """An array of the hourly rows is changed."""
+
+    def plant(tables: Tables) -> None:
+        path = tables.folder / folder / name
+        array = np.load(path)
+        change(array)
+        np.save(path, array)
+
+    return plant
+
+
+def all_observed(observed: np.ndarray) -> None:
     observed[0] = 1
-    np.save(tables.folder / "hourly/observed.npy", observed)
+
+
+def last_row_everywhere(values: np.ndarray) -> None:
+    values[:] = values[-1]
+
+
+def an_hour_early(values: np.ndarray) -> None:
+    values[:-1] = values[1:].copy()
+
+
+def reversed_rows(values: np.ndarray) -> None:
+    values[:] = values[::-1].copy()
+
+
+def other_default(values: np.ndarray) -> None:
+    values[0, -1] += 1  # pH of the first hour, which was not measured
+
+
+def longer_stay(tables: Tables) -> None:
+    longer = pl.when(pl.col("stay_id") == tables.sample("phenotyping")["stay_id"]).then(pl.col("los_hours") + 5)
+    tables.change("stays/stays.parquet", lambda stays: stays.with_columns(los_hours=longer.otherwise("los_hours")))
+
+
+def times_moved(tables: Tables) -> None:
+    tables.windows("phenotyping", image_time=datetime(2100, 1, 1))
 
 
 def no_series(tables: Tables) -> None:
@@ -276,7 +312,10 @@ PLANTED: dict[str, tuple[str, Callable[[Tables], None], dict[str, str]]] = {
     "stay_without_series": ("phenotyping", no_series, {}),
     "series_longer_than_period": ("in_hospital_mortality", late_hour, {}),
     "series_after_prediction": ("in_hospital_mortality", late_period, {}),
-    "hour_shows_other_values": ("all", other_hour, {}),
+    "stay_with_other_hours": ("all", longer_stay, {}),
+    "cell_shows_another_value": ("all", in_array("values.npy", last_row_everywhere), {"scaler": "mimic3"}),
+    "cell_not_carried_forward": ("all", in_array("values.npy", other_default), {"scaler": "mimic3"}),
+    "time_of_another_input": ("phenotyping", times_moved, {}),
     "value_stored_after_prediction": ("in_hospital_mortality", stored_late, {}),
     "image_after_prediction": ("phenotyping", image_moved(1), {}),
     "image_outside_window": ("phenotyping", image_moved(-24 * 365), {}),
@@ -300,6 +339,31 @@ def test_a_planted_violation_is_caught(check: str, tables):
     changed = tables(**options)
     plant(changed)
     assert (task, check) in changed.violations()
+
+
+ARRAYS = {
+    "values an hour early": ("all", in_array("values.npy", an_hour_early)),
+    "a value shown that was never charted": ("all", in_array("observed.npy", all_observed)),
+    "tails in another order": ("diagnosis", in_array("values.npy", reversed_rows, "cohort-diagnosis/tails")),
+    "tails that show everything": ("diagnosis", in_array("observed.npy", all_observed, "cohort-diagnosis/tails")),
+}
+
+
+def test_an_index_that_does_not_fit_is_an_error(tables):
+    changed = tables()
+    changed.change("hourly/index.parquet", lambda index: index.with_columns(n_hours=pl.col("n_hours") - 1))
+    with pytest.raises(GridError, match=r"does not fit values\.npy"):
+        changed.audit()
+
+
+@pytest.mark.parametrize("mistake", ARRAYS)
+@pytest.mark.parametrize("edges", ["right", "left"])
+def test_a_changed_array_is_caught(mistake: str, edges: str, tables):
+    """Each observed cell is compared with what was charted, also where the input ends inside an hour."""
+    task, plant = ARRAYS[mistake]
+    changed = tables(scaler="mimic3", edges=edges)
+    plant(changed)
+    assert (task, "cell_shows_another_value") in changed.violations()
 
 
 REPORTS = {

@@ -4,7 +4,7 @@ CREATE OR REPLACE TEMP VIEW checked AS
 SELECT task, sample_id, stay_id, hour FROM grid_rows;
 
 WITH rows_in_order AS (
-    SELECT sample_id, stay_id, hour, cells::DOUBLE[] AS cells, observed::BOOLEAN[] AS observed,
+    SELECT task, sample_id, stay_id, hour, cells::DOUBLE[] AS cells, observed::BOOLEAN[] AS observed,
         lag(cells::DOUBLE[]) OVER (PARTITION BY sample_id, stay_id ORDER BY hour) AS before,
         (SELECT list(initial ORDER BY bit) FROM variables) AS initial
     FROM grid_rows
@@ -12,6 +12,6 @@ WITH rows_in_order AS (
     -- The first row of a sample that ends inside an hour follows a row of its stay, which is not at hand.
     SELECT *, CASE WHEN before IS NOT NULL THEN before WHEN hour = 0 THEN initial END AS carried FROM rows_in_order
 )
-SELECT sample_id, stay_id, hour FROM expected
+SELECT task, sample_id, stay_id, hour FROM expected
 WHERE carried IS NOT NULL AND len(list_filter(range(1, 18), lambda i:
     NOT observed[i] AND carried[i] IS NOT NULL AND cells[i] IS DISTINCT FROM carried[i])) > 0;

@@ -4,19 +4,21 @@ CREATE OR REPLACE TEMP VIEW checked AS
 SELECT task, sample_id, stay_id, until, hour FROM grid_rows;
 
 WITH shown AS (
-    SELECT sample_id, stay_id, hour, unnest(range(17)) AS bit, unnest(cells::DOUBLE[]) AS cell,
+    SELECT task, sample_id, stay_id, hour, unnest(range(17)) AS bit, unnest(cells::DOUBLE[]) AS cell,
         unnest(observed::BOOLEAN[]) AS observed
     FROM grid_rows
 ), entered AS (
-    SELECT owner.sample_id, stay_id, hour, bit, arg_max(cell, (entry_hours, charted_hours)) AS cell
-    FROM (SELECT sample_id, stay_id, until, min(hour) AS first_hour FROM grid_rows GROUP BY ALL) AS owner
+    SELECT owner.task, owner.sample_id, stay_id, hour, bit, arg_max(cell, (entry_hours, charted_hours)) AS cell
+    FROM (SELECT task, sample_id, stay_id, until, min(hour) AS first_hour FROM grid_rows GROUP BY ALL) AS owner
     JOIN series_cells USING (stay_id) JOIN variables USING (variable)
     WHERE hour >= first_hour
       AND CASE WHEN (SELECT setting = 'left' FROM options WHERE name = 'edges') THEN entry_hours < until
           ELSE entry_hours <= until + 1e-6 END
     GROUP BY ALL
 )
-SELECT shown.*, entered.cell AS entered
+SELECT coalesce(shown.task, entered.task) AS task, coalesce(shown.sample_id, entered.sample_id) AS sample_id,
+    coalesce(shown.stay_id, entered.stay_id) AS stay_id, coalesce(shown.hour, entered.hour) AS hour,
+    coalesce(shown.bit, entered.bit) AS bit, shown.cell AS shown, entered.cell AS entered
 FROM (SELECT * FROM shown WHERE observed) AS shown
 FULL JOIN entered ON shown.stay_id = entered.stay_id AND shown.hour = entered.hour AND shown.bit = entered.bit
     AND shown.sample_id IS NOT DISTINCT FROM entered.sample_id
