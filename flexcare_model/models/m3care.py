@@ -5,10 +5,10 @@
     g = selu(A_m (selu(A_m (u_m W1) + b1) W2) + b2)
     v_m = w g + (1 - w) u_m if present, else g;  w = sg(p.g) / (sg(p.g) + sg(r.u_m))
     transformer over [v_m + e_m, contents of m + e_m : m];  rep = outputs of the three v_m;  MLP head
-    extra loss: ``m3care_beta`` * sum over m of | ||F_m(u_m)||_F - ||u_m||_F |
+    extra loss: ``beta`` * sum over m of | ||F_m(u_m)||_F - ||u_m||_F |
 
 sg is the sigmoid, G the mean of three Gaussian kernels. Rows and bandwidth of a modality come from the samples that
-have it. ``m3care_row_mask`` also removes the rows lacking m from A_m, as the released notebooks do: such samples then
+have it. ``row_mask`` also removes the rows lacking m from A_m, as the released notebooks do: such samples then
 get a learned constant instead of their neighbours.
 
 Predictions depend on the batch: evaluate in a fixed order. Layers are split in halves, unimodal and joint.
@@ -77,6 +77,16 @@ class M3Care(Model):
     colour = "#009E73"
     marker = "^"
     gradient_clip = 20.0
+    settings = {
+        "beta": {
+            "default": 1e-7, "least": 0.0,
+            "meaning": "weight of the loss on the mapped vectors; the original has 1e-7 or 1e-8, by data set",
+        },
+        "row_mask": {
+            "default": False,
+            "meaning": "true: samples without a modality have no neighbours for it, as in the released notebooks",
+        },
+    }  # fmt: skip
 
     def __init__(self, config: ModelConfig, task_outputs: dict[str, int]) -> None:
         super().__init__(config, task_outputs)
@@ -118,7 +128,7 @@ class M3Care(Model):
 
     def loss(self, output: Output, batch: Batch) -> Tensor:
         loss = prediction_loss(output.logits, batch.label, batch.task_name)
-        return loss + self.config.m3care_beta * output.extra_losses["mapping"]
+        return loss + self.own.beta * output.extra_losses["mapping"]
 
     def similarity(self, unimodal: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
         """Similarity of the samples (B, B), 0 to 1, over the modalities that both have; and the loss on F_m."""
@@ -157,7 +167,7 @@ class M3Care(Model):
         for m, name in enumerate(MODALITIES):
             part, own, has = cast(Completion, self.completion[name]), unimodal[:, m], present[:, m]
             edges = adjacency * has
-            if self.config.m3care_row_mask:
+            if self.own.row_mask:
                 edges = edges * has.unsqueeze(1)
             graph = part.complete(edges, own)  # (B, d)
             share = part.gate(graph, own)

@@ -93,7 +93,7 @@ def train(
     loader = BatchLoader(device, execution.workers)
     seed_everything(run.seed, 0, "weights")
     model = MODELS[run.model](run.settings, outputs).to(device)
-    optimizer = torch.optim.Adam(model.parameters(), lr=run.lr, fused=True)
+    optimizer = make_optimizer(model, run)
     start = file_digest(pretrained / WEIGHTS) if pretrained is not None and (pretrained / WEIGHTS).is_file() else ""
     origin = " ".join([data_digest(output, run.tasks), start, key])
     state = load_state(folder, model, optimizer, run, device, origin)
@@ -123,6 +123,12 @@ def train(
     atomic_write(folder / "history.parquet", history_frame(state).write_parquet)
     load_weights(model, state.best, folder)
     return loader, state
+
+
+def make_optimizer(model: torch.nn.Module, run: RunConfig) -> torch.optim.Optimizer:
+    """Adam with the run's weight decay as part of the gradient, or AdamW, which shrinks the weights by it."""
+    kind = torch.optim.AdamW if run.optimizer == "adamw" else torch.optim.Adam
+    return kind(model.parameters(), lr=run.lr, weight_decay=run.weight_decay, fused=True)
 
 
 def choose_device(name: str) -> torch.device:

@@ -63,7 +63,7 @@ def products_of(target: str, plan: Plan) -> list[Product]:
     if target == "flexcare":
         return models.runs(["flexcare"], ["six_tasks"])
     if target == "baselines":
-        return models.runs(plan.config.train.baselines, models.trained_tasks)
+        return models.baseline_runs(plan.config.train.baselines)
     if target == "drg_transfer":
         return models.transfer_runs(plan.config.train.baselines)
     return [models.table(target)]
