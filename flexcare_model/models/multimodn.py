@@ -11,7 +11,7 @@ layer of width d, or with ``decoder: two_of_32`` two of width 32, as in the orig
 of one sample. Here a sample has the label of one task, and so a step of training has one decoder.
 
 Parameters: initial_state (s_0), encoders.* (Uni_m), modules_in.<modality>.* (MLP_m), and D: decoder_in and
-heads.<task>, or decoders.<task>.*.
+heads.<task>, or heads.<task>.* alone.
 What differs from the original: a modality is skipped per sample, not for a whole batch; state of width d (there 50);
 the common prediction loss.
 """
@@ -76,7 +76,7 @@ class MultiModN(Model):
             self.decoder_in = nn.Linear(width, width)
             self.heads = self.linear_heads(width)
         else:
-            self.decoders = nn.ModuleDict(
+            self.heads = nn.ModuleDict(
                 {
                     name: nn.Sequential(
                         nn.Linear(width, DECODER_WIDTH),
@@ -119,9 +119,9 @@ class MultiModN(Model):
 
     def decode(self, state: Tensor, task: str) -> Tensor:
         """Logits (B, C) of a state (B, d)."""
-        if self.own.decoder != "one_layer":
-            return self.decoders[task](state)
-        return self.heads[task](F.relu(self.decoder_in(state)))
+        if self.own.decoder == "one_layer":
+            state = F.relu(self.decoder_in(state))
+        return self.heads[task](state)
 
     def order(self) -> list[int]:
         """Order of the modalities for this batch; drawn on the CPU for every device."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields, replace
 from functools import cache
 
 import torch
@@ -18,7 +18,8 @@ PATTERNS = [(1, 1, 1), (1, 1, 0), (1, 0, 1), (0, 1, 1), (1, 0, 0), (0, 1, 0), (0
 OUTPUTS = {name: task.n_outputs or 7 for name, task in TASKS.items()}
 SMALL = ModelConfig(hidden_dim=16, note_width=12, layers=2, experts=5, experts_per_token=2)
 NAMES = list(MODELS)
-FLEXCARE = [name for name in NAMES if name.startswith("flexcare")]
+FLEXCARE = [name for name in NAMES if name.startswith("flexcare") and name != "flexcare_released"]
+"""FlexCare and its variants with the strict mask."""
 
 
 def make_batch(patterns=PATTERNS, **options) -> Batch:
@@ -52,14 +53,18 @@ def _batch(
 
 
 def make_model(name: str, *, seed: int = 1, spread: bool = True, task: str | None = None, **options) -> Model:
-    """A model in eval mode; multi-task ones have all heads. ``spread`` replaces zero starting values by random ones."""
+    """A model in eval mode; multi-task ones have all heads. ``spread`` replaces zero starting values by random ones.
+
+    ``options`` are fields of `ModelConfig` or settings that the model declares.
+    """
     torch.manual_seed(seed)
     outputs = (
         OUTPUTS
         if MODELS[name].multi_task and task is None
         else {t: OUTPUTS[t] for t in [task or "in_hospital_mortality"]}
     )
-    model = MODELS[name](replace(SMALL, **options), outputs)
+    own = {key: options.pop(key) for key in set(options) - {part.name for part in fields(SMALL)}}
+    model = MODELS[name](replace(SMALL, **MODELS[name].usual() | options, own=own), outputs)
     if spread:
         with torch.no_grad():
             for parameter in model.parameters():
