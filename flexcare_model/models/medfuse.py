@@ -28,7 +28,7 @@ from flexcare_model.models.layers import UnimodalEncoders
 
 DROPOUT = 0.3
 OF_DATA_SET = {"mimic_cxr_jpg": "image", "mimic_iv_note": "note"}
-"""Modality that every sample has, by the data set without which a task has no samples (`Task.needs`)."""
+"""Modality that every sample has, by the data set without which a task has no samples (`Task.data_sets`)."""
 
 
 class MedFuse(Model):
@@ -82,6 +82,6 @@ class MedFuse(Model):
         """Numbers of the modalities in the order in which the LSTM reads them."""
         numbers = list(range(len(MODALITIES)))
         if self.own.order == "task_first":
-            needed = [MODALITIES.index(OF_DATA_SET[root]) for root in TASKS[task].needs if root in OF_DATA_SET]
+            needed = [MODALITIES.index(OF_DATA_SET[root]) for root in TASKS[task].data_sets if root in OF_DATA_SET]
             numbers = list(dict.fromkeys([*needed, *numbers]))
         return np.array(numbers)
