@@ -277,7 +277,7 @@ def test_copied_layers_start_equal_and_train_apart():
 
 
 def test_flexcare_released_is_flexcare_with_the_released_mask():
-    """The same answers with the same weights; the loop version of the equations has this mask too (test_flexcare.py)."""
+    """The same answers with the same weights. The loop version of the equations has this mask too."""
     released, flexcare = make_model("flexcare_released"), make_model("flexcare", attention_mask="released")
     flexcare.load_state_dict(released.state_dict())
     strict = make_model("flexcare")
