@@ -77,7 +77,7 @@ class FlexCareReleased(FlexCare):
     name = "flexcare_released"
     title = "FlexCare, as released"
     role = "variant"
-    table_order = 1
+    table_order = 2
     settings = {
         "attention_mask": {"default": "released"},
         "note_dropout": {"default": 0.1},

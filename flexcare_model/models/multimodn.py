@@ -136,6 +136,6 @@ class MultiModNTogether(MultiModN):
     name = "multimodn_together"
     title = "MultiModN, all tasks together"
     role = "variant"
-    table_order = 2
+    table_order = 1
     multi_task = True
     settings = {"decoder": {"default": "two_of_32"}}

@@ -160,6 +160,7 @@ def evaluate_run(
     content = {
         "model": run.model, "experiment": run.experiment, "seed": run.seed, "split": "test", "epoch": best_epoch,
         "n": counts, "metrics": found, "dropped": dropped,
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
     }  # fmt: skip
     if left_out:
         content["left_out"] = dict(left_out)

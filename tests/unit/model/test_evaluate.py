@@ -52,6 +52,7 @@ def run(output):
 
 def test_metrics_and_predictions_of_all_tasks(output, run):
     written = json.loads((run / "metrics.json").read_text())
+    assert written["parameters"] == sum(value.numel() for value in load_model(run)[0].parameters())
     assert {name: written[name] for name in ("model", "experiment", "seed", "split", "epoch")} == {
         "model": "flexcare", "experiment": "six_tasks", "seed": 40, "split": "test", "epoch": 7,
     }  # fmt: skip
