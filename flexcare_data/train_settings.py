@@ -120,6 +120,13 @@ _BASELINE = {"lr": "baseline_lr", "epochs": "baseline_epochs"}
 """Keys of `train` with another name where a model is trained per task."""
 
 
+_OF_A_MODEL = (
+    "hidden_dim", "layers", "heads", "dropout", "note_dropout", "attention_mask", "covariance_normaliser",
+    "decorr_weight", "decorr_present_only", "moe_weight", "experts", "experts_per_token", "temperature", "task_token",
+)  # fmt: skip
+"""Keys of `train` that a model's file can declare as its own; the others are decided for all models alike."""
+
+
 def _typed(declared: discovery.DeclaredModel) -> type[Section]:
     """The section `train.models.<model>`: null where a base of the model, or `train`, decides."""
     fields: dict[str, Any] = {}
@@ -138,8 +145,13 @@ def _all_settings(declared: discovery.DeclaredModel) -> list[discovery.DeclaredS
     found = {name: discovery.DeclaredSetting(name) for name in PER_MODEL}
     for name in (*reversed(declared.bases), declared.name):
         for setting in discovery.models()[name].settings:
-            if setting.meaning or setting.name not in found:
-                found[setting.name] = setting
+            key = setting.name
+            if key in _Shared.model_fields and key not in (*PER_MODEL, *_OF_A_MODEL):
+                raise discovery.DeclarationError(f"{name}: settings: {key} of `train` is the same for all models")
+            if setting.meaning or key not in found:
+                found[key] = setting
+            if found[key].default is None and key not in _Shared.model_fields:
+                raise discovery.DeclarationError(f"{name}: settings: expected a default of {key}, got none")
     return list(found.values())
 
 
