@@ -37,8 +37,8 @@ class Column:
 class Table:
     """A table that the build writes: sorted by ``key``, which is unique.
 
-    Where ``extra`` is set, further columns of its type may follow the listed ones (the labels of a cohort); its name says
-    which.
+    Where ``extra`` is set, further columns of its type may follow the listed ones (the labels of a cohort); its name
+    says which.
     """
 
     name: str

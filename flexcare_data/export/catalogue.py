@@ -9,7 +9,6 @@ database with `.tmp` at the end. The macro ``folder()`` takes the folder from it
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -28,6 +27,7 @@ from flexcare_data.schema import (
     STAYS,
     WINDOWS,
 )
+from flexcare_data.store.folders import atomic_write
 
 TABLES = (STAYS, ADMISSIONS, SPLITS, EVENTS, HOURLY_INDEX, RADIOGRAPHS, SECTIONS, REPORTS)
 """The published tables; reports exist only with `notes: radiology`."""
@@ -57,7 +57,7 @@ def write_catalogue(published: Path, tasks: Iterable[str], options: Mapping[str,
             {task: (_below(COHORT.path.format(task=task)), _below(WINDOWS.path.format(task=task))) for task in tasks},
             options,
         )
-    shutil.copyfile(place, out)
+    atomic_write(out, place.read_bytes())
 
 
 def _below(path: str) -> str:

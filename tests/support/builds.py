@@ -99,7 +99,7 @@ def build(
     for task in tasks:
         more = ("--task", task, *count)
         run("cohort", read=("mimiciv", "mimic_cxr_jpg"), upstream=inputs, stage=f"cohort-{task}", more=more)
-    if not with_audit:
+    if not (with_audit and tasks):
         return built
     cohorts = [*count, *(word for task in tasks for word in ("--cohorts", str(out / f"cohort-{task}")))]
     run("audit", upstream=inputs, more=cohorts)

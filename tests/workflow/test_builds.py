@@ -173,6 +173,36 @@ def test_a_changed_setting_is_built_the_first_time(base, place, change):
     assert digests(place / "results") == before
 
 
+def test_radiology_reports_as_notes(base, place):
+    """Built by their own stage; another number of them makes the cohorts again, not the reports; a run reads them."""
+    options = {"options": {"notes": "radiology"}}
+    cohorts = len(task_names())
+    made = {
+        "reports": 1, "encoder": 1, "cohort": cohorts, "audit": 1, "images": 1, "notes": 1, "fingerprint": 1,
+        "write_catalogue": 1, "samples": 1,
+    }  # fmt: skip
+    assert plan_and_build(place, "samples", config=tiny(base, **options)) == made | {"publish": cohorts + 6}
+    more = merged(options, {"notes": {"reports": 4}})
+    del made["reports"], made["encoder"]
+    assert plan_and_build(place, "samples", config=tiny(base, **more)) == made | {"publish": cohorts + 5}
+    checks = json.loads((place / "results/data/leakage.json").read_text())["tasks"]["readmission"]
+    assert checks["note_filed_after_prediction"]["rows_checked"]
+    assert checks["note_filed_after_prediction"]["violations"] == 0
+    ids = pl.read_parquet(place / "results/cohorts/readmission.parquet")["note_id"].drop_nulls().str.split(" ")
+    assert ids.list.len().max() == 4 and ids.explode().str.contains("-[RA]R-").all()
+    target = "results/runs/flexcare/six_tasks/seed42/metrics.json"
+    assert plan_and_build(place, target, config=tiny(base, **more))["train"] == 1
+    command = [sys.executable, "-m", "flexcare_data", "explain", "--output", "results", "--task", "readmission"]
+    several = pl.read_parquet(place / "results/cohorts/readmission.parquet").filter(pl.col("note_id").str.contains(" "))
+    row = several.row(0, named=True)
+    done = subprocess.run(
+        [*command, "--sample", row["sample_id"]], cwd=place, env=os.environ | {"PYTHONPATH": str(ROOT)}, text=True,
+        capture_output=True, check=True,
+    )  # fmt: skip
+    found = [line.split()[1].rstrip(",") for line in done.stdout.splitlines() if line.startswith("  note: ")]
+    assert found == row["note_id"].split(" ")
+
+
 def test_what_only_decides_how_fast_makes_nothing_again(base, place):
     changes = {
         "resources": {"threads": 1, "memory_mb": 3000, "image_processes": 1},
@@ -251,14 +281,19 @@ def test_pruned_moved_and_dangling_stores(base, tmp_path):
     """Marks and links say what the store holds now."""
     shutil.copytree(base / "store", tmp_path / "store", symlinks=True)
     config = merged(TINY, {"store": {"path": str(tmp_path / "store")}, "output": str(tmp_path / "out")})
-    assert plan_and_build(tmp_path, "cohorts", config=config) == {"fingerprint": 1, "publish": 14, "cohorts": 1}
+    assert plan_and_build(tmp_path, "cohorts", config=config) == {
+        "fingerprint": 1,
+        "write_catalogue": 1,
+        "publish": 16,
+        "cohorts": 1,
+    }
     for name in ("stays.parquet", "hourly/index.parquet"):
         shutil.rmtree((tmp_path / "out/data" / name).resolve().parent)
     assert plan_and_build(tmp_path, "cohorts", config=config) == {"stays": 1, "hourly": 1, "publish": 2, "cohorts": 1}
     (tmp_path / "store").rename(tmp_path / "moved")
     assert jobs(snakemake(tmp_path, "-n", "cohorts", config=config))["stays"] == 1
     config["store"] = {"path": str(tmp_path / "moved")}
-    assert plan_and_build(tmp_path, "cohorts", config=config) == {"publish": 13, "cohorts": 1}
+    assert plan_and_build(tmp_path, "cohorts", config=config) == {"publish": 14, "cohorts": 1}
     link = tmp_path / "out/cohorts/drg.parquet"
     link.unlink()
     link.symlink_to("/nowhere")

@@ -222,7 +222,7 @@ def load_grids(connection: duckdb.DuckDBPyConnection, hourly: Path) -> None:
 
 def _observed_hours(hourly: Path) -> pa.RecordBatchReader:
     schema = pa.schema([("stay_id", pa.int64()), ("hour", pa.int64()), ("variables", pa.int64())])
-    observed = np.load(hourly / "observed.npy", mmap_mode="r")
+    observed = np.load(hourly / "observed.npy", mmap_mode="r", allow_pickle=False)
     bits = 1 << np.arange(len(VARIABLES), dtype=np.int64)
     batches = (
         pa.record_batch([stay_id, hour, (observed[rows] > 0) @ bits], schema)
@@ -233,7 +233,7 @@ def _observed_hours(hourly: Path) -> pa.RecordBatchReader:
 
 def _values(hourly: Path) -> pa.RecordBatchReader:
     schema = pa.schema([("stay_id", pa.int64()), *((name, pa.float64()) for name in CONTINUOUS)])
-    values = np.load(hourly / "values.npy", mmap_mode="r")
+    values = np.load(hourly / "values.npy", mmap_mode="r", allow_pickle=False)
     at = [VARIABLES.index(name) for name in CONTINUOUS]
     batches = (
         pa.record_batch([stay_id, *(np.ascontiguousarray(column) for column in values[rows][:, at].T)], schema)

@@ -1,6 +1,6 @@
-"""What the corrections of life and death concern: samples and answers under either protocol.
+"""What single corrections concern under either protocol: values that were not stored yet, life and death.
 
-In: data/dropped.json and the cohorts of both sides. Out: a `Layout`.
+In: data/leakage.json, data/dropped.json and the cohorts of both sides. Out: `Layout`s.
 """
 
 from __future__ import annotations
@@ -25,6 +25,40 @@ TABLES = (
     ("–", "admissions", "deathtime", "over_a_year_before_admission", "deathtimes over a year before an admission"),
 )
 """Option, table, column and reason of the counts of the raw tables, and what they count; used rows or not."""
+
+
+def values_not_stored(published: Results, corrected: Results, sides: tuple[str, str], *, below: int) -> Layout:
+    """Per task: charted values of the inputs that could be read only after the prediction time, and their samples.
+
+    The certificates of both sides count them. A side without a certificate is `not built`.
+    """
+    both = (published, corrected)
+    written = [results.json("data/leakage.json") for results in both]
+    rows: list[tuple[Cell, ...]] = []
+    records: list[dict[str, str | None]] = []
+    for name, task in TASKS.items():
+        found = [counts and counts["tasks"].get(name, {}).get("value_stored_after_prediction") for counts in written]
+        if not any(found):
+            continue
+        texts: list[str | None] = []
+        for counts, results in zip(found, both, strict=True):
+            values = counts and counts.get("by_design", counts.get("violations", 0))
+            samples = counts and counts.get("samples", values)
+            hidden = samples and _text(samples, results, name, below) == HIDDEN
+            texts += [
+                *(None if n is None else HIDDEN if hidden else count_text(n, below) for n in (values, samples)),
+            ]
+        cells = [absent("not built") if text is None else number(text) for text in texts]
+        rows.append((words(task.abbreviation), *cells))
+        columns = [f"{side}_{what}" for side in sides for what in ("values", "samples")]
+        values = [None if text is None else text.replace(",", "") for text in texts]
+        records.append({"task": name, **dict(zip(columns, values, strict=True))})
+    columns = [f"{side}_{what}" for side in sides for what in ("values", "samples")]
+    frame = pl.DataFrame(records, schema={"task": pl.String} | dict.fromkeys(columns, pl.String))
+    header = ("Task", *(f"{side}: {what}" for side in sides for what in ("values", "samples")))
+    notes = ("What `availability: storetime` alone costs each task is a column of the table of metrics.",)
+    title = "Values used although they could be read only after the prediction time"
+    return Layout("protocols_availability", title, header, tuple(rows), frame, notes)
 
 
 def life_and_death(published: Results, corrected: Results, sides: tuple[str, str], *, below: int) -> Layout:

@@ -13,7 +13,7 @@ from flexcare_data.options import PROTOCOLS, Options
 from flexcare_data.tasks import TASKS
 from flexcare_model.report.numbers.layout import Cell, Layout, absent, number, words
 from flexcare_model.report.numbers.methods import compared
-from flexcare_model.report.numbers.prices import life_and_death
+from flexcare_model.report.numbers.prices import life_and_death, values_not_stored
 from flexcare_model.report.numbers.results import METRIC_TITLES, Results
 from flexcare_model.report.numbers.suppression import HIDDEN, count_text, is_near, is_small
 from flexcare_model.report.numbers.tables import mean_text, summarise
@@ -32,6 +32,7 @@ def build_comparison(
         _options(),
         _sizes(published, corrected, below),
         _labels(published, corrected, below),
+        values_not_stored(published, corrected, SIDES, below=below),
         life_and_death(published, corrected, SIDES, below=below),
         _metrics(published, corrected, alone or {}),
     ]

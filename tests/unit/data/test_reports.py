@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import shutil
 import tracemalloc
 from collections.abc import Iterator
 from datetime import datetime, timedelta
@@ -14,6 +15,7 @@ from support.builds import Roots, build
 from support.paths import RAW
 
 from flexcare_data import note_ids
+from flexcare_data.__main__ import main
 from flexcare_data.options import Options
 from flexcare_data.raw.tables import empty_counts
 from flexcare_data.schema import REPORTS
@@ -220,3 +222,33 @@ def test_samples_are_those_of_the_discharge_summaries(stories, tmp_path):
     published = build(Roots.below(RAW), tmp_path / "published", with_audit=False)
     for task in ("diagnosis", "drg", "readmission"):
         assert stories.cohort(task).drop("note_id").equals(published.cohort(task).drop("note_id"))
+
+
+WRONG = {
+    "filed after the prediction time": ("1-RR-5", "note_filed_after_prediction"),
+    "of another patient": ("2-RR-2", "note_of_another_patient"),
+    "without a text": ("1-AR-6", "note_without_text"),
+    "an unknown one": ("1-RR-99", "note_without_text"),
+    "too many": ("1-RR-4 1-RR-3 1-RR-2", "more_notes_than_setting"),
+    "a late one among others": ("1-RR-3 1-RR-5", "note_filed_after_prediction"),
+}
+
+
+@pytest.mark.parametrize("mistake", WRONG)
+def test_the_audit_refuses_a_wrong_report(stories, tmp_path, capsys, mistake):
+    """The certificate of the correct cohort is written; with another note_id of one sample the stage fails."""
+    given, violation = WRONG[mistake]
+    task = "in_hospital_mortality"
+    shutil.copytree(stories.folder(f"cohort-{task}"), tmp_path / f"cohort-{task}")
+    arguments = ["audit", "--option", "notes=radiology", "--n-reports", "2"]
+    for stage in ("stays", "splits", "events", "hourly", "sections", "radiographs", "reports"):
+        arguments += [f"--{stage}", str(stories.folder(stage))]
+    arguments += ["--cohorts", str(tmp_path / f"cohort-{task}")]
+    assert main([*arguments, "--out", str(tmp_path / "right")]) == 0
+    path = tmp_path / f"cohort-{task}/{task}.parquet"
+    wrong = pl.when(pl.col("sample_id") == "11").then(pl.lit(given)).otherwise("note_id")
+    pl.read_parquet(path).with_columns(note_id=wrong).write_parquet(path)
+    capsys.readouterr()
+    assert main([*arguments, "--out", str(tmp_path / "wrong")]) == 1
+    assert f"{task}: {violation}: 1 violations, expected 0" in capsys.readouterr().err
+    assert not (tmp_path / "wrong").exists()

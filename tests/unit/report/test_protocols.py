@@ -11,7 +11,7 @@ import pytest
 
 from flexcare_data.options import PROTOCOLS
 from flexcare_model.report.about import About
-from flexcare_model.report.numbers.prices import life_and_death
+from flexcare_model.report.numbers.prices import life_and_death, values_not_stored
 from flexcare_model.report.numbers.protocols import build_comparison
 from flexcare_model.report.numbers.results import Results
 from flexcare_model.report.pages.comparison import comparison_page
@@ -64,7 +64,7 @@ def test_samples_of_both_are_hidden_where_they_reveal_a_small_rest(output, tmp_p
 
 def test_the_corrections_of_life_and_death_are_counted(output, tmp_path):
     """Used on one side, left out on the other; small counts and those near the size of the cohort are hidden."""
-    n = pl.read_parquet(output / "cohorts/readmission.parquet").height
+    n = pl.read_parquet(output / "cohorts/phenotyping.parquet").height
     counts = {
         "admissions": {"": {"after_death_but_used": 12, "nested_but_used": 3, "repeated_key": 50}},
         "patients": {"dod": {"over_a_year_before_admission_but_used": 20}},
@@ -93,6 +93,33 @@ def test_the_corrections_of_life_and_death_are_counted(output, tmp_path):
     }
     absent = life_and_death(Results(tmp_path / "one"), Results(tmp_path / "none"), ("flexcare", "corrected"), below=10)
     assert set(absent.frame["corrected"]) == {None} and "not built" in absent.to_markdown()
+
+
+def test_values_that_were_not_stored_are_counted(output, tmp_path):
+    """As both certificates say; few samples, and all but a few, are hidden."""
+    n = pl.read_parquet(output / "cohorts/phenotyping.parquet").height
+    certificates = {
+        "flexcare": {
+            "readmission": {"by_design": 1500, "samples": 40},
+            "decompensation": {"by_design": 9, "samples": 3},
+            "phenotyping": {"by_design": 70, "samples": n - 2},
+        },
+        "corrected": {name: {"violations": 0} for name in ("readmission", "decompensation", "phenotyping")},
+    }  # fmt: skip
+    sides = []
+    for side, tasks in certificates.items():
+        shutil.copytree(output / "cohorts", tmp_path / side / "cohorts", symlinks=False)
+        checks = {name: {"value_stored_after_prediction": found} for name, found in tasks.items()}
+        (tmp_path / side / "data").mkdir()
+        (tmp_path / side / "data/leakage.json").write_text(json.dumps({"tasks": checks}))
+        sides.append(Results(tmp_path / side))
+    layout = values_not_stored(*sides, ("flexcare", "corrected"), below=10)
+    assert layout.frame.rows() == [
+        ("decompensation", "<10", "<10", "0", "0"),
+        ("phenotyping", "n.s.", "n.s.", "0", "0"),
+        ("readmission", "1500", "40", "0", "0"),
+    ]
+    assert values_not_stored(sides[0], Results(tmp_path / "none"), ("flexcare", "corrected"), below=10).rows
 
 
 def test_metrics_of_methods_trained_under_both_protocols(output, tmp_path):
