@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-from support.checked_batches import checked, take
 from support.invented_batches import (
     NAMES,
     OUTPUTS,
@@ -17,6 +16,7 @@ from support.invented_batches import (
     modalities_read,
     scores,
 )
+from support.parts_of_batches import take
 
 from flexcare_data.modalities import MODALITIES
 from flexcare_data.tasks import TASKS
@@ -138,7 +138,7 @@ def test_nothing_is_nan(name, patterns):
 def test_a_note_without_word_pieces_is_present_and_empty(name):
     model = make_model(name).train()
     batch = make_batch([(0, 0, 1), (1, 0, 1)], tokens=1)
-    batch = checked(changed(batch, note_tok=batch.note_tok[:, :0], note_len=torch.zeros(2, dtype=torch.int64)))
+    batch = changed(batch, note_tok=batch.note_tok[:, :0], note_len=torch.zeros(2, dtype=torch.int64)).check()
     output = model(batch)
     model.loss(output, batch).backward()
     assert output.logits.isfinite().all()
