@@ -87,6 +87,16 @@ class Train(Section):
         "fixed",
         description="1 % of the DRG training data: one fixed subset, or drawn in each epoch as in the released code",
     )
+    m3care_evaluation: Literal["bank", "permutations"] = Field(
+        "bank",
+        description="neighbours of a sample in the evaluation of M3Care. bank: fixed training samples, so that a "
+        "prediction depends on its sample only. permutations: the other samples of its batch, as in training; mean and "
+        "spread over random batches with at most one sample per patient",
+    )
+    m3care_bank: int = Field(256, ge=1, le=4096, description="training samples in the bank, at most one per patient")
+    m3care_permutations: PositiveInt = Field(
+        20, description="random orders of the samples with `m3care_evaluation: permutations`"
+    )
     baselines: tuple[ModelName, ...] = Field(
         ("medfuse", "mt", "m3care", "mmf", "multimodn"),
         description="baselines that are trained and compared: models of flexcare_model/models/, one run per task",

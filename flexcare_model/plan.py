@@ -53,6 +53,9 @@ _FLEXCARE_SETTINGS = (
 )  # fmt: skip
 """Settings of `train` that decide FlexCare and its variants."""
 
+_M3CARE_SETTINGS = ("m3care_bank", "m3care_evaluation", "m3care_permutations")
+"""Settings of `train` that decide M3Care."""
+
 
 class RunError(UserError):
     """An invalid run: an unknown name, or a cohort without samples."""
@@ -239,6 +242,7 @@ class ModelPlan:
         multi_task = models()[model].multi_task
         known = EXPERIMENTS[experiment]
         names = [*_SHARED_SETTINGS, *(_FLEXCARE_SETTINGS if multi_task else ())]
+        names += _M3CARE_SETTINGS if model == "m3care" else ()
         names += ["epochs"] if multi_task and not known.fine_tuning else ["baseline_epochs"]
         names += ["lr"] if multi_task else ["baseline_lr"]
         names += ["drg_subset"] if known.percent < 100 else []

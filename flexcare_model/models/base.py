@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
@@ -55,6 +56,9 @@ class ModelConfig:
     mt_aux_weight: float = 1.0
     m3care_beta: float = 1e-7
     m3care_row_mask: bool = False
+    m3care_bank: int = 256
+    m3care_evaluation: Literal["bank", "permutations"] = "bank"
+    m3care_permutations: int = 20
     mmf_bottlenecks: int = 4
     mmf_fusion_layer: int = 0
     mmf_readout: Literal["mean_logits", "first_stream"] = "mean_logits"
@@ -117,9 +121,13 @@ class Model(nn.Module):
         colour, marker: of the model in figures; a free one where there is none.
         colour_alone, marker_alone: of a multi-task model where it is trained on each task alone.
         hatch: of the bar of an ablation.
+        bank_size: largest number of training samples that the model is given to compare a sample with in evaluation
+            (`fill_bank`); 0: it reads none.
+        uses_bank: False: a model with a bank compares the samples of a batch with each other in evaluation too.
 
-    All but ``multi_task`` and ``gradient_clip`` are read from the text of the file (`flexcare_data.discovery`), because
-    tables are made without importing a model: they are literals, and a subclass does not inherit them.
+    All but ``multi_task``, ``gradient_clip`` and those of the bank are read from the text of the file
+    (`flexcare_data.discovery`), because tables are made without importing a model: they are literals, and a subclass
+    does not inherit them.
     """
 
     name: ClassVar[str]
@@ -134,6 +142,8 @@ class Model(nn.Module):
     hatch: ClassVar[str]
     multi_task: ClassVar[bool] = False
     gradient_clip: ClassVar[float | None] = None
+    bank_size: int = 0
+    uses_bank: bool = True
 
     def __init__(
         self,
@@ -167,6 +177,15 @@ class Model(nn.Module):
     def loss(self, output: Output, batch: Batch) -> Tensor:
         """The training loss, a scalar: prediction loss and extra losses with their weights."""
         return prediction_loss(output.logits, batch.label, batch.task_name)
+
+    def fill_bank(self, batches: Iterable[Batch], *, neighbours: int) -> None:
+        """Store, in buffers, what the model needs of training samples to answer without them.
+
+        Args:
+            batches: of together at most ``bank_size`` samples, not augmented; the model is in eval mode.
+            neighbours: other samples in a batch of the training.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no bank")
 
     def compile_layers(self) -> None:
         """Compile the part after attention of every transformer layer, which has most of the small kernels.

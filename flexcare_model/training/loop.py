@@ -33,6 +33,7 @@ from flexcare_data.tasks.base import METRICS
 from flexcare_model.data.dataset import TaskDataset
 from flexcare_model.data.loader import BatchLoader, shuffled
 from flexcare_model.models import Model
+from flexcare_model.training.bank import fill_bank
 from flexcare_model.training.checkpoint import TrainState, save_state
 from flexcare_model.training.evaluate import Scores, mixed_precision, score
 from flexcare_model.training.run_config import RunConfig
@@ -189,6 +190,13 @@ class Loop:
             self.state.history.append(self.row(f"after_{after}", task, loss=scores.loss, **scores.metrics))
 
     def score(self, data: TaskDataset) -> Scores:
+        if self.model.bank_size:
+            # With the current weights; the kept weights so have their own bank. Such a model is trained on one task.
+            (splits,) = self.data.values()
+            fill_bank(
+                self.model, splits.train, self.loader, seed=self.run.seed, batch_size=self.run.batch_size,
+                precision=self.run.precision,
+            )  # fmt: skip
         return score(self.model, data, self.loader, batch_size=self.run.batch_size, precision=self.run.precision)
 
     def row(self, phase: str, task: str, **values: float) -> dict[str, Any]:

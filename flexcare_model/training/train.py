@@ -1,8 +1,8 @@
 """One training: load the data, make or restore the model, run the epochs, write the results.
 
 In: an output folder with cohorts and shards, a `RunConfig`. Out: the run's folder with model.safetensors, config.json,
-history.parquet; `flexcare_model.training.evaluate` adds the test results. The epochs are in
-`flexcare_model.training.loop`.
+history.parquet, and bank.parquet of a model with a bank. `flexcare_model.training.evaluate` adds the test results. The
+epochs are in `flexcare_model.training.loop`.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from flexcare_model.data.dataset import load_task
 from flexcare_model.data.loader import BatchLoader, place_inputs
 from flexcare_model.data.raw_batch import Embedder
 from flexcare_model.models import MODELS
+from flexcare_model.training.bank import bank_frame, draw_bank
 from flexcare_model.training.checkpoint import (
     WEIGHTS,
     TrainState,
@@ -122,6 +123,10 @@ def train(
     save_model(folder, state.best, run, outputs)
     atomic_write(folder / "history.parquet", history_frame(state).write_parquet)
     load_weights(model, state.best, folder)
+    if model.bank_size:
+        (splits,) = data.values()
+        rows = draw_bank(splits.train.subject_ids, model.bank_size, run.seed)
+        atomic_write(folder / "bank.parquet", bank_frame(splits.train, rows).write_parquet)
     return loader, state
 
 

@@ -64,7 +64,13 @@ def make_model(name: str, *, seed: int = 1, spread: bool = True, task: str | Non
             for parameter in model.parameters():
                 if not parameter.any():
                     parameter.normal_(std=0.3)
-    return model.eval()
+    model.eval()
+    if model.bank_size:
+        task = next(iter(outputs))
+        dtype = next(model.parameters()).dtype
+        batch = make_batch(PATTERNS * 2, task=task, seed=9, note_width=model.config.note_width, dtype=dtype, hours=4)
+        model.fill_bank([batch], neighbours=7)
+    return model
 
 
 @cache

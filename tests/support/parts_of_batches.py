@@ -7,6 +7,7 @@ from dataclasses import fields, replace
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from flexcare_model.data.batch import Batch
 
@@ -19,3 +20,15 @@ def take(batch: Batch, rows: Iterable[int]) -> Batch:
     part = {name: value[index] for name, value in tensors.items() if isinstance(value, Tensor)}
     part |= {"ts": part["ts"][:, :hours], "note_tok": part["note_tok"][:, :tokens]}
     return replace(batch, **part)
+
+
+def joined(one: Batch, two: Batch) -> Batch:
+    """The rows of ``one``, then those of ``two``."""
+
+    def padded(parts: list[Tensor]) -> Tensor:
+        longest = max(part.shape[1] for part in parts)
+        return torch.cat([F.pad(part, (0, 0, 0, longest - part.shape[1])) for part in parts])
+
+    fields_of = {field.name: [getattr(part, field.name) for part in (one, two)] for field in fields(Batch)}
+    rows = {name: torch.cat(parts) for name, parts in fields_of.items() if name not in ("task", "ts", "note_tok")}
+    return replace(one, **rows, ts=padded(fields_of["ts"]), note_tok=padded(fields_of["note_tok"]))

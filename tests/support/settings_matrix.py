@@ -108,6 +108,10 @@ SETTINGS: dict[str, tuple[object, tuple[str, ...]]] = {
     "train.note_dropout": (0.1, _BOTH),
     "train.augment": (False, _BOTH),
     "train.drg_subset": ("per_epoch", ()),
+    # These decide M3Care only, see tests/unit/data/test_keys.py.
+    "train.m3care_bank": (64, ()),
+    "train.m3care_evaluation": ("permutations", ()),
+    "train.m3care_permutations": (3, ()),
     "train.baselines": (["mt"], ("table3",)),
     "report.suppress_below": (3, ("table2", "table3")),
 }

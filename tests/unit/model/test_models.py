@@ -28,7 +28,6 @@ WITHOUT_ONE = {
     "no image": [p for p in PATTERNS if not p[1]],
     "no note": [p for p in PATTERNS if not p[2]],
 }
-INDEPENDENT = [name for name in NAMES if name != "m3care"]  # M3Care completes a sample from its neighbours by design
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -93,7 +92,7 @@ def test_absent_content_has_no_effect(name, options, filling):
         assert torch.equal(after.details[key], value), key
 
 
-@pytest.mark.parametrize("name", INDEPENDENT)
+@pytest.mark.parametrize("name", NAMES)
 def test_a_sample_alone_scores_as_in_a_batch(name):
     model, batch = make_model(name), make_batch(PATTERNS * 3, hours=60, tokens=90)
     together = scores(model, batch)
@@ -101,13 +100,6 @@ def test_a_sample_alone_scores_as_in_a_batch(name):
     torch.testing.assert_close(alone, together, rtol=0, atol=2e-6)
     order = torch.randperm(len(batch), generator=torch.Generator().manual_seed(0)).tolist()
     torch.testing.assert_close(scores(model, take(batch, order)), together[order], rtol=0, atol=2e-6)
-
-
-def test_m3care_reads_its_batch():
-    model, batch = make_model("m3care"), make_batch()
-    with torch.no_grad():
-        model.threshold.fill_(-50.0)  # everyone is a neighbour
-    assert not torch.allclose(scores(model, take(batch, [4])), scores(model, batch)[4:5], atol=1e-4)
 
 
 @pytest.mark.parametrize("name", NAMES)
