@@ -1,8 +1,8 @@
 """One training: load the data, make or restore the model, run the epochs, write the results.
 
 In: an output folder with cohorts and shards, a `RunConfig`. Out: the run's folder with model.safetensors, config.json,
-history.parquet, and bank.parquet of a model with a bank. `flexcare_model.training.evaluate` adds the test results. The
-epochs are in `flexcare_model.training.loop`.
+history.parquet, log.csv, and bank.parquet of a model with a bank. `flexcare_model.training.evaluate` adds the test
+results. The epochs are in `flexcare_model.training.loop`.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from flexcare_model.training.checkpoint import (
     save_model,
 )
 from flexcare_model.training.data_digest import data_digest
+from flexcare_model.training.log import TrainingLog
 from flexcare_model.training.loop import Loop, SplitDatasets, TrainError, history_frame, seed_everything
 from flexcare_model.training.run_config import Execution, RunConfig
 
@@ -113,13 +114,16 @@ def train(
     )  # fmt: skip
     if execution.compile:
         model.compile_layers()
-    loop = Loop(folder, run, data, loader, model, optimizer, state, interaction, save_seconds, origin)
+    log = TrainingLog(folder, epoch=state.epoch, trained=run.tasks[: state.task])
+    loop = Loop(folder, run, data, loader, model, optimizer, state, interaction, save_seconds, origin, log)
     try:
         loop.run_epochs()
     except (MemoryError, RuntimeError) as error:
         if not _is_out_of_memory(error):
             raise
         raise TrainError(_memory_advice(run, execution, device)) from None
+    finally:
+        log.close()
     save_model(folder, state.best, run, outputs)
     atomic_write(folder / "history.parquet", history_frame(state).write_parquet)
     load_weights(model, state.best, folder)
