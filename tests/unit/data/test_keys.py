@@ -128,6 +128,17 @@ def test_a_setting_moves_what_depends_on_it(base, path):
     assert moved(base, after) == expected, path
 
 
+@pytest.mark.parametrize("path", [path for path in SETTINGS if path.startswith("train.m3care_")])
+def test_the_settings_of_m3care_move_its_runs_only(path):
+    before, after = (ModelPlan(Plan(load_config(config))) for config in (BASE, changed(BASE, path, SETTINGS[path][0])))
+    moved = {
+        name
+        for name in ("m3care", "mt", "flexcare")
+        if before.run(name, "readmission", 42).key != after.run(name, "readmission", 42).key
+    }
+    assert moved == {"m3care"}
+
+
 REPORTS_READERS = {
     "notes.reports": (4, COHORTS, ("audit",)),
     "notes.max_tokens": (64, ("notes",), ("run flexcare", "run mt", "table3")),
