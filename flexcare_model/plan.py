@@ -40,7 +40,7 @@ from flexcare_model.report.catalogue import (
 
 RUN_LIBRARIES = ("numpy", "polars", "torch")
 REPORT_LIBRARIES = ("jinja2", "matplotlib", "numpy", "polars", "scikit-learn", "scipy")
-RUN_FILES = ("metrics.json", "model.safetensors", "config.json", "history.parquet", "predictions")
+RUN_FILES = ("metrics.json", "model.safetensors", "config.json", "history.parquet", "log.csv", "predictions")
 
 _SHARED_SETTINGS = (
     "hidden_dim", "layers", "heads", "dropout", "batch_size", "max_hours", "note_dropout", "augment", "precision",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field, fields
 from types import SimpleNamespace
 from typing import Any, ClassVar, Literal
@@ -120,9 +121,13 @@ class Model(nn.Module):
             ``meaning``, and of a text its ``choices``, of a number ``least`` and ``most``. The model reads the value
             as ``self.own.<name>``. A name of a key of `train` replaces that key for this model; without ``default``
             only where the configuration says so. A subclass has the settings of its bases, and may change defaults.
+        bank_size: largest number of training samples that the model is given to compare a sample with in evaluation
+            (`fill_bank`); 0: it reads none.
+        uses_bank: False: a model with a bank compares the samples of a batch with each other in evaluation too.
 
-    All but ``multi_task`` and ``gradient_clip`` are read from the text of the file (`flexcare_data.discovery`), because
-    tables are made without importing a model: they are literals, and a subclass does not inherit them.
+    All but ``multi_task``, ``gradient_clip`` and those of the bank are read from the text of the file
+    (`flexcare_data.discovery`), because tables are made without importing a model: they are literals, and a subclass
+    does not inherit them.
     """
 
     name: ClassVar[str]
@@ -138,6 +143,8 @@ class Model(nn.Module):
     settings: ClassVar[dict[str, dict[str, Any]]] = {}
     multi_task: ClassVar[bool] = False
     gradient_clip: ClassVar[float | None] = None
+    bank_size: int = 0
+    uses_bank: bool = True
 
     def __init__(
         self,
@@ -198,6 +205,15 @@ class Model(nn.Module):
     def loss(self, output: Output, batch: Batch) -> Tensor:
         """The training loss, a scalar: prediction loss and extra losses with their weights."""
         return prediction_loss(output.logits, batch.label, batch.task_name)
+
+    def fill_bank(self, batches: Iterable[Batch], *, neighbours: int) -> None:
+        """Store, in buffers, what the model needs of training samples to answer without them.
+
+        Args:
+            batches: of together at most ``bank_size`` samples, not augmented; the model is in eval mode.
+            neighbours: other samples in a batch of the training.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no bank")
 
     def compile_layers(self) -> None:
         """Compile the part after attention of every transformer layer, which has most of the small kernels.

@@ -31,11 +31,16 @@ from tqdm import tqdm
 from flexcare_data.errors import UserError
 from flexcare_data.tasks import TASKS
 from flexcare_data.tasks.base import METRICS
+from flexcare_model.data.batch import Batch
 from flexcare_model.data.dataset import TaskDataset
 from flexcare_model.data.loader import BatchLoader, shuffled
 from flexcare_model.models import Model
+from flexcare_model.models.base import Output
+from flexcare_model.models.losses import prediction_loss
+from flexcare_model.training.bank import fill_bank
 from flexcare_model.training.checkpoint import TrainState, save_state
 from flexcare_model.training.evaluate import Scores, mixed_precision, score
+from flexcare_model.training.log import TrainingLog
 from flexcare_model.training.run_config import RunConfig
 
 logger = logging.getLogger(__name__)
@@ -75,6 +80,7 @@ class Loop:
         interaction: score the test split of all tasks after each task.
         save_seconds: save the state in the middle of an epoch if it is older than this.
         origin: digests of data, first weights and code, stored with the state.
+        log: where measurements of the training are written.
     """
 
     folder: Path
@@ -87,6 +93,7 @@ class Loop:
     interaction: bool
     save_seconds: float
     origin: str
+    log: TrainingLog
     _saved: float = field(default_factory=time.monotonic, init=False)
 
     def run_epochs(self) -> None:
@@ -160,11 +167,15 @@ class Loop:
         data, run = self.data[task].train, self.run
         if not len(data):
             return 0
+        start, device = time.monotonic(), self.loader.device
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
         seed = seed_everything(run.seed, self.state.epoch, task)
         groups = self.groups(task, seed)
         rates = self.rates(task)
         self.model.train()
-        total = torch.zeros((), dtype=torch.float64, device=self.loader.device)
+        total = torch.zeros((), dtype=torch.float64, device=device)
+        parts: dict[str, torch.Tensor] = {}
         generator = torch.Generator().manual_seed(seed)
         batches = tqdm(
             self.loader.batches(data, groups, generator),
@@ -186,6 +197,8 @@ class Loop:
                 group["lr"] = rates[number - 1]  # one rate per task
             self.optimizer.step()
             total += loss.detach()
+            for name, value in self.loss_parts(output, batch).items():
+                parts[name] = parts[name] + value if name in parts else value
             if not batches.disable and number % _BATCHES_PER_LOSS == 0:
                 batches.set_postfix(loss=f"{float(total) / number:.4f}", refresh=False)
         mean = float(total) / len(groups)
@@ -195,7 +208,24 @@ class Loop:
                 f"rate ({rates[-1]:g}) or use train.precision: float32"
             )
         self.state.history.append(self.row("train", task, loss=mean, lr=rates[-1]))
-        return sum(len(rows) for rows in groups)
+        samples = sum(len(rows) for rows in groups)
+        self.state.steps += len(groups)
+        self.log.add(
+            **self.row("train", task, step=self.state.steps, loss=mean, lr=rates[-1]),
+            **{f"{name}_loss": float(value) / len(groups) for name, value in parts.items()},
+            samples_per_second=round(samples / (time.monotonic() - start), 1),
+            peak_gpu_mib=torch.cuda.max_memory_allocated(device) // 2**20 if device.type == "cuda" else None,
+        )
+        return samples
+
+    @staticmethod
+    def loss_parts(output: Output, batch: Batch) -> dict[str, torch.Tensor]:
+        """Prediction loss and extra losses of a step, for the log; float64, on the device, which is not waited for."""
+        with torch.no_grad():
+            prediction = prediction_loss(output.logits, batch.label, batch.task_name)
+        return {
+            name: value.detach().double() for name, value in {"prediction": prediction, **output.extra_losses}.items()
+        }
 
     def validate(self) -> None:
         """Score all tasks on validation, keep the weights if they are the best so far, adapt the rates."""
@@ -206,8 +236,10 @@ class Loop:
             rate = (self.rates(task) or [state.rates[task]])[-1]
             state.history.append(self.row("val", task, loss=scores.loss, lr=rate, **metrics))
             state.losses[task].append(scores.loss)
-            total += sum(metrics.get(name, 0.0) for name in TASKS[task].metrics)
+            own = sum(metrics.get(name, 0.0) for name in TASKS[task].metrics)
+            total += own
             measured |= bool(metrics)
+            self.log.add(**self.row("val", task, step=state.steps, loss=scores.loss), score=own if metrics else None)
         # Without a single validation sample there is nothing to select by, and the last weights are kept.
         if state.best_score is None or total > state.best_score or not measured:
             state.best_score, state.best_epoch = total, state.epoch
@@ -224,6 +256,13 @@ class Loop:
             self.state.history.append(self.row(f"after_{after}", task, loss=scores.loss, **scores.metrics))
 
     def score(self, data: TaskDataset) -> Scores:
+        if self.model.bank_size:
+            # With the current weights; the kept weights so have their own bank. Such a model is trained on one task.
+            (splits,) = self.data.values()
+            fill_bank(
+                self.model, splits.train, self.loader, seed=self.run.seed, batch_size=self.run.batch_size,
+                precision=self.run.precision,
+            )  # fmt: skip
         return score(self.model, data, self.loader, batch_size=self.run.batch_size, precision=self.run.precision)
 
     def row(self, phase: str, task: str, **values: float) -> dict[str, Any]:

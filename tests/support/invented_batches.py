@@ -11,7 +11,6 @@ from flexcare_data.modalities import MODALITIES
 from flexcare_data.tasks import TASKS
 from flexcare_model.data.batch import COLUMNS, Batch
 from flexcare_model.models import MODELS, Model, ModelConfig
-from support.checked_batches import checked
 
 PATTERNS = [(1, 1, 1), (1, 1, 0), (1, 0, 1), (0, 1, 1), (1, 0, 0), (0, 1, 0), (0, 0, 1)]
 """The seven ways in which modalities (T, I, N) can be present."""
@@ -49,7 +48,7 @@ def _batch(
 
     ts = padded(ts_len, COLUMNS) if ts_len.max() else torch.zeros(size, 1, COLUMNS, dtype=dtype)
     img = torch.randn(size, 3, 224, 224, generator=generator, dtype=dtype) * present[:, 1, None, None, None]
-    return checked(Batch(ts, ts_len, img, padded(note_len, note_width), note_len, present, label, TASKS[task].id))
+    return Batch(ts, ts_len, img, padded(note_len, note_width), note_len, present, label, TASKS[task].id).check()
 
 
 def make_model(name: str, *, seed: int = 1, spread: bool = True, task: str | None = None, **options) -> Model:
@@ -70,7 +69,13 @@ def make_model(name: str, *, seed: int = 1, spread: bool = True, task: str | Non
             for parameter in model.parameters():
                 if not parameter.any():
                     parameter.normal_(std=0.3)
-    return model.eval()
+    model.eval()
+    if model.bank_size:
+        task = next(iter(outputs))
+        dtype = next(model.parameters()).dtype
+        batch = make_batch(PATTERNS * 2, task=task, seed=9, note_width=model.config.note_width, dtype=dtype, hours=4)
+        model.fill_bank([batch], neighbours=7)
+    return model
 
 
 @cache

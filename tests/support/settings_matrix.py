@@ -127,7 +127,7 @@ _TRAINING = {
 _OWN: dict[str, dict[str, object]] = {
     "medfuse": {"order": "task_first", "dropout_at": "series"},
     "mt": {"fusion_layer": 1, "answer": "present", "aux_weight": 0.5},
-    "m3care": {"beta": 1e-8, "row_mask": True},
+    "m3care": {"beta": 1e-8, "row_mask": True, "evaluation": "permutations", "bank": 64, "permutations": 3},
     "mmf": {"series": "set", "set_values": 100, "readout": "first_stream", "bottlenecks": 2, "fusion_layer": 1},
     "multimodn": {"decoder": "two_of_32", "rho": 0.5, "shuffle_order": True},
     "flexcare": {
