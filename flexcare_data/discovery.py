@@ -1,8 +1,8 @@
 """List the models and tasks by reading their files as text: nothing is imported, so this takes milliseconds.
 
 In: the folders `flexcare_model/models/` and `flexcare_data/tasks/`. Out: `models()` and `tasks()`, what each file
-declares: its name, and for the reports its title, order, colour and the comparison that it belongs to. Only
-literals are read. `MODELS` and `TASKS` import a file when it is used.
+declares: its name, the settings of a model, and for the reports its title, order, colour and the comparison that it
+belongs to. Only literals are read. `MODELS` and `TASKS` import a file when it is used.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -18,7 +18,7 @@ from typing import Any
 
 from flexcare_data.errors import UserError
 
-ROLES = ("baseline", "reference", "ablation", "task_token", "unlisted")
+ROLES = ("baseline", "reference", "ablation", "task_token", "variant", "unlisted")
 MARKS = ("CT", "RD", "MoE")
 """The parts of FlexCare that an ablation has or lacks: combination tokens, decorrelation, mixture of experts."""
 USUAL_ORDER = 50
@@ -30,10 +30,33 @@ class DeclarationError(UserError):
 
 
 @dataclass(frozen=True)
+class DeclaredSetting:
+    """A setting that only some models have: `train.models.<model>.<name>`.
+
+    Attributes:
+        default: the value without the configuration; its type is that of the setting. None: that of `train.<name>`.
+        choices: of a text, its possible values.
+        least, most: of a number, its limits, inclusive.
+        meaning: one line for `default.yaml`.
+    """
+
+    name: str
+    default: bool | int | float | str | None = None
+    choices: tuple[str, ...] = ()
+    least: float | None = None
+    most: float | None = None
+    meaning: str = ""
+
+
+@dataclass(frozen=True)
 class DeclaredModel:
     """What the class of a model declares; `flexcare_model.models.base.Model` explains the fields.
 
     ``multi_task`` is inherited from the base class, the other fields are the class's own.
+
+    Attributes:
+        bases: the models that it derives from, the nearest first.
+        settings: those that the class itself declares; it also has those of its ``bases``.
     """
 
     name: str
@@ -49,9 +72,12 @@ class DeclaredModel:
     hatch: str = ""
     colour_alone: str = ""
     marker_alone: str = ""
+    bases: tuple[str, ...] = ()
+    settings: tuple[DeclaredSetting, ...] = ()
 
 
-SHOWN_ONLY = frozenset(field.name for field in fields(DeclaredModel)) - {"name", "module", "class_name", "multi_task"}
+_COMPUTED = frozenset(("module", "class_name", "multi_task", "bases", "settings"))
+SHOWN_ONLY = frozenset(field.name for field in fields(DeclaredModel)) - {"name", *_COMPUTED}
 """Attributes that only reports use; a change of them trains nothing again."""
 
 
@@ -85,6 +111,7 @@ def models() -> dict[str, DeclaredModel]:
             if "name" not in (declared := _assigned(node)):
                 continue
             model = _model(path, node, declared, _is_multi_task(path, node.name, classes))
+            model = replace(model, bases=_bases(path, node, classes), settings=_settings(path, node))
             for other in found.values():
                 where = f"{_shown(path)}, class {node.name}"
                 if other.name == model.name:
@@ -198,19 +225,60 @@ def _is_multi_task(path: Path, name: str, classes: dict[Path, dict[str, ast.Clas
         return False
     if (value := _assigned(node).get("multi_task")) is not None:
         return bool(_literal(value, f"{_shown(path)}, class {name}: multi_task"))
+    return any(_is_multi_task(origin, parent, classes) for origin, parent in _parents(path, node, classes))
+
+
+def _parents(
+    path: Path, node: ast.ClassDef, classes: dict[Path, dict[str, ast.ClassDef]]
+) -> Iterator[tuple[Path, str]]:
+    """Files and names of the bases of a class that are classes of these files."""
     for base in node.bases:
         parent = base.attr if isinstance(base, ast.Attribute) else getattr(base, "id", "")
         origin = (
             path if parent in classes[path] else next((other for other in classes if parent in classes[other]), None)
         )
-        if origin is not None and parent != name and _is_multi_task(origin, parent, classes):
-            return True
-    return False
+        if origin is not None and parent != node.name:
+            yield origin, parent
+
+
+def _bases(path: Path, node: ast.ClassDef, classes: dict[Path, dict[str, ast.ClassDef]]) -> tuple[str, ...]:
+    """Names of the models among the bases of a class, the nearest first."""
+    found: list[str] = []
+    for origin, parent in _parents(path, node, classes):
+        above = classes[origin][parent]
+        if (name := _assigned(above).get("name")) is not None:
+            found.append(_literal(name, f"{_shown(origin)}, class {parent}: name"))
+        found += _bases(origin, above, classes)
+    return tuple(dict.fromkeys(found))
+
+
+def _settings(path: Path, node: ast.ClassDef) -> tuple[DeclaredSetting, ...]:
+    """What the body of a class declares as ``settings``."""
+    where = f"{_shown(path)}, class {node.name}: settings"
+    if (written := _assigned(node).get("settings")) is None:
+        return ()
+    declared = _literal(written, where)
+    if not isinstance(declared, dict) or not all(isinstance(one, dict) for one in declared.values()):
+        raise DeclarationError(f"{where}: expected a dict of dicts by name, got {declared!r}")
+    known, found = {field.name for field in fields(DeclaredSetting)} - {"name"}, []
+    for name, values in declared.items():
+        if not (isinstance(name, str) and re.fullmatch("[a-z0-9_]+", name)):
+            raise DeclarationError(f"{where}: expected names of lower-case letters, digits and _, got {name!r}")
+        if unknown := sorted(set(values) - known):
+            raise DeclarationError(f"{where}, {name}: expected {', '.join(sorted(known))}; got {unknown[0]}")
+        setting = DeclaredSetting(name, **values)
+        is_text, given = isinstance(setting.default, str), setting.default is not None
+        if given and not isinstance(setting.default, bool | int | float | str):
+            raise DeclarationError(f"{where}, {name}: expected a default that is a number, a text, True or False")
+        if is_text and setting.meaning and setting.default not in setting.choices:
+            raise DeclarationError(f"{where}, {name}: expected choices that contain the default {setting.default!r}")
+        found.append(setting)
+    return tuple(found)
 
 
 def _model(path: Path, node: ast.ClassDef, declared: dict[str, ast.expr], multi_task: bool) -> DeclaredModel:
     where = f"{_shown(path)}, class {node.name}"
-    read = {field.name for field in fields(DeclaredModel)} - {"module", "class_name", "multi_task"}
+    read = {field.name for field in fields(DeclaredModel)} - _COMPUTED
     values = {name: _literal(value, f"{where}: {name}") for name, value in declared.items() if name in read}
     for name, value in values.items():
         expected, is_valid = _EXPECTED[name]
@@ -222,7 +290,7 @@ def _model(path: Path, node: ast.ClassDef, declared: dict[str, ast.expr], multi_
             f"{where}: expected marks with {len(MARKS)} entries ({', '.join(MARKS)}) for an ablation, and none for "
             f"other models; got role {role!r} and {len(values.get('marks', ()))} marks"
         )
-    if role in ("ablation", "task_token", "reference") and not multi_task:
+    if role in ("ablation", "task_token", "variant", "reference") and not multi_task:
         raise DeclarationError(f"{where}: expected multi_task = True, because the role is {role!r}")
     module = f"flexcare_model.models.{path.stem}"
     return DeclaredModel(

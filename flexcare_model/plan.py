@@ -14,14 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from flexcare_data.config import Config
-from flexcare_data.discovery import models, models_of, reference, task_names
+from flexcare_data.discovery import DeclaredModel, models, models_of, reference, task_names
 from flexcare_data.errors import UserError
 from flexcare_data.hashing import spec_key
 from flexcare_data.options import PROTOCOLS
 from flexcare_data.plan import Plan, Product, code_spec, cohort_stage, library_versions
 from flexcare_data.schema import OUTPUT_FORMAT, RAW
 from flexcare_data.store.folders import MANIFEST, is_complete, remove
-from flexcare_data.train_settings import Train
+from flexcare_data.train_settings import Train, settings_of
 from flexcare_model.experiments import EXPERIMENTS, MULTI_TASK, TRANSFER, TRANSFER_TASK, lines_to_paste, why_no_samples
 from flexcare_model.report.catalogue import (
     BY_YEARS,
@@ -40,18 +40,13 @@ from flexcare_model.report.catalogue import (
 
 RUN_LIBRARIES = ("numpy", "polars", "torch")
 REPORT_LIBRARIES = ("jinja2", "matplotlib", "numpy", "polars", "scikit-learn", "scipy")
-RUN_FILES = ("metrics.json", "model.safetensors", "config.json", "history.parquet", "predictions")
+RUN_FILES = ("metrics.json", "model.safetensors", "config.json", "history.parquet", "log.csv", "predictions")
 
 _SHARED_SETTINGS = (
     "hidden_dim", "layers", "heads", "dropout", "batch_size", "max_hours", "note_dropout", "augment", "precision",
     "compile",
 )  # fmt: skip
-"""Settings of `train` that decide every run."""
-_FLEXCARE_SETTINGS = (
-    "attention_mask", "covariance_normaliser", "decorr_weight", "decorr_present_only", "moe_weight", "experts",
-    "experts_per_token", "temperature", "task_token",
-)  # fmt: skip
-"""Settings of `train` that decide FlexCare and its variants."""
+"""Settings of `train` that decide every run, where its model has none of this name for itself."""
 
 
 class RunError(UserError):
@@ -236,13 +231,11 @@ class ModelPlan:
         Settings that decide only where and how fast it is computed (device, threads, workers, data_device) are
         left out.
         """
-        multi_task = models()[model].multi_task
         known = EXPERIMENTS[experiment]
-        names = [*_SHARED_SETTINGS, *(_FLEXCARE_SETTINGS if multi_task else ())]
-        names += ["epochs"] if multi_task and not known.fine_tuning else ["baseline_epochs"]
-        names += ["lr"] if multi_task else ["baseline_lr"]
+        own = settings_of(self.train, model, fine_tuning=known.fine_tuning)
+        names = [name for name in _SHARED_SETTINGS if name not in own]
         names += ["drg_subset"] if known.percent < 100 else []
-        return {name: getattr(self.train, name) for name in sorted(names)}
+        return {name: getattr(self.train, name) for name in sorted(names)} | {"models": {model: own}}
 
     def runs(self, models: Iterable[str], experiments: Iterable[str]) -> list[Product]:
         """Every combination, for all configured seeds."""
@@ -257,15 +250,25 @@ class ModelPlan:
     def reported_runs(self) -> list[Product]:
         """Runs of `all`: FlexCare on all tasks, the configured baselines on each."""
         flexcare = self.runs([reference().name], [MULTI_TASK]) if self.trained_tasks else []
-        return [*flexcare, *self.runs(self.train.baselines, self.trained_tasks)]
+        return [*flexcare, *self.baseline_runs(self.train.baselines)]
 
     @cached_property
     def method_runs(self) -> list[Product]:
         """Runs of table 3."""
         return [
             *self.runs([reference().name], [MULTI_TASK, *self.trained_tasks]),
-            *self.runs(self.compared, self.trained_tasks),
+            *self.baseline_runs(self.compared),
         ]
+
+    def baseline_runs(self, names: Iterable[str]) -> list[Product]:
+        """Runs of the baselines ``names`` for their rows of table 3: on each task, on all together, or both."""
+        found: list[Product] = []
+        for name in names:
+            known = models()[name]
+            together = [MULTI_TASK] if known.multi_task and known.role in ("baseline", "variant") else []
+            found += self.runs([name], together if self.trained_tasks else [])
+            found += self.runs([name], () if known.role == "variant" else self.trained_tasks)
+        return found
 
     @property
     def variants(self) -> tuple[str, ...]:
@@ -275,7 +278,8 @@ class ModelPlan:
     def transfer_runs(self, baselines: Iterable[str]) -> list[Product]:
         """Runs of table 5."""
         scratch = [name for name in TRANSFER if not EXPERIMENTS[name].pretrained]
-        return [*self.runs([reference().name], TRANSFER), *self.runs(baselines, scratch)]
+        compared = [name for name in baselines if models()[name].role != "variant"]
+        return [*self.runs([reference().name], TRANSFER), *self.runs(compared, scratch)]
 
     @cached_property
     def _no_transfer(self) -> dict[str, str]:
@@ -397,7 +401,7 @@ class ModelPlan:
 
     def _validations(self, products: Iterable[Product], *, finished: bool) -> list[Product]:
         """Predictions of the validation split by the methods of table 3 among ``products``."""
-        compared = {reference().name, *_names("baseline")}
+        compared = {reference().name, *_names("baseline"), *_names("variant")}
         runs = [
             product
             for product in {product.name: product for product in products}.values()
@@ -485,7 +489,7 @@ class ModelPlan:
             "suppress_below": self.config.report.suppress_below,
             "seeds": list(self.train.seeds),
             "synthetic": self.config.is_synthetic,
-            "models": {name: asdict(model) for name, model in models().items()},
+            "models": {name: _shown(model) for name, model in models().items()},
         }
 
     def _named_by_setting(self, reasons: Mapping[str, str]) -> dict[str, str]:
@@ -558,6 +562,11 @@ def _all_keys(products: Iterable[Product]) -> set[str]:
             found.add(product.key)
             todo += product.inputs.values()
     return found
+
+
+def _shown(model: DeclaredModel) -> dict[str, Any]:
+    """What tables and pages show of a model."""
+    return {name: value for name, value in asdict(model).items() if name not in ("bases", "settings")}
 
 
 def _names(role: str) -> list[str]:

@@ -39,7 +39,7 @@ rule flexcare_st:
 rule baselines:
     """The configured baselines, each trained on each task."""
     input:
-        published(lambda: MODELS.runs(CONFIG.train.baselines, MODELS.trained_tasks)),
+        published(lambda: MODELS.baseline_runs(CONFIG.train.baselines)),
 
 
 rule ablations:

@@ -15,8 +15,10 @@ import yaml
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+from flexcare_data import discovery
 from flexcare_data.config import CONFIG_DIR, Config
 from flexcare_data.options import Options
+from flexcare_data.train_settings import PER_MODEL
 
 _WIDTH = 110
 _HEADER = """\
@@ -43,6 +45,13 @@ def json_schema() -> str:
     options = Options.model_json_schema()
     options["description"] = schema["properties"]["options"]["description"]
     schema["properties"]["options"] = options
+    # A model without settings of its own is none of the properties, so that a new file changes this one only if it
+    # declares some.
+    models = schema["$defs"]["Models"]
+    plain = {name for name, declared in discovery.models().items() if not declared.settings}
+    for name in plain:
+        del schema["$defs"][models["properties"].pop(name)["$ref"].rpartition("/")[2]]
+    models["additionalProperties"] = {"type": "object"}
     return json.dumps(schema, indent=2) + "\n"
 
 
@@ -60,7 +69,29 @@ def _section(name: str, field: FieldInfo) -> list[str]:
     lines = [*_comment(field.description or "", ""), f"{name}:"]
     model = cast("type[BaseModel]", field.annotation)
     for key, inner in model.model_fields.items():
-        lines += _key(key, inner, "  ")
+        lines += _models(inner) if _is_section(inner) else _key(key, inner, "  ")
+    return lines
+
+
+def _models(field: FieldInfo) -> list[str]:
+    """`train.models`: what all models can set, then the settings that a model's own file declares."""
+    lines = _comment(f"{field.description}. Every model can have {', '.join(PER_MODEL)}", "  ")
+    lines.append("  models:")
+    for model, section in cast("type[BaseModel]", field.annotation).model_fields.items():
+        declared = discovery.models()[model]
+        own = {setting.name for setting in declared.settings}
+        if not own:
+            continue
+        fields = cast("type[BaseModel]", section.annotation).model_fields
+        shared = [name for name in fields if name in own and fields[name].get_default() is None]
+        inner = [
+            line for name in fields if name in own and name not in shared for line in _key(name, fields[name], "      ")
+        ]
+        if shared:
+            lines += _comment(f"also keys of `train`, for this model and its variants: {', '.join(shared)}", "    ")
+        else:
+            lines += _comment(declared.title, "    ")
+        lines += [f"    {model}:" if inner else f"    {model}: {{}}", *inner]
     return lines
 
 

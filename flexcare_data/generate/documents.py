@@ -1,7 +1,7 @@
 """Generate the parts of docs/ that list options, tables and variables.
 
-In: `Options`, `TABLES`, `RAW`, `VARIABLE`. Out: Markdown, which `python -m flexcare_data docs` writes between the marks
-of the pages; a test compares it with the pages.
+In: `Options`, `TABLES`, `RAW`, `VARIABLE`, the declarations of the models. Out: Markdown, which
+`python -m flexcare_data docs` writes between the marks of the pages; a test compares it with the pages.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import get_args
 
 import polars as pl
 
+from flexcare_data import discovery
 from flexcare_data.config import CONFIG_DIR
 from flexcare_data.options import PROTOCOLS, Options
 from flexcare_data.schema import RAW, TABLES, Column, Table
@@ -73,6 +74,23 @@ def variables() -> str:
     return f"{_table(rows)}\n\n{values} columns of values and {len(COLUMNS) - values} of observation masks."
 
 
+def model_settings() -> str:
+    """The settings that models declare in their files."""
+    rows = [("model", "setting", "default", "further values", "meaning")]
+    for name, model in discovery.models().items():
+        for one in model.settings:
+            if one.default is None or not one.meaning:
+                continue
+            default, *others = (_yaml(value) for value in (one.default, *one.choices) if value != "")
+            others = [value for value in others if value != default]
+            rows.append((f"`{name}`", f"`{one.name}`", default, ", ".join(others), one.meaning.replace("|", "\\|")))
+    return _table(rows)
+
+
+def _yaml(value: bool | int | float | str) -> str:
+    return f"`{str(value).lower() if isinstance(value, bool) else value}`"
+
+
 def _unit(variable: Variable) -> str:
     if variable.categories:
         return "one-hot"
@@ -81,6 +99,7 @@ def _unit(variable: Variable) -> str:
 
 PARTS: dict[str, dict[str, Callable[[], str]]] = {
     "benchmark.md": {"options": options},
+    "models.md": {"settings": model_settings},
     "data_dictionary.md": {"tables": tables, "variables": variables, "raw tables": raw_tables},
 }
 """The generated parts by page."""

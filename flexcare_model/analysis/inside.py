@@ -25,9 +25,15 @@ SAMPLES_PER_TASK = 960
 
 
 def collect(
-    model: Model, datasets: Mapping[str, TaskDataset], loader: BatchLoader, *, batch_size: int = 32, seed: int = 0
+    model: Model,
+    datasets: Mapping[str, TaskDataset],
+    loader: BatchLoader,
+    *,
+    batch_size: int = 32,
+    seed: int = 0,
+    permutations: int = 0,
 ) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """One pass over the test samples of all tasks.
+    """One pass over the test samples of all tasks, or several (``permutations``, as in `score`).
 
     Returns:
         representations: task, sample_id, x, y (t-SNE of all rows together), rep (list of floats), a random subset of
@@ -38,7 +44,9 @@ def collect(
     parts, counted = [], []
     for name, dataset in datasets.items():
         drawn = np.sort(rng.permutation(len(dataset))[:SAMPLES_PER_TASK])
-        details = score(model, dataset, loader, batch_size=batch_size, details=("rep", "expert_index")).details
+        details = score(
+            model, dataset, loader, batch_size=batch_size, details=("rep", "expert_index"), permutations=permutations
+        ).details
         rep = details["rep"][drawn] if "rep" in details else np.zeros((0, 1), np.float32)
         ids = np.asarray(dataset.sample_ids, dtype=object)[drawn].tolist()
         parts.append(pl.DataFrame({"task": [name] * len(ids), "sample_id": ids, "rep": rep.tolist()}))
@@ -111,17 +119,27 @@ def drop_modalities(present: np.ndarray, rate: float, *, seed: int) -> np.ndarra
 
 
 def score_with_less(
-    model: Model, datasets: Mapping[str, TaskDataset], loader: BatchLoader, *, batch_size: int = 32, seed: int = 0
+    model: Model,
+    datasets: Mapping[str, TaskDataset],
+    loader: BatchLoader,
+    *,
+    batch_size: int = 32,
+    seed: int = 0,
+    permutations: int = 0,
 ) -> pl.DataFrame:
     """Test metrics under every modality subset and under random loss.
 
     Subsets are scored on the samples that have all three modalities, drop rates on all samples: within either kind all
-    numbers of a task are from the same samples.
+    numbers of a task are from the same samples. ``permutations`` as in `score`.
 
     Returns:
         task, kind (``subset`` or ``drop_rate``), kept (letters, for subsets), rate (for drop rates), n, metric, value.
     """
     rows: list[tuple[str, str, str | None, float | None, int, str, float]] = []
+
+    def metrics(data: TaskDataset) -> dict[str, float]:
+        return score(model, data, loader, batch_size=batch_size, permutations=permutations).metrics
+
     for name, dataset in datasets.items():
         complete = dataset.subset(np.flatnonzero(dataset.present.all(axis=1)))
         for letters in COMBINATIONS if len(complete) else ():
@@ -129,13 +147,13 @@ def score_with_less(
             reduced = complete.with_present(np.broadcast_to(taken, complete.present.shape).copy())
             rows += [
                 (name, "subset", letters, None, len(complete), metric, value)
-                for metric, value in score(model, reduced, loader, batch_size=batch_size).metrics.items()
+                for metric, value in metrics(reduced).items()
             ]
         for rate in DROP_RATES if len(dataset) else ():
             reduced = dataset.with_present(drop_modalities(dataset.present, rate, seed=seed))
             rows += [
                 (name, "drop_rate", None, rate, len(dataset), metric, value)
-                for metric, value in score(model, reduced, loader, batch_size=batch_size).metrics.items()
+                for metric, value in metrics(reduced).items()
             ]
     schema = {
         "task": pl.String, "kind": pl.String, "kept": pl.String, "rate": pl.Float64, "n": pl.Int64,

@@ -14,7 +14,7 @@ from flexcare_model.analysis import inside
 from flexcare_model.data.dataset import load_task
 from flexcare_model.data.loader import BatchLoader
 from flexcare_model.training.checkpoint import load_model
-from flexcare_model.training.evaluate import predictions, score
+from flexcare_model.training.evaluate import permutations_of, predictions, score
 from flexcare_model.training.predict import find_embedder
 from flexcare_model.training.train import choose_device
 
@@ -45,17 +45,22 @@ def run(
     datasets = {
         task: load_task(output, task, split, max_hours=config.max_hours, embedder=embedder) for task in config.tasks
     }
+    permutations = permutations_of(config)
     if kind == "validation":
         loader = BatchLoader(where)
         for task, data in datasets.items():
-            scores = score(model, data, loader, batch_size=config.batch_size, precision=config.precision)
+            scores = score(
+                model, data, loader, batch_size=config.batch_size, precision=config.precision, permutations=permutations
+            )
             atomic_write(out / "validation" / f"{task}.parquet", predictions(scores).write_parquet)
     elif kind == "inside":
         representations, experts = inside.collect(
-            model, datasets, BatchLoader(where), batch_size=config.batch_size, seed=seed
+            model, datasets, BatchLoader(where), batch_size=config.batch_size, seed=seed, permutations=permutations
         )
         atomic_write(out / "representations.parquet", representations.write_parquet)
         atomic_write(out / "experts.parquet", experts.write_parquet)
     else:
-        fewer = inside.score_with_less(model, datasets, BatchLoader(where), batch_size=config.batch_size, seed=seed)
+        fewer = inside.score_with_less(
+            model, datasets, BatchLoader(where), batch_size=config.batch_size, seed=seed, permutations=permutations
+        )
         atomic_write(out / "modalities.parquet", fewer.write_parquet)

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
 from functools import cache
+from typing import NoReturn
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from flexcare_data import discovery, variables
+from flexcare_data.errors import UserError
+from flexcare_data.modalities import MODALITIES
 from flexcare_data.tasks import TASKS
 from flexcare_data.tasks.base import Task
 
@@ -25,6 +28,10 @@ PATCH_SIZE = 16
 PATCHES = (CROP_SIDE // PATCH_SIZE) ** 2
 MAX_HOURS = 512
 """Hours of a series that are read: the last ones."""
+
+
+class BatchError(UserError):
+    """A batch whose parts do not agree. The message holds counts, shapes and names, never a patient's values."""
 
 
 @cache
@@ -87,6 +94,61 @@ class Batch:
     def rows(self) -> np.ndarray:
         """``present`` (B, 3) as an array on the CPU; does not wait for the device."""
         return self.visible.numpy() > 0
+
+    def check(self) -> Batch:
+        """The batch itself, if shapes, types, lengths and presence agree. Every loader calls it.
+
+        It reads shapes and ``visible``, which are on the CPU, so it never waits for a GPU. Only for a batch on the CPU
+        does it compare ``visible`` with the lengths and with ``present``: `RawBatch.finish` makes all of them from the
+        same tensors.
+
+        Raises:
+            BatchError: names the field, what was expected and what was found.
+        """
+        task, size = task_of(self.task), len(self)
+        hours, tokens = self.ts.shape[1], self.note_tok.shape[1]
+        shapes = {
+            "ts": (size, hours, COLUMNS),
+            "ts_len": (size,),
+            "img": (size, 3, CROP_SIDE, CROP_SIDE),
+            "note_tok": (size, tokens, self.note_tok.shape[-1]),
+            "note_len": (size,),
+            "present": (size, len(MODALITIES)),
+            "label": (size, len(task.labels)) if task.kind == "multilabel" else (size,),
+            "visible": (size, len(MODALITIES)),
+        }
+        for name, shape in shapes.items():
+            if (found := tuple(getattr(self, name).shape)) != shape:
+                self._refuse(f"expected {name} of shape {shape}, got {found}")
+        if not size:
+            self._refuse("expected at least one sample, got none")
+        if not 1 <= hours <= MAX_HOURS:
+            self._refuse(f"expected ts of 1 to {MAX_HOURS} hours, got {hours}")
+        for name in ("ts", "img", "note_tok"):
+            if not (value := getattr(self, name)).is_floating_point():
+                self._refuse(f"expected {name} of a float type, got {value.dtype}")
+        if self.present.dtype != torch.bool:
+            self._refuse(f"expected present of type bool, got {self.present.dtype}")
+        visible = self.visible.numpy()
+        if empty := int((visible <= 0).all(axis=1).sum()):
+            self._refuse(f"expected a modality in every sample, got {empty} of {size} without any")
+        for m, shortest, longest in ((0, 1, hours), (1, PATCHES, PATCHES), (2, 0, tokens)):
+            length = visible[:, m] - 1
+            if wrong := int(((length != -1) & ((length < shortest) | (length > longest))).sum()):
+                self._refuse(
+                    f"expected a {MODALITIES[m]} of {shortest} to {longest} positions where there is one, got {wrong} "
+                    f"of {size} samples with another length"
+                )
+        if self.device.type == "cpu":
+            if not torch.equal(self.visible, self._count_visible()):
+                self._refuse("expected visible to be made from present, ts_len and note_len, got other numbers")
+            for name, m in (("ts_len", 0), ("note_len", 2)):
+                if wrong := int((getattr(self, name)[~self.present[:, m]] != 0).sum()):
+                    self._refuse(f"expected {name} 0 where there is no {MODALITIES[m]}, got {wrong} samples above 0")
+        return self
+
+    def _refuse(self, problem: str) -> NoReturn:
+        raise BatchError(f"batch of {self.task_name}: {problem}")
 
     def to(self, device: torch.device | str, *, non_blocking: bool = True) -> Batch:
         """The batch with its tensors on ``device``; ``visible`` stays on the CPU."""

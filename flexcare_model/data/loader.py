@@ -44,6 +44,26 @@ def shuffled(n: int, batch_size: int, seed: int) -> list[np.ndarray]:
     return batches[:-1] if len(batches) > 1 and len(batches[-1]) < batch_size else batches
 
 
+def one_per_patient(subject_ids: np.ndarray, batch_size: int, seed: int) -> list[np.ndarray]:
+    """Rows of all samples in random batches of at most ``batch_size``, with at most one sample of a patient in each.
+
+    There are as few batches as possible, but as many as one patient has samples. Their sizes differ by at most 1.
+
+    Example:
+        >>> [sorted(rows.tolist()) for rows in one_per_patient(np.array([7, 7, 7]), 2, seed=0)]
+        [[0], [1], [2]]
+    """
+    if not len(subject_ids):
+        return []
+    rng = np.random.default_rng(seed)
+    patients, own = np.unique(subject_ids, return_inverse=True)
+    number = max(-(-len(subject_ids) // batch_size), int(np.bincount(own).max()))
+    # Patients in random order, the samples of one next to each other, dealt to the batches in turn.
+    place = rng.permutation(len(patients))[own]
+    order = np.lexsort([rng.random(len(own)), place])
+    return [order[k::number] for k in range(number)]
+
+
 @dataclass(frozen=True)
 class BatchLoader:
     """Make batches on ``device``. ``workers``: processes that assemble them; 0: this process."""

@@ -51,6 +51,8 @@ class RawBatch:
     ) -> Batch:
         """Move to ``device``; transform the images and convert the note vectors to float32 there.
 
+        The result is checked (`Batch.check`): all ways to load a batch end here.
+
         Args:
             device: where the batch goes.
             augment: random flip and affine map of the images.
@@ -86,7 +88,7 @@ class RawBatch:
             label=send(self.label),
             task=self.task,
             visible=torch.where(self.present, self.lengths + 1, 0),
-        )
+        ).check()
 
 
 def embed_texts(ids: Tensor, texts: np.ndarray, embedder: Embedder) -> Tensor:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from collections.abc import Iterable
+from dataclasses import dataclass, field, fields
+from types import SimpleNamespace
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
+from flexcare_data.errors import UserError
 from flexcare_data.modalities import MAX_NOTE_TOKENS, NOTE_WIDTH
 from flexcare_data.tasks import TASKS
 from flexcare_model.data.batch import MAX_HOURS, Batch
@@ -30,7 +33,7 @@ class ModelConfig:
         moe_weight, experts, experts_per_token: of the mixture of experts.
         temperature: of the patient-level fusion.
         task_token: one per task, one shared by all tasks, or none.
-        mt_*, m3care_*, mmf_*, multimodn_*: of these baselines; explained in their files.
+        own: of the settings that the model's class declares, those that differ from its defaults.
     """
 
     hidden_dim: int = 128
@@ -51,15 +54,7 @@ class ModelConfig:
     experts_per_token: int = 2
     temperature: float = 0.2
     task_token: Literal["own", "none", "shared"] = "own"
-    mt_fusion_layer: int = 0
-    mt_aux_weight: float = 1.0
-    m3care_beta: float = 1e-7
-    m3care_row_mask: bool = False
-    mmf_bottlenecks: int = 4
-    mmf_fusion_layer: int = 0
-    mmf_readout: Literal["mean_logits", "first_stream"] = "mean_logits"
-    multimodn_rho: float = 0.0
-    multimodn_shuffle_order: bool = False
+    own: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.hidden_dim % self.heads:
@@ -68,9 +63,9 @@ class ModelConfig:
             raise ValueError(
                 f"model: experts_per_token expected 1 to experts ({self.experts}), got {self.experts_per_token}"
             )
-        for name in ("mt_fusion_layer", "mmf_fusion_layer"):
-            if not 0 <= getattr(self, name) <= self.layers:
-                raise ValueError(f"model: {name} expected 0 to layers ({self.layers}), got {getattr(self, name)}")
+
+
+_FIELDS = frozenset(part.name for part in fields(ModelConfig))
 
 
 @dataclass(frozen=True)
@@ -100,6 +95,10 @@ class Output:
     details: dict[str, Tensor] = field(default_factory=dict)
 
 
+class SettingError(UserError, ValueError):
+    """Settings of a model that do not fit together."""
+
+
 class Model(nn.Module):
     """Base of all models: ``Model(config, task_outputs)``, ``forward(batch, *, details=False) -> Output``, `loss`.
 
@@ -111,15 +110,24 @@ class Model(nn.Module):
         title: in tables, figures and on the page; the name where there is none.
         role: the comparison that the model belongs to. baseline: tables 3 and 5, statistics and figures, beside the
             paper's methods; ablation: table 4 and figure 4; task_token: table 6 and figure 5; unlisted: none;
+            variant: another form of a method of table 3, with a row there if its run on all tasks together exists;
             reference: FlexCare, which the others are compared with.
         table_order: position among the models of its role; models of one order are sorted by name.
         marks: of an ablation, whether it has combination tokens, decorrelation, mixture of experts.
         colour, marker: of the model in figures; a free one where there is none.
         colour_alone, marker_alone: of a multi-task model where it is trained on each task alone.
         hatch: of the bar of an ablation.
+        settings: by name, what `train.models.<name>` can set besides the settings that all models have: ``default``,
+            ``meaning``, and of a text its ``choices``, of a number ``least`` and ``most``. The model reads the value
+            as ``self.own.<name>``. A name of a key of `train` replaces that key for this model; without ``default``
+            only where the configuration says so. A subclass has the settings of its bases, and may change defaults.
+        bank_size: largest number of training samples that the model is given to compare a sample with in evaluation
+            (`fill_bank`); 0: it reads none.
+        uses_bank: False: a model with a bank compares the samples of a batch with each other in evaluation too.
 
-    All but ``multi_task`` and ``gradient_clip`` are read from the text of the file (`flexcare_data.discovery`), because
-    tables are made without importing a model: they are literals, and a subclass does not inherit them.
+    All but ``multi_task``, ``gradient_clip`` and those of the bank are read from the text of the file
+    (`flexcare_data.discovery`), because tables are made without importing a model: they are literals, and a subclass
+    does not inherit them.
     """
 
     name: ClassVar[str]
@@ -132,8 +140,11 @@ class Model(nn.Module):
     colour_alone: ClassVar[str]
     marker_alone: ClassVar[str]
     hatch: ClassVar[str]
+    settings: ClassVar[dict[str, dict[str, Any]]] = {}
     multi_task: ClassVar[bool] = False
     gradient_clip: ClassVar[float | None] = None
+    bank_size: int = 0
+    uses_bank: bool = True
 
     def __init__(
         self,
@@ -153,6 +164,7 @@ class Model(nn.Module):
         if unknown or not task_outputs:
             raise ValueError(f"model: expected tasks of {', '.join(TASKS)}; got {unknown or 'none'}")
         self.config = config
+        self.own = self.own_settings(config)
         self.task_outputs = dict(task_outputs)
         if with_embedding:
             self.embedding = Embedding(
@@ -164,9 +176,44 @@ class Model(nn.Module):
                 class_std,
             )
 
+    @classmethod
+    def declared_defaults(cls) -> dict[str, Any]:
+        """Defaults of the ``settings`` of the class and its bases, by name; those without one are left out."""
+        found: dict[str, Any] = {}
+        for kind in reversed(cls.__mro__):
+            declared = vars(kind).get("settings", {})
+            found |= {name: values["default"] for name, values in declared.items() if "default" in values}
+        return found
+
+    @classmethod
+    def usual(cls) -> dict[str, Any]:
+        """Fields of `ModelConfig` for which the class declares another default."""
+        return {name: value for name, value in cls.declared_defaults().items() if name in _FIELDS}
+
+    @classmethod
+    def own_settings(cls, config: ModelConfig) -> SimpleNamespace:
+        """The values of the declared ``settings`` that are no fields of `ModelConfig`.
+
+        Raises:
+            SettingError: if ``config.own`` has others.
+        """
+        known = {name: value for name, value in cls.declared_defaults().items() if name not in _FIELDS}
+        if unknown := sorted(set(config.own) - set(known)):
+            raise SettingError(f"{cls.name}: expected settings of {', '.join(known) or 'none'}; got {unknown[0]}")
+        return SimpleNamespace(**known | config.own)
+
     def loss(self, output: Output, batch: Batch) -> Tensor:
         """The training loss, a scalar: prediction loss and extra losses with their weights."""
         return prediction_loss(output.logits, batch.label, batch.task_name)
+
+    def fill_bank(self, batches: Iterable[Batch], *, neighbours: int) -> None:
+        """Store, in buffers, what the model needs of training samples to answer without them.
+
+        Args:
+            batches: of together at most ``bank_size`` samples, not augmented; the model is in eval mode.
+            neighbours: other samples in a batch of the training.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no bank")
 
     def compile_layers(self) -> None:
         """Compile the part after attention of every transformer layer, which has most of the small kernels.

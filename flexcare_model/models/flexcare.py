@@ -15,7 +15,8 @@ Parameters against the equations (d = width, E = experts):
     heads.<task>                    2d to the task's logits
 
 What differs from the released code: the mask blocks (`attention_mask`; the released one adds 1 to blocked logits), the
-encoder layers are initialised separately, the drg head has one output per class, position tables have no unused rows.
+encoder layers are initialised separately (`copied_layers`), the drg head has one output per class, position tables have
+no unused rows. `FlexCareReleased` (`flexcare_variants.py`) is the model as it was released.
 """
 
 from __future__ import annotations
@@ -155,6 +156,15 @@ class FlexCare(Model):
     colour_alone = "#CC79A7"
     marker_alone = "P"
     multi_task = True
+    settings = {
+        "attention_mask": {}, "covariance_normaliser": {}, "decorr_weight": {}, "decorr_present_only": {},
+        "moe_weight": {}, "experts": {}, "experts_per_token": {}, "temperature": {}, "task_token": {},
+        "note_dropout": {},
+        "copied_layers": {
+            "default": False,
+            "meaning": "true: all encoder layers start from the same weights, as in the released code",
+        },
+    }  # fmt: skip
     combinations: ClassVar[tuple[str, ...]] = COMBINATIONS
     decorrelated: ClassVar[bool] = True
     mixed: ClassVar[bool] = True
@@ -173,6 +183,9 @@ class FlexCare(Model):
         if dedicated:
             self.combination_tokens = nn.Parameter(torch.zeros(dedicated, width))
         self.encoder = nn.ModuleList(EncoderLayer(width, config.heads, config.dropout) for _ in range(config.layers))
+        if self.own.copied_layers:
+            for layer in self.encoder[1:]:
+                layer.load_state_dict(self.encoder[0].state_dict())
         if self.mixed:
             self.experts = Experts(width, config.experts, config.experts_per_token, with_task=self.with_task)
         else:

@@ -1,4 +1,4 @@
-"""Ablations of FlexCare (table 4 and 6 of the paper): the same model without some of its components."""
+"""Variants of FlexCare: without some of its components (table 4 and 6 of the paper), and as its code was released."""
 
 from __future__ import annotations
 
@@ -68,3 +68,19 @@ class FlexCareNoTaskToken(FlexCare):
     title = "without task token"
     role = "task_token"
     task_token = "none"
+
+
+class FlexCareReleased(FlexCare):
+    """FlexCare as the released code computes it: a mask that blocks nothing but padding, dropout on the note vectors,
+    encoder layers that start equal, and idle parameters that Adam moves on (docs/models.md, D1, D7, D9 and D21)."""
+
+    name = "flexcare_released"
+    title = "FlexCare, as released"
+    role = "variant"
+    table_order = 2
+    settings = {
+        "attention_mask": {"default": "released"},
+        "note_dropout": {"default": 0.1},
+        "copied_layers": {"default": True},
+        "idle_gradients": {"default": "zero"},
+    }

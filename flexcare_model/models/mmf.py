@@ -3,11 +3,14 @@
     [b_m ; S_m] = Layer_{m,l}([b ; S_m]) for every stream;  b = mean of b_m over the modalities that are present
     logits = mean over present m of Head(LN_m(S_m[:, 0])),  Head = Linear, LayerNorm, ReLU, Linear
 
-Streams exchange from layer ``mmf_fusion_layer`` on (0: always). ``mmf_readout`` first_stream uses the first present
-stream, in the order T, I, N, instead of the mean (the original's read-out, where time series are always present).
+Streams exchange from layer ``fusion_layer`` on (0: always). ``readout: first_stream`` uses the first present stream, in
+the order T, I, N, instead of the mean (the original's read-out, where time series are always present). With
+``series: set`` the series is the set of its measured values, each with its time and type (UMSE of the original), see
+`set_embedding.py`.
 
 Parameters: bottlenecks (b, d), streams.<modality>.l.* (pre-norm), input_norms.*, output_norms.*, head_in.*, head_norm,
-heads.<task>. What differs from the original: common embedding, 4 layers of 2 heads, no demographics.
+heads.<task>. What differs from the original: common embedding (by default also of the series), 4 layers of 2 heads, no
+demographics, no times of image and note, LayerNorm in the head (there BatchNorm).
 """
 
 from __future__ import annotations
@@ -21,8 +24,9 @@ from torch.nn import functional as F
 
 from flexcare_data.modalities import MODALITIES
 from flexcare_model.data.batch import Batch
-from flexcare_model.models.base import Model, ModelConfig, Output
+from flexcare_model.models.base import Model, ModelConfig, Output, SettingError
 from flexcare_model.models.layers import EncoderLayer, class_output, normal_parameter
+from flexcare_model.models.set_embedding import SetEmbedding
 
 
 class MMF(Model):
@@ -33,11 +37,32 @@ class MMF(Model):
     table_order = 4
     colour = "#D55E00"
     marker = "D"
+    settings = {
+        "series": {
+            "default": "hours", "choices": ("hours", "set"),
+            "meaning": "tokens of the series: its hours, or as in the original its measured values with time and type",
+        },
+        "set_values": {
+            "default": 1024, "least": 1, "meaning": "values of a sample that `series: set` keeps, the last ones",
+        },
+        "readout": {
+            "default": "mean_logits", "choices": ("mean_logits", "first_stream"),
+            "meaning": "mean over the streams, or that of the first one that is present: series, image, note",
+        },
+        "bottlenecks": {"default": 4, "least": 1, "meaning": "tokens that the streams exchange"},
+        "fusion_layer": {"default": 0, "least": 0, "meaning": "first layer that exchanges them, 0 to `layers`"},
+    }  # fmt: skip
 
     def __init__(self, config: ModelConfig, task_outputs: dict[str, int]) -> None:
-        super().__init__(config, task_outputs)
+        own = self.own_settings(config)
+        super().__init__(config, task_outputs, with_embedding=own.series == "hours")
         width = config.hidden_dim
-        self.bottlenecks = normal_parameter(config.mmf_bottlenecks, width)
+        if own.fusion_layer > config.layers:
+            raise SettingError(f"mmf: expected fusion_layer 0 to layers ({config.layers}), got {own.fusion_layer}")
+        if own.series == "set":
+            rest = (config.note_width, config.max_hours, config.max_tokens, config.note_dropout, 0.02)
+            self.embedding = SetEmbedding(own.set_values, width, *rest)
+        self.bottlenecks = normal_parameter(own.bottlenecks, width)
         self.streams = nn.ModuleDict(
             {
                 name: nn.ModuleList(
@@ -58,7 +83,7 @@ class MMF(Model):
         hidden = F.relu(self.head_norm(self.head_in(unimodal)))
         stream_logits = self.heads[name](hidden)  # (B, 3, C)
         weight = batch.present.to(stream_logits.dtype)
-        if self.config.mmf_readout == "first_stream":
+        if self.own.readout == "first_stream":
             weight = weight * (weight.cumsum(dim=1) == 1)
         weight = (weight / weight.sum(dim=1, keepdim=True)).unsqueeze(-1)  # (B, 3, 1)
         logits = (weight * stream_logits).sum(dim=1)
@@ -76,10 +101,10 @@ class MMF(Model):
         ]
         count = batch.present.sum(dim=1)[:, None, None]
         bottlenecks = self.bottlenecks.expand(len(batch), -1, -1)  # (B, b, d)
-        number = self.config.mmf_bottlenecks
+        number = self.own.bottlenecks
         first = []
         for depth in range(self.config.layers):
-            fused = depth >= self.config.mmf_fusion_layer
+            fused = depth >= self.own.fusion_layer
             lead, updates = number if fused else 0, []
             for place, group in enumerate(packing.groups):
                 name = MODALITIES[group.modality]

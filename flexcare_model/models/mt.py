@@ -1,9 +1,10 @@
 """MT (Ma et al., CVPR 2022): a single-stream transformer whose class tokens read the present modalities.
 
 One encoder over [g_0 | g_T, g_I, g_N | H^T + e_T | H^I + e_I | H^N + e_N]: g_0 reads all contents, g_m those of m, no
-token reads a class token; contents read their own modality in the layers below ``mt_fusion_layer`` and all contents
-from there on (0: in all layers; ``layers``: never). Loss = L(g_0) + ``mt_aux_weight`` * mean over m of L(g_m), where
-L(g_m) is taken over the samples that have m, and m over the modalities that the batch has.
+token reads a class token; contents read their own modality in the layers below ``fusion_layer`` and all contents
+from there on (0: in all layers; ``layers``: never). The answer is that of g_0; with ``answer: present`` that of g_m
+where m is the only modality of the sample. Loss = L(answer) + ``aux_weight`` * mean over m of L(g_m), where L(g_m) is
+taken over the samples that have m, and m over the modalities that the batch has.
 
 Parameters: joint_token (g_0), embedding.class_tokens (g_m), modality_embedding (3, d) (e_m), encoder.l.*,
 heads.<task> (one head for all class tokens).
@@ -15,12 +16,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import cast
 
+import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from flexcare_data.modalities import MODALITIES
 from flexcare_model.data.batch import Batch
-from flexcare_model.models.base import Model, ModelConfig, Output, Readout, readout_loss
+from flexcare_model.models.base import Model, ModelConfig, Output, Readout, SettingError, readout_loss
 from flexcare_model.models.layers import EncoderLayer, class_output, normal_parameter
 from flexcare_model.models.losses import prediction_loss
 from flexcare_model.models.packing import SampleSequences
@@ -29,17 +32,33 @@ LEAD = 1 + len(MODALITIES)
 
 
 class MT(Model):
-    """Details: class_outputs (B, 4, d) of g_0, g_T, g_I, g_N; rep (B, d), that of g_0."""
+    """Details: class_outputs (B, 4, d) of g_0, g_T, g_I, g_N; rep (B, d), the one that gives the answer."""
 
     name = "mt"
     title = "MT"
     table_order = 2
     colour = "#E69F00"
     marker = "s"
+    settings = {
+        "fusion_layer": {
+            "default": 0, "least": 0,
+            "meaning": "first layer whose contents read all modalities, 0 to `layers`; the original searches it",
+        },
+        "answer": {
+            "default": "joint", "choices": ("joint", "present"),
+            "meaning": "class token that answers: the joint one, or as in the original that of the only modality of a "
+            "sample that has one",
+        },
+        "aux_weight": {
+            "default": 1.0, "least": 0.0, "meaning": "weight of the losses of the class tokens of single modalities",
+        },
+    }  # fmt: skip
 
     def __init__(self, config: ModelConfig, task_outputs: dict[str, int]) -> None:
         super().__init__(config, task_outputs)
         width = config.hidden_dim
+        if self.own.fusion_layer > config.layers:
+            raise SettingError(f"mt: expected fusion_layer 0 to layers ({config.layers}), got {self.own.fusion_layer}")
         self.joint_token = normal_parameter(1, width)
         self.modality_embedding = normal_parameter(len(MODALITIES), width)
         self.encoder = nn.ModuleList(EncoderLayer(width, config.heads, config.dropout) for _ in range(config.layers))
@@ -52,15 +71,20 @@ class MT(Model):
         readouts = []
         for m, modality in enumerate(MODALITIES):
             index = rows[:, m].nonzero().squeeze(1).to(lead.device, non_blocking=True)
-            if len(index) and self.config.mt_aux_weight:
+            if len(index) and self.own.aux_weight:
                 readouts.append(Readout(modality, head(lead[:, 1 + m].index_select(0, index)), index))
-        named = {"class_outputs": lead, "rep": lead[:, 0]} if details else {}
-        return Output(head(lead[:, 0]), readouts=tuple(readouts), details=named)
+        rep = lead[:, 0]
+        if self.own.answer == "present":
+            token = torch.from_numpy(np.where(batch.rows.sum(axis=1) == 1, 1 + batch.rows.argmax(axis=1), 0))
+            chosen = F.one_hot(token, LEAD).to(lead.device, lead.dtype, non_blocking=True)  # (B, 4)
+            rep = torch.einsum("bk,bkd->bd", chosen, lead)
+        named = {"class_outputs": lead, "rep": rep} if details else {}
+        return Output(head(rep), readouts=tuple(readouts), details=named)
 
     def loss(self, output: Output, batch: Batch) -> Tensor:
         loss = prediction_loss(output.logits, batch.label, batch.task_name)
         if output.readouts:
-            loss = loss + self.config.mt_aux_weight * readout_loss(output, batch)
+            loss = loss + self.own.aux_weight * readout_loss(output, batch)
         return loss
 
     def encode(self, batch: Batch) -> Tensor:
@@ -69,7 +93,7 @@ class MT(Model):
         contents = packing.add(contents, self.modality_embedding)
         sequences = SampleSequences(batch, LEAD, packing)
         leading = torch.cat([self.joint_token, self.embedding.class_tokens]).expand(len(batch), -1, -1)
-        fused = [number >= self.config.mt_fusion_layer for number in range(len(self.encoder))]
+        fused = [number >= self.own.fusion_layer for number in range(len(self.encoder))]
         layers, outputs = cast(Sequence[EncoderLayer], self.encoder), []
         for tokens, types in zip(
             sequences.split(torch.cat([leading.flatten(0, 1), contents])), sequences.types, strict=True

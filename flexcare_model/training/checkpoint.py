@@ -108,6 +108,7 @@ class TrainState:
 
     Attributes:
         epoch: the current epoch, from 1.
+        steps: steps of the optimiser so far.
         task: position of the next task in it.
         rates: learning rate of each task.
         losses: validation losses of each task, one per epoch.
@@ -119,6 +120,7 @@ class TrainState:
     rates: dict[str, float]
     losses: dict[str, list[float]]
     epoch: int = 1
+    steps: int = 0
     task: int = 0
     best_score: float | None = None
     best_epoch: int = 0
@@ -135,7 +137,7 @@ def save_state(
     for name, parameter in model.named_parameters():
         moments = optimizer.state.get(parameter, {})
         tensors |= {f"adam/{name}/{key}": moments[key] for key in _MOMENTS if key in moments}
-    names = ("rates", "losses", "epoch", "task", "best_score", "best_epoch", "history")
+    names = ("rates", "losses", "epoch", "steps", "task", "best_score", "best_epoch", "history")
     content = {name: getattr(state, name) for name in names}
     _save(folder / STATE, tensors, {"run": run.to_json({}), "state": json.dumps(content), "origin": origin})
 

@@ -2,6 +2,8 @@
 
 In: the folder of a run, a cohort. Out: one row per sample: its scores, which modalities it had, and (FlexCare and
 variants) which modality combinations were used with their fusion weights, which sum to 1.
+
+A score depends on its sample and the run only, not on order, batch or other samples. M3Care uses the bank of its run.
 """
 
 from __future__ import annotations

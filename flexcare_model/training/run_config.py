@@ -15,12 +15,12 @@ from typing import Any, Literal
 from pydantic import ValidationError
 
 from flexcare_data.errors import UserError
-from flexcare_data.train_settings import Train
+from flexcare_data.train_settings import PER_MODEL, Train, settings_of
 from flexcare_model.data.batch import MAX_HOURS
 from flexcare_model.experiments import EXPERIMENTS
 from flexcare_model.models import MODELS, ModelConfig
 
-RUN_FORMAT = 1
+RUN_FORMAT = 2
 """Version of config.json and of the weights beside it."""
 
 
@@ -45,6 +45,12 @@ class RunConfig:
     augment: bool = True
     drg_subset: Literal["fixed", "per_epoch"] = "fixed"
     precision: Literal["float32", "bfloat16"] = "float32"
+    optimizer: Literal["adam", "adamw"] = "adam"
+    weight_decay: float = 0.0
+    schedule: Literal["released", "constant", "halving", "cosine"] = "released"
+    warmup: float = 0.0
+    patience: int = 0
+    idle_gradients: Literal["none", "zero"] = "none"
     settings: ModelConfig = field(default_factory=ModelConfig)
 
     def to_json(self, task_outputs: dict[str, int]) -> str:
@@ -86,9 +92,11 @@ def resolve_run(model: str, experiment: str, seed: int, settings: dict[str, Any]
     several = MODELS[model].multi_task
     if not several and (known.tasks is None or known.pretrained):
         raise RunConfigError(f"{model} is trained per task: expected a single-task experiment, got {experiment}")
-    shared = {f.name: getattr(train, f.name) for f in fields(ModelConfig) if hasattr(train, f.name)}
+    chosen = settings_of(train, model, fine_tuning=known.fine_tuning)
+    training = {name: chosen.pop(name) for name in PER_MODEL}
+    shared = {f.name: chosen.pop(f.name, getattr(train, f.name)) for f in fields(ModelConfig) if hasattr(train, f.name)}
     try:
-        model_settings = ModelConfig(**shared)
+        model_settings = ModelConfig(**shared, own=chosen)
     except ValueError as error:
         raise RunConfigError(f"train: {error}") from None
     run = RunConfig(
@@ -96,8 +104,6 @@ def resolve_run(model: str, experiment: str, seed: int, settings: dict[str, Any]
         experiment=experiment,
         seed=seed,
         tasks=tasks,
-        epochs=train.epochs if several and not known.fine_tuning else train.baseline_epochs,
-        lr=train.lr if several else train.baseline_lr,
         batch_size=train.batch_size,
         max_hours=train.max_hours,
         percent=known.percent,
@@ -106,6 +112,7 @@ def resolve_run(model: str, experiment: str, seed: int, settings: dict[str, Any]
         drg_subset=train.drg_subset,
         precision=train.precision,
         settings=model_settings,
+        **training,
     )
     return run, Execution(train.device, train.data_device, train.compile, train.workers, train.threads)
 

@@ -1,8 +1,8 @@
 """One training: load the data, make or restore the model, run the epochs, write the results.
 
 In: an output folder with cohorts and shards, a `RunConfig`. Out: the run's folder with model.safetensors, config.json,
-history.parquet; `flexcare_model.training.evaluate` adds the test results. The epochs are in
-`flexcare_model.training.loop`.
+history.parquet, log.csv, and bank.parquet of a model with a bank. `flexcare_model.training.evaluate` adds the test
+results. The epochs are in `flexcare_model.training.loop`.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from flexcare_model.data.dataset import load_task
 from flexcare_model.data.loader import BatchLoader, place_inputs
 from flexcare_model.data.raw_batch import Embedder
 from flexcare_model.models import MODELS
+from flexcare_model.training.bank import bank_frame, draw_bank
 from flexcare_model.training.checkpoint import (
     WEIGHTS,
     TrainState,
@@ -29,6 +30,7 @@ from flexcare_model.training.checkpoint import (
     save_model,
 )
 from flexcare_model.training.data_digest import data_digest
+from flexcare_model.training.log import TrainingLog
 from flexcare_model.training.loop import Loop, SplitDatasets, TrainError, history_frame, seed_everything
 from flexcare_model.training.run_config import Execution, RunConfig
 
@@ -93,7 +95,7 @@ def train(
     loader = BatchLoader(device, execution.workers)
     seed_everything(run.seed, 0, "weights")
     model = MODELS[run.model](run.settings, outputs).to(device)
-    optimizer = torch.optim.Adam(model.parameters(), lr=run.lr, fused=True)
+    optimizer = make_optimizer(model, run)
     start = file_digest(pretrained / WEIGHTS) if pretrained is not None and (pretrained / WEIGHTS).is_file() else ""
     origin = " ".join([data_digest(output, run.tasks), start, key])
     state = load_state(folder, model, optimizer, run, device, origin)
@@ -112,17 +114,30 @@ def train(
     )  # fmt: skip
     if execution.compile:
         model.compile_layers()
-    loop = Loop(folder, run, data, loader, model, optimizer, state, interaction, save_seconds, origin)
+    log = TrainingLog(folder, epoch=state.epoch, trained=run.tasks[: state.task])
+    loop = Loop(folder, run, data, loader, model, optimizer, state, interaction, save_seconds, origin, log)
     try:
         loop.run_epochs()
     except (MemoryError, RuntimeError) as error:
         if not _is_out_of_memory(error):
             raise
         raise TrainError(_memory_advice(run, execution, device)) from None
+    finally:
+        log.close()
     save_model(folder, state.best, run, outputs)
     atomic_write(folder / "history.parquet", history_frame(state).write_parquet)
     load_weights(model, state.best, folder)
+    if model.bank_size:
+        (splits,) = data.values()
+        rows = draw_bank(splits.train.subject_ids, model.bank_size, run.seed)
+        atomic_write(folder / "bank.parquet", bank_frame(splits.train, rows).write_parquet)
     return loader, state
+
+
+def make_optimizer(model: torch.nn.Module, run: RunConfig) -> torch.optim.Optimizer:
+    """Adam with the run's weight decay as part of the gradient, or AdamW, which shrinks the weights by it."""
+    kind = torch.optim.AdamW if run.optimizer == "adamw" else torch.optim.Adam
+    return kind(model.parameters(), lr=run.lr, weight_decay=run.weight_decay, fused=True)
 
 
 def choose_device(name: str) -> torch.device:

@@ -1,7 +1,7 @@
 """One run: a training and the evaluation of its best weights.
 
 In: an output folder with cohorts and shards, a model, an experiment, a seed, settings. Out: the folder of the
-run: model.safetensors, config.json, history.parquet, predictions/, and metrics.json, written last.
+run: model.safetensors, config.json, history.parquet, log.csv, predictions/, and metrics.json, written last.
 """
 
 from __future__ import annotations

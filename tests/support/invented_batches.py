@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields, replace
 from functools import cache
 
 import torch
@@ -11,14 +11,14 @@ from flexcare_data.modalities import MODALITIES
 from flexcare_data.tasks import TASKS
 from flexcare_model.data.batch import COLUMNS, Batch
 from flexcare_model.models import MODELS, Model, ModelConfig
-from support.checked_batches import checked
 
 PATTERNS = [(1, 1, 1), (1, 1, 0), (1, 0, 1), (0, 1, 1), (1, 0, 0), (0, 1, 0), (0, 0, 1)]
 """The seven ways in which modalities (T, I, N) can be present."""
 OUTPUTS = {name: task.n_outputs or 7 for name, task in TASKS.items()}
 SMALL = ModelConfig(hidden_dim=16, note_width=12, layers=2, experts=5, experts_per_token=2)
 NAMES = list(MODELS)
-FLEXCARE = [name for name in NAMES if name.startswith("flexcare")]
+FLEXCARE = [name for name in NAMES if name.startswith("flexcare") and name != "flexcare_released"]
+"""FlexCare and its variants with the strict mask."""
 
 
 def make_batch(patterns=PATTERNS, **options) -> Batch:
@@ -48,24 +48,34 @@ def _batch(
 
     ts = padded(ts_len, COLUMNS) if ts_len.max() else torch.zeros(size, 1, COLUMNS, dtype=dtype)
     img = torch.randn(size, 3, 224, 224, generator=generator, dtype=dtype) * present[:, 1, None, None, None]
-    return checked(Batch(ts, ts_len, img, padded(note_len, note_width), note_len, present, label, TASKS[task].id))
+    return Batch(ts, ts_len, img, padded(note_len, note_width), note_len, present, label, TASKS[task].id).check()
 
 
 def make_model(name: str, *, seed: int = 1, spread: bool = True, task: str | None = None, **options) -> Model:
-    """A model in eval mode; multi-task ones have all heads. ``spread`` replaces zero starting values by random ones."""
+    """A model in eval mode; multi-task ones have all heads. ``spread`` replaces zero starting values by random ones.
+
+    ``options`` are fields of `ModelConfig` or settings that the model declares.
+    """
     torch.manual_seed(seed)
     outputs = (
         OUTPUTS
         if MODELS[name].multi_task and task is None
         else {t: OUTPUTS[t] for t in [task or "in_hospital_mortality"]}
     )
-    model = MODELS[name](replace(SMALL, **options), outputs)
+    own = {key: options.pop(key) for key in set(options) - {part.name for part in fields(SMALL)}}
+    model = MODELS[name](replace(SMALL, **MODELS[name].usual() | options, own=own), outputs)
     if spread:
         with torch.no_grad():
             for parameter in model.parameters():
                 if not parameter.any():
                     parameter.normal_(std=0.3)
-    return model.eval()
+    model.eval()
+    if model.bank_size:
+        task = next(iter(outputs))
+        dtype = next(model.parameters()).dtype
+        batch = make_batch(PATTERNS * 2, task=task, seed=9, note_width=model.config.note_width, dtype=dtype, hours=4)
+        model.fill_bank([batch], neighbours=7)
+    return model
 
 
 @cache

@@ -9,7 +9,7 @@ import copy
 from collections.abc import Mapping
 from typing import Any
 
-from flexcare_data.discovery import task_names
+from flexcare_data.discovery import models, task_names
 from flexcare_data.plan import cohort_stage
 
 COHORTS = tuple(cohort_stage(task) for task in task_names())
@@ -96,6 +96,12 @@ SETTINGS: dict[str, tuple[object, tuple[str, ...]]] = {
     "train.lr": (0.01, _FLEXCARE),
     "train.baseline_epochs": (9, ("run mt", "table3")),
     "train.baseline_lr": (0.01, ("run mt", "table3")),
+    "train.optimizer": ("adamw", _BOTH),
+    "train.weight_decay": (1e-4, _BOTH),
+    "train.schedule": ("cosine", _BOTH),
+    "train.warmup": (2.0, ()),  # read only under `schedule: cosine`
+    "train.patience": (3, _BOTH),
+    "train.idle_gradients": ("zero", _BOTH),
     "train.attention_mask": ("released", _FLEXCARE),
     "train.covariance_normaliser": ("mean_offdiag", _FLEXCARE),
     "train.decorr_weight": (0.1, _FLEXCARE),
@@ -112,6 +118,33 @@ SETTINGS: dict[str, tuple[object, tuple[str, ...]]] = {
     "report.suppress_below": (3, ("table2", "table3")),
 }
 """Every other configuration key: another value, and the products that depend on it directly."""
+
+
+_TRAINING = {
+    "lr": 0.02, "epochs": 4, "optimizer": "adamw", "weight_decay": 1e-4, "schedule": "cosine", "warmup": 2.0,
+    "patience": 3, "idle_gradients": "zero",
+}  # fmt: skip
+_OWN: dict[str, dict[str, object]] = {
+    "medfuse": {"order": "task_first", "dropout_at": "series"},
+    "mt": {"fusion_layer": 1, "answer": "present", "aux_weight": 0.5},
+    "m3care": {"beta": 1e-8, "row_mask": True, "evaluation": "permutations", "bank": 64, "permutations": 3},
+    "mmf": {"series": "set", "set_values": 100, "readout": "first_stream", "bottlenecks": 2, "fusion_layer": 1},
+    "multimodn": {"decoder": "two_of_32", "rho": 0.5, "shuffle_order": True},
+    "flexcare": {
+        "attention_mask": "released", "covariance_normaliser": "mean_offdiag", "decorr_weight": 0.1,
+        "decorr_present_only": True, "moe_weight": 0.1, "experts": 4, "experts_per_token": 1, "temperature": 1.0,
+        "task_token": "none", "note_dropout": 0.1, "copied_layers": True,
+    },
+}  # fmt: skip
+"""Settings that the models declare; a model whose name begins with one of these names is a variant of it."""
+_READ_BY = {"flexcare": _FLEXCARE, "mt": ("run mt", "table3"), "mmf": ("table3",)}
+"""Products of the matrix that a model decides: its run, and table 3 if it is a baseline there."""
+MODEL_SETTINGS: dict[str, tuple[object, tuple[str, ...]]] = {
+    f"train.models.{model}.{name}": (value, () if name == "warmup" else _READ_BY.get(model, ()))
+    for model in models()
+    for name, value in (_TRAINING | next((own for base, own in _OWN.items() if model.startswith(base)), {})).items()
+}
+"""The same for `train.models`: a setting of one model trains no other model again."""
 
 
 def changed(config: Mapping[str, Any], path: str, value: object) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 from support.builds_of_workflow import TINY, jobs, merged, plan_and_build, snakemake
-from support.settings_matrix import OPTIONS, SETTINGS, changed
+from support.settings_matrix import MODEL_SETTINGS, OPTIONS, SETTINGS, changed
 
 from flexcare_data.config import load_config
 from flexcare_data.plan import Plan, Product
@@ -63,7 +63,7 @@ def products_of(target: str, plan: Plan) -> list[Product]:
     if target == "flexcare":
         return models.runs(["flexcare"], ["six_tasks"])
     if target == "baselines":
-        return models.runs(plan.config.train.baselines, models.trained_tasks)
+        return models.baseline_runs(plan.config.train.baselines)
     if target == "drg_transfer":
         return models.transfer_runs(plan.config.train.baselines)
     return [models.table(target)]
@@ -140,6 +140,14 @@ def test_a_setting(synthetic, path):
     target = TARGET_OF.get(path, TARGETS.get(path.partition(".")[0], "samples"))
     value = str(folder / "other_store") if path == "store.path" else SETTINGS[path][0]
     check(folder, changed(config, path, value), target)
+
+
+@pytest.mark.parametrize("path", ["train.models.mt.answer", "train.models.flexcare.copied_layers"])
+def test_a_setting_of_a_model(synthetic, path):
+    """Two for all: the others move keys in the same way, see `tests/unit/data/test_keys.py`."""
+    folder, config = synthetic
+    target = "baselines" if ".mt." in path else "flexcare"
+    check(folder, changed(config, path, MODEL_SETTINGS[path][0]), target)
 
 
 @pytest.mark.parametrize("path", PLANNED)

@@ -5,6 +5,7 @@ In: `flexcare_data.discovery`. Out: the `Method`s of tables 3 to 6. No model is 
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from flexcare_data import discovery
@@ -28,20 +29,25 @@ class Method:
         return task if self.experiment == SINGLE else self.experiment
 
 
-def compared() -> tuple[Method, ...]:
+def compared(trained: Collection[str] = ()) -> tuple[Method, ...]:
     """Methods of table 3: the baselines, then FlexCare. A multi-task model has a row for each way to train it.
+
+    Args:
+        trained: models with runs; a variant among them has a row before FlexCare.
 
     Example:
         >>> [method.title for method in compared()]
         ['MedFuse', 'MT', 'M3Care', 'MMF', 'MultiModN', 'FlexCare-st', 'FlexCare']
     """
-    return tuple(
-        Method(title, model.name, experiment)
-        for model in _in_comparison()
-        for title, experiment in (
-            ((f"{model.title}-st", SINGLE), (model.title, MULTI_TASK)) if model.multi_task else ((model.title, SINGLE),)
-        )
-    )
+    *baselines, flexcare = _in_comparison()
+    variants = [model for model in discovery.models_of("variant") if model.name in trained]
+    found: list[Method] = []
+    for model in (*baselines, flexcare):
+        if model.multi_task:
+            found.append(Method(f"{model.title}-st", model.name, SINGLE))
+        found.append(Method(model.title, model.name, MULTI_TASK if model.multi_task else SINGLE))
+    beside = [Method(model.title, model.name, MULTI_TASK) for model in variants]
+    return (*found[:-1], *beside, found[-1])
 
 
 def transferred(setting: str) -> tuple[Method, ...]:

@@ -102,6 +102,12 @@ class Results:
         return pl.DataFrame(rows, schema=SCORES_SCHEMA, orient="row").sort("model", "experiment", "seed", "task")
 
     @cached_property
+    def parameters(self) -> dict[tuple[str, str], int]:
+        """Parameters of the models by model and experiment; runs of earlier versions do not say it."""
+        found = {(run.model, run.experiment): run.metrics.get("parameters") for run in self.runs}
+        return {name: number for name, number in found.items() if number is not None}
+
+    @cached_property
     def is_synthetic(self) -> bool:
         """True where the output folder says that it is made from fabricated data."""
         origin = self.json("origin.json") or {}

@@ -6,8 +6,8 @@ In: `Results`, the expected seeds. Out: `Layout`s. A missing run is named in its
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
@@ -97,10 +97,12 @@ def table2(results: Results, *, below: int) -> tuple[Layout]:
 
 def table3(results: Results, *, seeds: Sequence[int] | None = None) -> tuple[Layout, Layout]:
     """All methods on all compared tasks: the comparison with the paper, and the same in the paper's wide form."""
-    blocks = _task_blocks(results, methods.compared())
+    blocks = _task_blocks(results, methods.compared({run.model for run in results.runs}))
     text = f"methods on {tasks_text(len(blocks))}"
     compared = _comparison(results, "table3", f"Table 3: {text}, test split", blocks, seeds=seeds)
-    return compared, _wide(compared, blocks, "table3_wide", f"Table 3, one row per method: {text}")
+    wide = _wide(compared, blocks, "table3_wide", f"Table 3, one row per method: {text}")
+    compared, wide = (_with_parameters(layout, compared.frame, results.parameters) for layout in (compared, wide))
+    return compared, wide
 
 
 def table4(results: Results, *, seeds: Sequence[int] | None = None) -> tuple[Layout, Layout]:
@@ -293,6 +295,39 @@ def _wide(compared: Layout, blocks: Sequence[Block], name: str, title: str) -> L
         rows.append(tuple(row))
         records.append(record)
     return Layout(name, title, tuple(header), tuple(rows), pl.DataFrame(records), compared.notes)
+
+
+FUSION_NOTE = (
+    "A baseline is the fusion mechanism of the named method on the common embedding and encoders, not its original "
+    "model: docs/models.md says what is kept, changed and left out."
+)
+
+
+def _with_parameters(layout: Layout, compared: pl.DataFrame, known: Mapping[tuple[str, str], int]) -> Layout:
+    """``layout`` with a column of trained parameters after the method, and the note on what a baseline is.
+
+    Models of single tasks differ in the size of their heads. One row for all tasks has the largest number.
+    """
+    numbers: dict[tuple[str, str], int] = {}
+    for row in compared.select("block", "method", "model", "experiment").unique(maintain_order=True).to_dicts():
+        count = known.get((row["model"], row["experiment"]), 0)
+        for place in (row["block"], ""):
+            numbers[place, row["method"]] = max(count, numbers.get((place, row["method"]), 0))
+    at = layout.header.index("Method")
+    rows = []
+    for cells in layout.rows:
+        count = numbers[cells[0].text if at else "", cells[at].text]
+        shown = number(f"{count / 1e6:.2f}") if count else absent("–")
+        rows.append((*cells[: at + 1], shown, *cells[at + 1 :]))
+    keys = [(row["block"] if at else "", row["method"]) for row in layout.frame.to_dicts()]
+    counts = pl.Series("parameters", [numbers[key] or None for key in keys], dtype=pl.Int64)
+    return replace(
+        layout,
+        header=(*layout.header[: at + 1], "Parameters (million)", *layout.header[at + 1 :]),
+        rows=tuple(rows),
+        frame=layout.frame.with_columns(counts),
+        notes=(*layout.notes, FUSION_NOTE),
+    )
 
 
 def _shown(count: int, below: int) -> int | None:

@@ -129,7 +129,7 @@ def test_what_is_remembered_is_of_this_content(grown):
     ("name", "old", "new"),
     [
         ("code_digest.py", "return isinstance(target, ast.Name) and target.id in SHOWN_ONLY", "return False"),
-        ("discovery.py", '- {"name", "module"', '- {"title", "name", "module"'),
+        ("discovery.py", '- {"name", *_COMPUTED', '- {"title", "name", *_COMPUTED'),
     ],
 )
 def test_what_is_remembered_is_of_the_code_that_decides_what_counts(tmp_path, name, old, new):

@@ -9,8 +9,10 @@ import pytest
 import yaml
 
 from flexcare_data.config import CONFIG_DIR, Config, ConfigError, load_config
+from flexcare_data.discovery import models
 from flexcare_data.generate.config_files import default_yaml, json_schema
 from flexcare_data.options import PROTOCOLS, Options
+from flexcare_data.train_settings import settings_of
 
 
 def test_default_yaml_and_schema_are_up_to_date():
@@ -36,6 +38,12 @@ def test_presets_are_valid(preset):
     written = yaml.safe_load((CONFIG_DIR / f"{preset}.yaml").read_text())
     for section, values in written.items():
         for key, value in values.items() if isinstance(values, dict) else ():
+            if key == "models":
+                written_ones = {f"{model}.{name}": v for model, own in value.items() for name, v in own.items()}
+                found = {path: getattr(getattr(config.train.models, path.split(".")[0]), path.split(".")[1])
+                         for path in written_ones}  # fmt: skip
+                assert found == written_ones
+                continue
             got = getattr(getattr(config, section), key)
             assert (list(got) if isinstance(got, tuple) else got) == value
 
@@ -47,6 +55,13 @@ def test_paper_preset_is_the_paper():
     assert (train.epochs, train.lr, train.baseline_epochs, train.baseline_lr) == (25, 1e-4, 40, 5e-4)
     assert config.protocol == "flexcare"
     assert config.resolved_options == Options()
+    # Every setting of a model that it compares is written, so that another default changes no run of the paper.
+    written = yaml.safe_load((CONFIG_DIR / "paper.yaml").read_text())["train"]["models"]
+    for name in (*train.baselines, "flexcare"):
+        own = {one.name for one in models()[name].settings if one.default is not None}
+        assert set(written[name]) == own, name
+    for name in models():
+        assert settings_of(train, name) == settings_of(Config().train, name), name
 
 
 def test_presets_apply_by_the_data():
@@ -93,6 +108,18 @@ def test_all_mistakes_are_reported_at_once_with_a_suggestion():
     assert "train.lr: Input should be greater than 0, got -1" in text
     assert "did you mean anchor?" in text
     assert "options.readmision: unknown key; did you mean readmission?" in text
+
+
+def test_mistakes_in_the_settings_of_a_model_are_reported_with_a_suggestion():
+    wrong = {"mtt": {}, "mt": {"fusion_layers": 1, "answer": "presnt", "learning_rate": 1, "epochs": 0}}
+    with pytest.raises(ConfigError) as caught:
+        load_config({"train": {"models": wrong}})
+    text = str(caught.value)
+    assert "train.models.mtt: unknown key; did you mean mt?" in text
+    assert "train.models.mt.fusion_layers: unknown key; did you mean fusion_layer?" in text
+    assert "train.models.mt.answer: expected 'joint' or 'present', got 'presnt'; did you mean present?" in text
+    assert "train.models.mt.epochs: Input should be greater than 0, got 0" in text
+    assert "train.models.mt.learning_rate: unknown key; known: lr, epochs," in text
 
 
 def test_single_options_override_the_protocol():

@@ -6,8 +6,9 @@ import subprocess
 import sys
 
 import pytest
+from pydantic import ValidationError
 
-from flexcare_data import discovery
+from flexcare_data import discovery, train_settings
 from flexcare_data.discovery import DeclarationError
 from flexcare_data.options import PAPER_TASKS
 from flexcare_model.models import MODELS
@@ -59,6 +60,58 @@ def test_multi_task_is_inherited_and_the_place_in_the_report_is_not(monkeypatch,
     text = "from flexcare_model.models.flexcare import FlexCare\n\nclass Added(FlexCare):\n    name = 'added'\n"
     model = models_with(monkeypatch, tmp_path, text)["added"]
     assert model.multi_task and (model.role, model.title, model.colour) == ("baseline", "added", "")
+
+
+SETTINGS = """
+class First(Model):
+    name = 'first'
+    settings = {"pooling": {"default": "mean", "choices": ("mean", "max"), "meaning": "how"}, "dropout": {}}
+
+class Second(First):
+    name = 'second'
+    settings = {"pooling": {"default": "max"}, "width": {"default": 8, "least": 1, "meaning": "width"}}
+"""
+
+
+def test_settings_are_declared_in_the_class_and_inherited(monkeypatch, tmp_path):
+    """Their types and limits follow from the declaration; no other file names them."""
+    found = models_with(monkeypatch, tmp_path, SETTINGS)
+    monkeypatch.setattr(discovery, "models", lambda: found)
+    assert found["second"].bases == ("first",) and found["first"].bases == ()
+    first, second = (train_settings._typed(found[name]) for name in ("first", "second"))
+    own = [name for name in second.model_fields if name not in train_settings.PER_MODEL]
+    assert own == ["pooling", "dropout", "width"]
+    assert (first().pooling, first().dropout, second().pooling, second().width) == ("mean", None, "max", 8)
+    assert second(pooling="mean", dropout=0.5, width="3", lr=0.1).width == 3
+    for wrong in ({"pooling": "sum"}, {"width": 0}, {"width": 1.5}, {"dropout": 1.5}, {"lr": 0}, {"depth": 1}):
+        with pytest.raises(ValidationError):
+            second(**wrong)
+    with pytest.raises(ValidationError):
+        first(width=3)
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ("[1]", "models/added.py, class Added: settings: expected a dict of dicts by name"),
+        (
+            "{'a': {'default': 1, 'unit': 'm'}}",
+            "settings, a: expected choices, default, least, meaning, most; got unit",
+        ),
+        ("{'a': {'default': 'x', 'choices': ('y',), 'meaning': 'm'}}", "a: expected choices that contain the default"),
+        ("{'a': {'default': [1]}}", "settings, a: expected a default that is a number, a text, True or False"),
+        ("{'A b': {'default': 1}}", "settings: expected names of lower-case letters"),
+        ("{'a': make()}", "settings: expected a literal"),
+        ("{'a': {'meaning': 'm'}}", "added: settings: expected a default of a, got none"),
+        ("{'batch_size': {'default': 3}}", "added: settings: batch_size of `train` is the same for all models"),
+    ],
+)
+def test_wrong_settings_of_a_model_are_reported(monkeypatch, tmp_path, settings, expected):
+    text = f"class Added(Model):\n    name = 'added'\n    settings = {settings}\n"
+    with pytest.raises(DeclarationError, match=expected):
+        found = models_with(monkeypatch, tmp_path, text)
+        monkeypatch.setattr(discovery, "models", lambda: found)
+        train_settings._typed(found["added"])
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ import polars as pl
 import pytest
 from pydantic import BaseModel
 from support.paths import RAW, ROOT
-from support.settings_matrix import COHORTS, OPTIONS, SETTINGS, changed
+from support.settings_matrix import COHORTS, MODEL_SETTINGS, OPTIONS, SETTINGS, changed
 
 from flexcare_data.code_digest import closure, code_digest, opened_files
 from flexcare_data.config import Config, load_config
@@ -109,7 +109,7 @@ def moved(before: dict[str, str], after: dict[str, str]) -> set[str]:
 
 
 def test_the_matrix_has_every_key():
-    assert set(SETTINGS) == config_keys()
+    assert set(SETTINGS) | set(MODEL_SETTINGS) == config_keys()
     assert set(OPTIONS) == set(Options.model_fields)
 
 
@@ -126,6 +126,37 @@ def test_a_setting_moves_what_depends_on_it(base, path):
     after = keys(load_config(changed(BASE, path, value)))
     expected = downstream(direct)
     assert moved(base, after) == expected, path
+
+
+@pytest.mark.parametrize("path", MODEL_SETTINGS)
+def test_a_setting_of_a_model_moves_its_runs_alone(base, path):
+    value, direct = MODEL_SETTINGS[path]
+    assert moved(base, keys(load_config(changed(BASE, path, value)))) == downstream(direct), path
+
+
+def test_a_variant_has_the_settings_of_its_model_unless_it_has_others():
+    def variants(**settings):
+        plan = ModelPlan(Plan(load_config(changed(BASE, "train.models", settings))))
+        names = ("flexcare", "flexcare_base", "flexcare_released", "mt")
+        return {name: plan.settings(name, "readmission")["models"][name] for name in names}
+
+    plain = variants()
+    assert (plain["flexcare"]["attention_mask"], plain["flexcare_released"]["attention_mask"]) == ("strict", "released")
+    faster = variants(flexcare={"lr": 0.5, "attention_mask": "strict"}, flexcare_base={"epochs": 3})
+    assert [faster[name]["lr"] for name in faster] == [0.5, 0.5, 0.5, plain["mt"]["lr"]]
+    assert faster["flexcare_base"] == plain["flexcare_base"] | {"lr": 0.5, "epochs": 3}
+    assert faster["flexcare_released"] == plain["flexcare_released"] | {"lr": 0.5}
+    assert faster["mt"] == plain["mt"]
+
+
+def test_a_warm_up_counts_where_the_schedule_has_one():
+    plans = [
+        ModelPlan(Plan(load_config(changed(BASE, "train.models.mt", {"schedule": schedule, "warmup": warmup}))))
+        for schedule in ("cosine", "halving")
+        for warmup in (1, 2)
+    ]
+    cosine, longer, halving, same = (plan.run("mt", "readmission", 42).key for plan in plans)
+    assert cosine != longer and halving == same
 
 
 REPORTS_READERS = {
@@ -206,6 +237,13 @@ def test_without_a_data_set_its_stages_have_other_keys(tmp_path):
         assert whole.product(name).key == alone.product(name).key
     for name in ("sections", *COHORTS, "images", "notes"):
         assert whole.product(name).key != alone.product(name).key
+
+
+def test_a_variant_in_table_3_is_trained_on_all_tasks_together():
+    plan = ModelPlan(Plan(load_config(changed(BASE, "train.baselines", ["mt", "flexcare_released"]))))
+    released = [run for run in plan.method_runs if run.spec["model"] == "flexcare_released"]
+    assert [(run.spec["experiment"], run.spec["seed"]) for run in released] == [("six_tasks", 42)]
+    assert {run.spec["model"] for run in plan.needed("transfer_runs")} == {"flexcare", "mt"}
 
 
 def test_a_model_of_one_task_is_not_planned_for_several():

@@ -49,7 +49,7 @@ def test_mt_contents_mix_from_the_fusion_layer_on(fusion_layer, mixes):
     The class token of the last layer reads the contents before it: with fusion in the last layer alone they do not mix
     in time, which is the joint token's business.
     """
-    model = make_model("mt", mt_fusion_layer=fusion_layer, layers=2 if fusion_layer != 1 else 3)
+    model = make_model("mt", fusion_layer=fusion_layer, layers=2 if fusion_layer != 1 else 3)
     batch = make_batch([(1, 1, 1)])
     other = changed(batch, img=batch.img + 1.0)
     before, after = details(model, batch)["class_outputs"], details(model, other)["class_outputs"]
@@ -70,7 +70,7 @@ def test_mt_loss_adds_the_mean_over_the_class_tokens():
             for m in range(3)
         ]  # fmt: skip
         torch.testing.assert_close(model.loss(model(batch), batch), joint + sum(single) / 3)
-        plain = make_model("mt", mt_aux_weight=0.0)
+        plain = make_model("mt", aux_weight=0.0)
         torch.testing.assert_close(plain.loss(plain(batch), batch), joint)
 
 
@@ -89,7 +89,7 @@ def test_mmf_answer_is_the_mean_over_present_streams():
     for row, pattern in enumerate(PATTERNS):
         own = torch.stack([found[row, m] for m in range(3) if pattern[m]]).mean(dim=0)
         torch.testing.assert_close(scores(model, batch)[row], own)
-    first = make_model("mmf", mmf_readout="first_stream")
+    first = make_model("mmf", readout="first_stream")
     for row, pattern in enumerate(PATTERNS):
         torch.testing.assert_close(scores(first, batch)[row], found[row, pattern.index(1)])
 
@@ -98,7 +98,7 @@ def test_mmf_streams_exchange_through_the_bottlenecks_only():
     batch = make_batch([(1, 1, 1)])
     other = changed(batch, img=batch.img + 1.0)
     for layer, exchange in ((0, True), (2, False)):
-        model = make_model("mmf", mmf_fusion_layer=layer)
+        model = make_model("mmf", fusion_layer=layer)
         before, after = details(model, batch)["unimodal"], details(model, other)["unimodal"]
         assert torch.equal(before[:, 0], after[:, 0]) != exchange
         assert not torch.equal(before[:, 1], after[:, 1])
@@ -115,7 +115,7 @@ def test_multimodn_state_passes_a_skipped_module_unchanged():
 
 def test_multimodn_loss_is_the_mean_over_the_executed_steps():
     batch = make_batch([(1, 0, 1), (1, 0, 0)])
-    model = make_model("multimodn", multimodn_rho=2.0)
+    model = make_model("multimodn", rho=2.0)
     states, task = details(model, batch)["states"], "in_hospital_mortality"
     with torch.no_grad():
         steps = [
@@ -129,7 +129,7 @@ def test_multimodn_loss_is_the_mean_over_the_executed_steps():
 
 
 def test_multimodn_shuffles_its_modules_in_training_only():
-    model, batch = make_model("multimodn", multimodn_shuffle_order=True), make_batch()
+    model, batch = make_model("multimodn", shuffle_order=True), make_batch()
     assert details(model, batch)["order"].tolist() == [0, 1, 2]
     model.train()
     assert len({tuple(details(model, batch)["order"].tolist()) for _ in range(30)}) > 3
@@ -173,7 +173,7 @@ def test_m3care_neighbours_lend_only_what_they_have():
 
 
 def test_m3care_row_mask_gives_absent_samples_a_constant():
-    model = make_model("m3care", m3care_row_mask=True)
+    model = make_model("m3care", row_mask=True)
     with torch.no_grad():
         completed, _ = model.complete(torch.rand(7, 7), torch.randn(7, 3, 16), make_batch().present)
     absent = completed[~make_batch().present[:, 1], 1]

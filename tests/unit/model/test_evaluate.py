@@ -18,6 +18,7 @@ from flexcare_model.data.dataset import load_task
 from flexcare_model.data.index import SampleError, number_of_classes
 from flexcare_model.data.loader import BatchLoader
 from flexcare_model.models import MODELS
+from flexcare_model.training.bank import fill_bank
 from flexcare_model.training.checkpoint import load_model, save_model
 from flexcare_model.training.evaluate import evaluate_run, score
 from flexcare_model.training.metrics import compute
@@ -39,7 +40,11 @@ def write_run(output, model="flexcare", experiment="six_tasks"):
     run, _ = resolve_run(model, experiment, 40, SMALL)
     outputs = {task: TASKS[task].n_outputs or number_of_classes(output, task) for task in run.tasks}
     torch.manual_seed(0)
-    save_model(folder, MODELS[model](run.settings, outputs).state_dict(), run, outputs)
+    untrained = MODELS[model](run.settings, outputs)
+    if untrained.bank_size:
+        data = load_task(output, experiment, "train", max_hours=12)
+        fill_bank(untrained, data, CPU, seed=40, batch_size=8, precision="float32")
+    save_model(folder, untrained.state_dict(), run, outputs)
     return folder
 
 
@@ -52,6 +57,7 @@ def run(output):
 
 def test_metrics_and_predictions_of_all_tasks(output, run):
     written = json.loads((run / "metrics.json").read_text())
+    assert written["parameters"] == sum(value.numel() for value in load_model(run)[0].parameters())
     assert {name: written[name] for name in ("model", "experiment", "seed", "split", "epoch")} == {
         "model": "flexcare", "experiment": "six_tasks", "seed": 40, "split": "test", "epoch": 7,
     }  # fmt: skip
@@ -93,7 +99,7 @@ def test_scores_do_not_depend_on_the_batch_size_and_the_mode_is_kept(output, run
     assert model.training
 
 
-def test_m3care_is_evaluated_in_a_fixed_order(output):
+def test_evaluating_m3care_again_gives_the_same_metrics(output):
     folder = write_run(output, "m3care", "diagnosis")
     one, two = (evaluate_run(output, folder, CPU) for _ in range(2))
     assert one == two
@@ -182,6 +188,7 @@ def test_train_command_writes_a_whole_run(output, tmp_path):
     assert main([*arguments, "--seed", "42", "--out", str(tmp_path)]) == 0
     names = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
     assert names == {
-        "config.json", "model.safetensors", "history.parquet", "metrics.json", "predictions/readmission.parquet",
+        "config.json", "model.safetensors", "history.parquet", "log.csv", "metrics.json",
+        "predictions/readmission.parquet",
     }  # fmt: skip
     assert json.loads((tmp_path / "metrics.json").read_text())["epoch"] == 1

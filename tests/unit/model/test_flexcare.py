@@ -331,7 +331,7 @@ def test_note_dropout_acts_in_training_only():
     assert not torch.allclose(details(plain.train(), batch)["combo_repr"], details(noisy.train(), batch)["combo_repr"])
 
 
-@pytest.mark.parametrize("option", [{"heads": 3}, {"experts_per_token": 9}, {"mt_fusion_layer": 5}])
+@pytest.mark.parametrize("option", [{"heads": 3}, {"experts_per_token": 9}])
 def test_settings_that_cannot_be(option):
     with pytest.raises(ValueError, match=r"^model: "):
         replace(SMALL, **option)

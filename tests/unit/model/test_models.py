@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-from support.checked_batches import checked, take
 from support.invented_batches import (
     NAMES,
     OUTPUTS,
@@ -17,6 +16,7 @@ from support.invented_batches import (
     modalities_read,
     scores,
 )
+from support.parts_of_batches import take
 
 from flexcare_data.modalities import MODALITIES
 from flexcare_data.tasks import TASKS
@@ -28,7 +28,6 @@ WITHOUT_ONE = {
     "no image": [p for p in PATTERNS if not p[1]],
     "no note": [p for p in PATTERNS if not p[2]],
 }
-INDEPENDENT = [name for name in NAMES if name != "m3care"]  # M3Care completes a sample from its neighbours by design
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -93,7 +92,7 @@ def test_absent_content_has_no_effect(name, options, filling):
         assert torch.equal(after.details[key], value), key
 
 
-@pytest.mark.parametrize("name", INDEPENDENT)
+@pytest.mark.parametrize("name", NAMES)
 def test_a_sample_alone_scores_as_in_a_batch(name):
     model, batch = make_model(name), make_batch(PATTERNS * 3, hours=60, tokens=90)
     together = scores(model, batch)
@@ -101,13 +100,6 @@ def test_a_sample_alone_scores_as_in_a_batch(name):
     torch.testing.assert_close(alone, together, rtol=0, atol=2e-6)
     order = torch.randperm(len(batch), generator=torch.Generator().manual_seed(0)).tolist()
     torch.testing.assert_close(scores(model, take(batch, order)), together[order], rtol=0, atol=2e-6)
-
-
-def test_m3care_reads_its_batch():
-    model, batch = make_model("m3care"), make_batch()
-    with torch.no_grad():
-        model.threshold.fill_(-50.0)  # everyone is a neighbour
-    assert not torch.allclose(scores(model, take(batch, [4])), scores(model, batch)[4:5], atol=1e-4)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -138,7 +130,7 @@ def test_nothing_is_nan(name, patterns):
 def test_a_note_without_word_pieces_is_present_and_empty(name):
     model = make_model(name).train()
     batch = make_batch([(0, 0, 1), (1, 0, 1)], tokens=1)
-    batch = checked(changed(batch, note_tok=batch.note_tok[:, :0], note_len=torch.zeros(2, dtype=torch.int64)))
+    batch = changed(batch, note_tok=batch.note_tok[:, :0], note_len=torch.zeros(2, dtype=torch.int64)).check()
     output = model(batch)
     model.loss(output, batch).backward()
     assert output.logits.isfinite().all()
@@ -271,8 +263,6 @@ def test_overfits_random_labels(name):
     patterns = [*patterns, *[(1, 1, 1)] * 4][:4]
     batch = make_batch(patterns * 16, hours=4, tokens=4)
     model = make_model(name, spread=False, hidden_dim=32, layers=2, dropout=0.0).train()
-    if name == "m3care":
-        model.eval()  # its head drops half of the features, and the graph is the batch: learn it as it is evaluated
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
     reached = 0.0
     for number in range(400):
@@ -280,9 +270,11 @@ def test_overfits_random_labels(name):
         model.loss(model(batch), batch).backward()
         optimizer.step()
         if number % 50 == 49:
-            training, _ = model.training, model.eval()
+            model.eval()
+            if model.bank_size:
+                model.fill_bank([batch], neighbours=len(batch) - 1)
             reached = auroc(batch.label.numpy(), scores(model, batch)[:, 0].numpy())
-            model.train(training)
+            model.train()
             if reached > 0.99:
                 break
     assert reached > 0.97

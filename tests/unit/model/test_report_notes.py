@@ -12,7 +12,6 @@ import torch
 from safetensors.torch import load_file
 from support.builds import Build, build
 from support.built_samples import embed, publish
-from support.checked_batches import checked
 from support.encoders import LONGEST, WIDTHS, make_encoder
 
 from flexcare_data.__main__ import main as main_of_data
@@ -131,7 +130,7 @@ def test_storages_hold_the_same_vectors(outputs, encoder, max_tokens):
 
 
 def checked_of(data: TaskDataset, rows) -> torch.Tensor:
-    return checked(data.batch(rows)).note_tok
+    return data.batch(rows).check().note_tok
 
 
 def test_texts_are_embedded_alone_in_groups_of_any_size(monkeypatch):

@@ -11,7 +11,6 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
-from support.checked_batches import checked
 from support.fabricated_samples import write_output
 from torch.utils.data import DataLoader
 
@@ -71,7 +70,7 @@ def recount_series(output, task, sample_id, max_hours):
 @pytest.mark.parametrize("task", ["in_hospital_mortality", "phenotyping", "diagnosis"])
 def test_series_equal_a_recount(output, task):
     data = load_task(output, task, None, max_hours=20, modalities=["time_series"])
-    batch = checked(data.batch(range(len(data))))
+    batch = data.batch(range(len(data))).check()
     for i, sample_id in enumerate(data.sample_ids):
         expected = recount_series(output, task, sample_id, 20)
         assert batch.ts_len[i] == len(expected)
@@ -132,7 +131,7 @@ def test_every_task_and_split_makes_a_valid_batch(output, task):
     for split in ("train", "val", "test"):
         data = load_task(output, task, split)
         assert len(data) > 0
-        batch = checked(data.batch(range(len(data))))
+        batch = data.batch(range(len(data))).check()
         assert batch.task_name == task
         assert not batch.img[~batch.present[:, 1]].any()
 
@@ -201,7 +200,7 @@ def test_storages(tmp_path):
     def embedder(pieces, length):
         return pieces.unsqueeze(-1).expand(-1, -1, NOTE_WIDTH).float()
 
-    batch = checked(load_task(ids, "readmission", "val", embedder=embedder).batch(rows))
+    batch = load_task(ids, "readmission", "val", embedder=embedder).batch(rows).check()
     assert batch.note_tok.shape[-1] == NOTE_WIDTH
 
 
@@ -324,7 +323,7 @@ def test_errors_name_what_is_missing(output, tmp_path):
 
 def test_a_foreign_cohort_without_labels(output):
     cohort = pl.read_parquet(output / "cohorts/readmission.parquet").drop("label").head(5)
-    assert checked(load_task(output, "readmission", None, cohort=cohort).batch(range(5))).label.tolist() == [-2.0] * 5
+    assert load_task(output, "readmission", None, cohort=cohort).batch(range(5)).check().label.tolist() == [-2.0] * 5
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import polars as pl
@@ -20,12 +21,14 @@ from support.fabricated_samples import write_output
 from support.paths import ROOT
 
 from flexcare_data.store.folders import write_stage
+from flexcare_data.tasks import TASKS
 from flexcare_model.data.dataset import load_task, to_device
 from flexcare_model.data.loader import BatchLoader, in_order, shuffled
 from flexcare_model.models import MODELS
+from flexcare_model.training import log as training_log
 from flexcare_model.training import loop
 from flexcare_model.training import train as training
-from flexcare_model.training.checkpoint import STATE, CheckpointError, TrainState, load_model
+from flexcare_model.training.checkpoint import STATE, CheckpointError, TrainState, forget_state, load_model
 from flexcare_model.training.loop import TrainError, adapt_rates, seed_everything
 from flexcare_model.training.run_config import EXPERIMENTS, RunConfigError, resolve_run
 from flexcare_model.training.train import NoSamplesError, train
@@ -243,6 +246,95 @@ def test_rates_are_halved_by_the_rule():
         losses["task"].append(loss)
         adapt_rates(rates, losses)
     assert seen == [1.0, 1.0, 1.0, 0.5, 0.5] and rates["task"] == 0.25
+
+
+def read_log(folder: Path) -> pl.DataFrame:
+    return pl.read_csv(folder / "log.csv")
+
+
+def test_the_log_has_every_task_of_every_epoch(finished):
+    """Its losses are those of the history, and the parts add up."""
+    folder, state = finished
+    log, history = read_log(folder), pl.read_parquet(folder / "history.parquet")
+    for name in ("epoch", "phase", "task"):
+        assert log[name].to_list() == history[name].to_list()
+    np.testing.assert_allclose(log["loss"], history["loss"])
+    train = log.filter(phase="train")
+    sizes = {task: len(shuffled(len(data), 16, 0)) for task, data in train_sizes(folder).items()}
+    assert train["step"].to_list() == np.cumsum([sizes[task] for _ in range(3) for task in SMALL["tasks"]]).tolist()
+    parts = train["prediction_loss"] + 0.5 * train["decorrelation_loss"] + train["balance_loss"]
+    weights = [TASKS[task].loss_weight for task in train["task"]]
+    np.testing.assert_allclose(parts.to_numpy() * weights, train["loss"], rtol=1e-4)
+    assert (train["samples_per_second"] > 0).all() and train["peak_gpu_mib"].null_count() == len(train)
+    val = log.filter(phase="val")
+    assert val["score"].is_between(0, 2).all() and val["lr"].null_count() == len(val)
+    best = val.group_by("epoch").agg(pl.col("score").sum()).sort("score", "epoch", descending=[True, False])
+    assert best["epoch"][0] == state.best_epoch
+
+
+def train_sizes(folder: Path):
+    output = folder.parents[3]
+    return {task: load_task(output, task, "train", max_hours=12) for task in SMALL["tasks"]}
+
+
+@pytest.mark.parametrize("step", [4, 6, 11])
+def test_the_log_of_a_killed_run_has_each_row_once(output, finished, tmp_path, monkeypatch, step):
+    done = 0
+    original = torch.optim.Adam.step
+
+    def dying(self, *args, **kwargs):
+        nonlocal done
+        done += 1
+        if done == step:
+            raise Killed
+        return original(self, *args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.optim.Adam, "step", dying)
+        with pytest.raises(Killed):
+            train(output, tmp_path, *run_of(), save_seconds=0.0)
+    before = read_log(tmp_path) if (tmp_path / "log.csv").exists() else None
+    train(output, tmp_path, *run_of(), save_seconds=0.0)
+    log, expected = read_log(tmp_path), read_log(finished[0])
+    measured = ["samples_per_second"]
+    assert log.drop(measured).equals(expected.drop(measured))
+    if before is not None:  # what was done before is not measured again
+        assert log.head(before.height)["samples_per_second"].equals(before["samples_per_second"])
+    forget_state(tmp_path)
+    train(output, tmp_path, *run_of(seed=42, epochs=1))
+    assert read_log(tmp_path).height == 6  # another run in the same folder begins a new log
+
+
+def test_tensorboard_gets_the_numbers_of_the_log(output, tmp_path, monkeypatch):
+    """With the package installed, here a stand-in for its writer; without it there are no event files."""
+    written, opened = {}, []
+
+    class Writer:
+        def __init__(self, folder, purge_step):
+            opened.append((folder, purge_step))
+
+        def add_scalar(self, tag, value, step):
+            written[tag, step] = value
+
+        def flush(self):
+            pass
+
+        def close(self):
+            opened.append("closed")
+
+    monkeypatch.setattr(training_log, "find_spec", lambda name: None)
+    train(output, tmp_path / "without", *run_of(epochs=1))
+    assert not (tmp_path / "without/tensorboard").exists() and not opened
+    monkeypatch.setattr(training_log, "find_spec", lambda name: name)
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", SimpleNamespace(SummaryWriter=Writer))
+    train(output, tmp_path / "with", *run_of(epochs=1))
+    assert opened == [(str(tmp_path / "with/tensorboard"), 1), "closed"]
+    log = read_log(tmp_path / "with")
+    for row in log.iter_rows(named=True):
+        for name in set(log.columns) - {"epoch", "step", "phase", "task"}:
+            tag = (f"{row['task']}/{row['phase']}/{name}", row["step"])
+            assert written.get(tag) == (None if row[name] is None else pytest.approx(row[name]))
+    assert_same_end(tmp_path / "with", tmp_path / "without")
 
 
 def test_a_single_task_keeps_its_rate(output, tmp_path, monkeypatch):

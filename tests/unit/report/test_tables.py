@@ -9,6 +9,7 @@ import statistics
 import subprocess
 
 import pytest
+from support.fabricated_results import fabricate
 from support.recomputed import compared_cells, wrong_metrics, wrong_sizes
 
 from flexcare_data.options import PAPER_TASKS
@@ -116,8 +117,54 @@ def test_latex_and_markdown_hold_the_same_numbers(results):
     latex, markdown = compared.to_latex(), compared.to_markdown()
     assert latex.count("\\textbf{") == markdown.count("**") // 2
     assert latex.count("\\\\") == len(compared.rows) + 1
+    column = compared.header.index("first, mean (std)")
     for row in compared.rows:
-        assert row[2].text in latex and row[2].text in markdown
+        assert row[column].text in latex and row[column].text in markdown
+
+
+@pytest.fixture(scope="module")
+def with_variant(tmp_path_factory):
+    """Runs that say how many parameters their model has, one of them of a variant; one head of mt is larger."""
+    root = fabricate(
+        tmp_path_factory.mktemp("variant") / "results", patients=80, seeds=(40,), baselines=("mt",),
+        variants=("flexcare_released",),
+    )  # fmt: skip
+    for path in (root / "runs").glob("*/*/seed*/metrics.json"):
+        model, experiment = path.parts[-4:-2]
+        size = {"mt": 1_156_993, "flexcare": 1_538_356, "flexcare_released": 1_538_357}[model]
+        size += 3_096 if (model, experiment) == ("mt", "phenotyping") else 0
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"parameters": size}))
+    return Results(root)
+
+
+def test_table3_has_the_parameters_and_says_what_a_baseline_is(with_variant, results):
+    compared, wide = tables.table3(with_variant)
+    found = {(row["method"], row["task"]): row["parameters"] for row in compared.frame.to_dicts()}
+    assert found["MT", "readmission"] == 1_156_993 and found["MT", "phenotyping"] == 1_160_089
+    assert found["FlexCare", "readmission"] == 1_538_356 and found["MedFuse", "readmission"] is None
+    by_method = dict(zip(wide.frame["method"], wide.frame["parameters"], strict=True))
+    assert (by_method["MT"], by_method["FlexCare"], by_method["MMF"]) == (1_160_089, 1_538_356, None)
+    for layout in (compared, wide):
+        at = layout.header.index("Parameters (million)")
+        shown = {row[at - 1].text: row[at].text for row in layout.rows}
+        assert (shown["MT"], shown["FlexCare"], shown["MedFuse"]) == ("1.16", "1.54", "–")
+        for text in (layout.to_latex(), layout.to_markdown()):
+            assert "is the fusion mechanism of the named method on the common embedding and encoders" in text
+            assert "1.54" in text
+    assert "parameters" not in tables.table4(results)[0].frame.columns
+    assert set(tables.table3(results)[0].frame["parameters"]) == {None}
+
+
+def test_a_variant_has_a_row_beside_flexcare_where_it_was_run(with_variant, results):
+    def methods(found):
+        return tables.table3(found)[1].frame["method"].to_list()
+
+    assert methods(with_variant)[-3:] == ["FlexCare-st", "FlexCare, as released", "FlexCare"]
+    assert "FlexCare, as released" not in methods(results)
+    row = tables.table3(with_variant)[0].frame.filter(method="FlexCare, as released").to_dicts()[0]
+    assert (row["model"], row["experiment"], row["published"], row["n_seeds"]) == (
+        "flexcare_released", "six_tasks", None, 1
+    )  # fmt: skip
 
 
 def test_files_are_written_with_equal_bytes_twice(results, tmp_path):
