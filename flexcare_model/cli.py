@@ -454,11 +454,17 @@ def made_from(
 
 
 def results_of(place: Path, made: Recipe | None) -> Any:
-    """The results in ``place``; the recipe says which tasks are trained on."""
+    """The results in ``place``; the recipe says which tasks are trained on, and from which data."""
     from flexcare_model.report.numbers.results import Results
 
-    tasks = made.spec["settings"].get("tasks") if made else None
-    return Results(place, None if tasks is None else tuple(tasks))
+    settings = made.spec["settings"] if made else {}
+    tasks = settings.get("tasks")
+    return Results(
+        place,
+        None if tasks is None else tuple(tasks),
+        synthetic=settings.get("synthetic"),
+        as_published=settings.get("as_published"),
+    )
 
 
 def about(made: Recipe | None, *, below: int = 10, seeds: tuple[int, ...] = (), synthetic: bool = False) -> Any:

@@ -26,7 +26,7 @@ from flexcare_model.data.raw_batch import Embedder
 from flexcare_model.models import Model
 from flexcare_model.models.losses import prediction_loss
 from flexcare_model.training.checkpoint import load_model
-from flexcare_model.training.metrics import compute
+from flexcare_model.training.metrics import compute, one_class, written
 from flexcare_model.training.run_config import RunConfig
 
 
@@ -52,7 +52,7 @@ class Scores:
 
     @property
     def metrics(self) -> dict[str, float]:
-        """Metrics of the task; none without samples."""
+        """Metrics of the task, NaN where one is not defined; none without samples."""
         return compute(self.task.name, self.labels, self.scores) if len(self.labels) else {}
 
 
@@ -132,15 +132,17 @@ def evaluate_run(
     embedder: Embedder | None = None,
     best_epoch: int | None = None,
     left_out: Mapping[str, str] | None = None,
-) -> dict[str, dict[str, float]]:
+) -> dict[str, dict[str, float | None]]:
     """Score the test split of every task of the run in ``folder``; write its predictions and metrics.json.
+
+    metrics.json has null for a metric that is not defined, and names the labels of one class.
 
     Args:
         best_epoch: epoch of the weights; None: as an earlier metrics.json says.
         left_out: tasks that were requested and not trained, with the reason.
 
     Returns:
-        Metrics by task.
+        Metrics by task, None where one is not defined.
     """
     model, run = load_model(folder, device=loader.device)
     path = folder / "metrics.json"
@@ -148,11 +150,14 @@ def evaluate_run(
         best_epoch = json.loads(path.read_text()).get("epoch")
     counts: dict[str, int] = {}
     dropped: dict[str, dict[str, int]] = {}
-    found: dict[str, dict[str, float]] = {}
+    found: dict[str, dict[str, float | None]] = {}
+    single: dict[str, list[str]] = {}
     for task in run.tasks:
         data = load_task(output, task, "test", max_hours=run.max_hours, embedder=embedder)
         scores = score(model, data, loader, batch_size=run.batch_size, precision=run.precision)
-        counts[task], found[task] = len(data), scores.metrics
+        counts[task], found[task] = len(data), written(scores.metrics)
+        if names := one_class(task, scores.labels) if len(data) else []:
+            single[task] = names
         if data.dropped or data.absent:
             dropped[task] = {**data.dropped, **data.absent}
         target = folder / "predictions" / f"{task}.parquet"
@@ -161,6 +166,8 @@ def evaluate_run(
         "model": run.model, "experiment": run.experiment, "seed": run.seed, "split": "test", "epoch": best_epoch,
         "n": counts, "metrics": found, "dropped": dropped,
     }  # fmt: skip
+    if single:
+        content["one_class"] = single
     if left_out:
         content["left_out"] = dict(left_out)
     atomic_write(path, json.dumps(content, indent=2, sort_keys=True) + "\n")

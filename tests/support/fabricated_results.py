@@ -18,7 +18,7 @@ from flexcare_data.options import PAPER_TASKS
 from flexcare_data.store.folders import write_stage
 from flexcare_data.tasks import TASKS
 from flexcare_data.variables import VARIABLES
-from flexcare_model.training.metrics import compute
+from flexcare_model.training.metrics import compute, written
 
 SIX = PAPER_TASKS[:-1]
 BASELINES = ("medfuse", "mt", "m3care", "mmf", "multimodn")
@@ -233,9 +233,9 @@ def _run(
     pl.DataFrame(rows).write_parquet(folder / "history.parquet")
 
 
-def _metrics(name: str, test: pl.DataFrame, predictions: pl.DataFrame) -> dict[str, float]:
+def _metrics(name: str, test: pl.DataFrame, predictions: pl.DataFrame) -> dict[str, float | None]:
     labels, scores = test.select(TASKS[name].labels).to_numpy(), predictions.drop("sample_id").to_numpy()
-    return compute(name, labels if TASKS[name].kind == "multilabel" else labels[:, 0], scores)
+    return written(compute(name, labels if TASKS[name].kind == "multilabel" else labels[:, 0], scores))
 
 
 def _predictions(rng: np.random.Generator, name: str, test: pl.DataFrame) -> pl.DataFrame:

@@ -11,7 +11,7 @@ import numpy as np
 import polars as pl
 
 from flexcare_data.tasks import TASKS
-from flexcare_model.report.numbers.layout import Layout, absent, number, words
+from flexcare_model.report.numbers.layout import NOT_DEFINED, Layout, absent, not_defined, number, words
 from flexcare_model.report.numbers.results import METRIC_TITLES, Results, tasks_in
 from flexcare_model.report.numbers.scored import Scored, methods_with_runs, scored
 from flexcare_model.report.numbers.suppression import is_small, partition_texts
@@ -30,7 +30,7 @@ CALIBRATION = {
 }  # fmt: skip
 SUBGROUPS = {
     "task": pl.String, "method": pl.String, "dimension": pl.String, "level": pl.String, "n_text": pl.String,
-    "metric": pl.String, "value": pl.Float64,
+    "metric": pl.String, "value": pl.Float64, "is_defined": pl.Boolean,
 }  # fmt: skip
 
 
@@ -152,7 +152,7 @@ DIMENSIONS = {"sex": "Sex", "age": "Age", "race": "Race", "unit": "Care unit"}
 def subgroups(results: Results, *, below: int) -> pl.DataFrame:
     """SUBGROUPS: the two metrics of each task within each group, mean over seeds.
 
-    A value is left out where the group, or the positives or negatives of a binary task in it, are fewer than ``below``.
+    A value is left out where `enough` is False. ``is_defined`` is False where the metric does not exist in the group.
     """
     stays = results.parquet("data/stays.parquet")
     rows: list[dict[str, Any]] = []
@@ -170,27 +170,32 @@ def subgroups(results: Results, *, below: int) -> pl.DataFrame:
                 texts = partition_texts([int(member.sum()) for member in members], below)
                 for level, member, text in zip(levels, members, texts, strict=True):
                     values = _group_metrics(found, first["sample_id"].to_list(), member, below)
+                    undefined = {metric for metric, value in values.items() if np.isnan(value)}
                     rows += [
                         {"task": task, "method": method.title, "dimension": dimension, "level": level, "n_text": text}
-                        | {"metric": metric, "value": values.get(metric)}
+                        | {"metric": metric, "value": values.get(metric), "is_defined": metric not in undefined}
                         for metric in TASKS[task].metrics
                     ]
-    return pl.DataFrame(rows, schema=SUBGROUPS)
+    return pl.DataFrame(rows, schema=SUBGROUPS).with_columns(pl.col("value").fill_nan(None))
 
 
 def enough(one: Scored, member: np.ndarray, below: int) -> bool:
     """Whether numbers of a group of samples may be shown.
 
-    False where the group, or the positives or negatives of a binary task in it, are fewer than ``below``.
+    False where the patients of the group, or those of the positives or of the negatives of a binary task in it, are
+    fewer than ``below``. A class without any patient is no small cell: a metric of one class is not defined.
     """
-    size = int(member.sum())
-    positive = int((one.labels[member] > 0).sum()) if TASKS[one.task].kind == "binary" else size
-    smallest = min(positive, size - positive) if TASKS[one.task].kind == "binary" else size
-    return smallest >= max(below, 1)
+    subjects = one.subjects[member]
+    if np.unique(subjects).size < max(below, 1):
+        return False
+    if TASKS[one.task].kind != "binary":
+        return True
+    positive = one.labels[member] > 0
+    return not any(is_small(np.unique(subjects[side]).size, below) for side in (positive, ~positive))
 
 
 def _group_metrics(found: list[Scored], ids: list[str], member: np.ndarray, below: int) -> dict[str, float]:
-    """Mean over seeds of the metrics of a group; empty where the group is small."""
+    """Mean over seeds of the metrics of a group, NaN where one is not defined; empty where the group is small."""
     task = found[0].task
     if not enough(found[0], member, below):
         return {}
@@ -217,7 +222,10 @@ def subgroups_table(frame: pl.DataFrame, method: str) -> Layout:
                 row.append(number(pair[0]["n_text"]) if pair[0] else number("0"))
                 for found in pair:
                     value = found["value"] if found else None
-                    row.append(absent("–") if value is None else number(f"{value:.3f}"))
+                    if found and not found["is_defined"]:
+                        row.append(not_defined())
+                    else:
+                        row.append(absent("–") if value is None else number(f"{value:.3f}"))
             rows.append(tuple(row))
     header = ["", "Group"]
     for task in tasks:
@@ -225,6 +233,7 @@ def subgroups_table(frame: pl.DataFrame, method: str) -> Layout:
         header += [f"{TASKS[task].abbreviation} n", *names]
     notes = (
         f"{method}, test split, mean over seeds. No value where a group, or its positives or negatives in a binary "
-        "task, are too few to be shown.",
+        "task, are of too few patients to be shown.",
+        *([NOT_DEFINED] if not own["is_defined"].all() else []),
     )
     return Layout("subgroups", f"{method} by group of patients", tuple(header), tuple(rows), own, notes, grouped=1)
