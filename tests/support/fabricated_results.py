@@ -292,8 +292,11 @@ def fabricate_analysis(
                     scores.append(
                         (task, "subset", kept, None, 60, metric, 0.55 + 0.1 * len(kept) + rng.normal(0, 0.01))
                     )
-                for rate in (0.0, 0.2, 0.4, 0.6, 0.8):
-                    scores.append((task, "drop_rate", None, rate, 140, metric, 0.85 - 0.2 * rate + rng.normal(0, 0.01)))
+                scores.append((task, "subset", "", None, 60, metric, 0.5))
+                for kind in ("drop_rate", "informative", "inside_time_series", "inside_image", "inside_note"):
+                    for rate in (0.0, 0.2, 0.4, 0.6, 0.8):
+                        value = 0.85 - 0.2 * rate + rng.normal(0, 0.01)
+                        scores.append((task, kind, None, rate, 140, metric, value))
         columns = {
             "task": pl.String, "kind": pl.String, "kept": pl.String, "rate": pl.Float64, "n": pl.Int64,
             "metric": pl.String, "value": pl.Float64,

@@ -17,6 +17,7 @@ from flexcare_data.modalities import COMBINATIONS
 from flexcare_data.tasks import TASKS
 from flexcare_model.report.figures.method_style import line_style
 from flexcare_model.report.figures.style import PAGE, house_style, new_figure
+from flexcare_model.report.numbers.contributions import collected_modalities
 from flexcare_model.report.numbers.methods import compared
 from flexcare_model.report.numbers.results import METRIC_TITLES, Results, tasks_in
 
@@ -78,16 +79,3 @@ def _subset_points(axes: Axes, own: pl.DataFrame, drawn: dict[str, Any], offset:
     axes.plot(
         places, [found.get(name, np.nan) for name in COMBINATIONS], **drawn | {"linestyle": "", "markersize": 2.2}
     )
-
-
-def collected_modalities(results: Results) -> pl.DataFrame | None:
-    """Scores with fewer modalities of the runs of table 3: a mean over seeds per method and condition."""
-    frames = []
-    for task in results.compared_tasks:
-        for method in compared():
-            for path in results.analysis_files(method.model, method.experiment_for(task), "modalities.parquet"):
-                frames.append(pl.read_parquet(path).filter(task=task).with_columns(method=pl.lit(method.title)))
-    if not frames:
-        return None
-    keys = ["method", "task", "kind", "kept", "rate", "metric"]
-    return pl.concat(frames).group_by(keys).agg(pl.col("value").mean(), pl.col("n").first()).sort(keys)
