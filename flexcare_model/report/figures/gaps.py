@@ -47,6 +47,7 @@ def gaps(results: Results) -> Figure | None:
             axes.grid(axis="x")
             axes.grid(visible=False, axis="y")
             axes.tick_params(labelsize=6)
+            axes.locator_params(axis="x", nbins=5)
         for axes in grid[len(panels) :]:
             axes.set_visible(False)
         handles = [Line2D([], [], **line_style(method) | {"linestyle": ""}) for method in methods]

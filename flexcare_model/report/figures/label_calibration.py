@@ -38,11 +38,15 @@ def label_calibration(results: Results) -> Figure | None:
         for axes, (task, label) in zip(grid, panels, strict=False):
             part = curves.filter(task=task, label=label, method=method.title).drop_nulls("observed").sort("bin")
             axes.plot([0, 1], [0, 1], color="#999999", linewidth=0.7, linestyle=":")
-            axes.plot(part["mean_score"], part["observed"], **line_style(method) | {"linewidth": 1.0})
+            axes.plot(
+                part["mean_score"], part["observed"], **line_style(method) | {"linewidth": 0.9, "markersize": 1.8}
+            )
             row = labels.filter(task=task, label=label, method=method.title).to_dicts()
             _panel(axes, f"{TASKS[task].abbreviation}: {label}", row[0] if row else None)
         for axes in grid[len(panels) :]:
             axes.set_visible(False)
+        for axes in grid[max(0, len(panels) - COLUMNS) : len(panels)]:
+            axes.tick_params(labelbottom=True)
         figure.supxlabel(f"mean score of {method.title}", fontsize=7)
         figure.supylabel("observed share", fontsize=7)
     return figure

@@ -52,9 +52,10 @@ def lost_data(results: Results, *, below: int) -> Figure | None:
                     axes.set_title(f"{TASKS[task].abbreviation}\n{METRIC_TITLES[metric]}", fontsize=7)
                 if column == 0:
                     axes.set_ylabel(title, fontsize=6.5)
+                if row == len(KINDS) - 1:
+                    axes.set_xlabel("lost, %", fontsize=6.5)
                 axes.set_xticks([0, 40, 80])
                 axes.tick_params(labelsize=6)
-        figure.supxlabel("lost, %", fontsize=7)
         handles = [Line2D([], [], **line_style(method)) for method in methods]
         figure.legend(
             handles, [method.title for method in methods], loc="outside lower center", ncols=min(7, len(handles))

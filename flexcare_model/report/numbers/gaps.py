@@ -178,8 +178,8 @@ def gaps_table(frame: pl.DataFrame, method: str) -> Layout:
     header = ("Task, metric", "Groups by", "Lowest", "Highest", "Gap", "95 % interval", "Groups", "left out")
     notes = [
         f"{method}, test split, mean over seeds. Gap: highest minus lowest group, never below 0 in the sample. "
-        f"Interval: of the same two groups over {own['n_draws'].max() or 0} draws of patients; where it contains 0, the "
-        "groups may not differ.",
+        f"Interval: of the same two groups over {own['n_draws'].max() or 0} draws of patients. Where it contains 0, "
+        "the groups may not differ. The two groups are chosen by the same data, so it is rather too high.",
         "Intercept: calibration in the large; above 0 the scores of the group are too low.",
         "Left out: groups in which the patients, or those of one class of a binary task, are too few to be shown, and "
         "groups of one class, for which the metric is not defined. Not defined: fewer than two groups are left.",
