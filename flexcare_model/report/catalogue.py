@@ -163,6 +163,7 @@ TABLES = _by_name(
         function="statistics_tables",
         needs=("statistics",),
         target="statistics",
+        takes=("below",),
         sections={
             "uncertainty": "uncertainty",
             "comparisons": "uncertainty",
@@ -269,6 +270,7 @@ FIGURES = _by_name(
         function="label_calibration",
         needs=("statistics",),
         target="statistics",
+        takes=("below",),
         section="label-calibration",
     ),
     FigureEntry(
@@ -278,6 +280,7 @@ FIGURES = _by_name(
         function="selective",
         needs=("statistics",),
         target="statistics",
+        takes=("below",),
         section="selective",
     ),
     FigureEntry(
@@ -287,6 +290,7 @@ FIGURES = _by_name(
         function="decision_curves",
         needs=("statistics",),
         target="statistics",
+        takes=("below",),
         section="decisions",
     ),
     FigureEntry(

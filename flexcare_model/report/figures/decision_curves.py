@@ -1,6 +1,6 @@
-"""Decision curves of the binary tasks, from the files of the command `statistics`.
+"""Decision curves of the binary tasks, from the predictions.
 
-In: `analysis/statistics/decisions.parquet` of `Results`. Out: a figure; None without this file.
+In: decisions of `statistics_files`. Out: a figure; None without runs.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from flexcare_model.report.figures.style import PAGE, house_style, new_figure
 from flexcare_model.report.numbers.decisions import TREAT_ALL, TREAT_NONE
 from flexcare_model.report.numbers.methods import compared
 from flexcare_model.report.numbers.results import Results, tasks_in
+from flexcare_model.report.numbers.statistics_files import statistic
 
 REFERENCES = {
     TREAT_ALL: {"color": "#555555", "linestyle": "--", "linewidth": 0.9},
@@ -22,9 +23,9 @@ REFERENCES = {
 }
 
 
-def decision_curves(results: Results) -> Figure | None:
+def decision_curves(results: Results, *, below: int) -> Figure | None:
     """Net benefit against the threshold, a panel per binary task and a line per method."""
-    frame = results.parquet("analysis/statistics/decisions.parquet")
+    frame = statistic(results, "decisions", below=below)
     if frame is None or not frame.height:
         return None
     tasks = tasks_in(frame)

@@ -1,6 +1,6 @@
-"""Reliability of each label of the multi-label tasks, from the files of the command `statistics`.
+"""Reliability of each label of the multi-label tasks, from the predictions.
 
-In: `analysis/statistics/{label_curves,label_calibration}.parquet` of `Results`. Out: a figure; None without them.
+In: label_curves and label_calibration of `statistics_files`. Out: a figure; None without them.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from flexcare_model.report.figures.method_style import line_style
 from flexcare_model.report.figures.style import PAGE, house_style, new_figure
 from flexcare_model.report.numbers.methods import compared
 from flexcare_model.report.numbers.results import Results, tasks_in
+from flexcare_model.report.numbers.statistics_files import statistic
 
 COLUMNS = 6
 
 
-def label_calibration(results: Results) -> Figure | None:
+def label_calibration(results: Results, *, below: int) -> Figure | None:
     """Observed share against mean score, a panel per label, of the last method of table 3; dotted: perfect."""
-    files = (results.parquet(f"analysis/statistics/{name}.parquet") for name in ("label_curves", "label_calibration"))
-    curves, labels = files
+    curves, labels = (statistic(results, name, below=below) for name in ("label_curves", "label_calibration"))
     if curves is None or labels is None:
         return None
     multilabel = [task for task in tasks_in(labels) if TASKS[task].kind == "multilabel"]

@@ -1,6 +1,6 @@
-"""Risk against coverage of selective prediction, from the files of the command `statistics`.
+"""Risk against coverage of selective prediction, from the predictions.
 
-In: `analysis/statistics/selective.parquet` of `Results`. Out: a figure; None without this file.
+In: selective of `statistics_files`. Out: a figure; None without runs.
 """
 
 from __future__ import annotations
@@ -14,11 +14,12 @@ from flexcare_model.report.figures.method_style import line_style
 from flexcare_model.report.figures.style import PAGE, house_style, new_figure
 from flexcare_model.report.numbers.methods import compared
 from flexcare_model.report.numbers.results import Results, tasks_in
+from flexcare_model.report.numbers.statistics_files import statistic
 
 
-def selective(results: Results) -> Figure | None:
+def selective(results: Results, *, below: int) -> Figure | None:
     """Share of wrong answers against the share of samples that get one, a panel per task and a line per method."""
-    frame = results.parquet("analysis/statistics/selective.parquet")
+    frame = statistic(results, "selective", below=below)
     if frame is None or not frame.height:
         return None
     tasks = tasks_in(frame)

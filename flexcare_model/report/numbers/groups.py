@@ -71,6 +71,21 @@ def reliability(score: np.ndarray, happened: np.ndarray) -> tuple[pl.DataFrame, 
     return bins, float(gap)
 
 
+def pooled_bins(pairs: list[tuple[np.ndarray, np.ndarray]], below: int) -> list[dict[str, Any]]:
+    """Rows of `reliability` of all seeds together; n is of one seed. Bins of fewer than ``below`` have no numbers.
+
+    Args:
+        pairs: scores and outcomes of each seed, of the same samples.
+    """
+    pooled, _ = reliability(*(np.concatenate(side) for side in zip(*pairs, strict=True)))
+    rows = []
+    for row in pooled.to_dicts():
+        n = max(1, row["n"] // len(pairs))
+        hidden = {"n": None, "mean_score": None, "observed": None} if is_small(n, below) else {"n": n}
+        rows.append(row | hidden)
+    return rows
+
+
 def calibration(results: Results, *, below: int) -> tuple[pl.DataFrame, pl.DataFrame]:
     """CURVES (seeds pooled, small bins without numbers) and CALIBRATION (mean over seeds)."""
     curves, summaries = [], []
@@ -81,12 +96,7 @@ def calibration(results: Results, *, below: int) -> tuple[pl.DataFrame, pl.DataF
             pairs = [pair for pair in pairs if pair[0].size]
             if not pairs:
                 continue
-            pooled, _ = reliability(*(np.concatenate(side) for side in zip(*pairs, strict=True)))
-            for row in pooled.to_dicts():
-                # All seeds have the same samples: the count to suppress by is that of one seed.
-                small = is_small(round(row["n"] / len(pairs)) or 1, below)
-                hidden = {"n": None, "mean_score": None, "observed": None} if small else {"n": row["n"] // len(pairs)}
-                curves.append({"task": task, "method": method.title} | row | hidden)
+            curves += [{"task": task, "method": method.title} | row for row in pooled_bins(pairs, below)]
             summaries.append(
                 {
                     "task": task,

@@ -12,7 +12,7 @@ import numpy as np
 import polars as pl
 
 from flexcare_data.tasks import TASKS
-from flexcare_model.report.numbers.groups import BINS, reliability
+from flexcare_model.report.numbers.groups import BINS, pooled_bins, reliability
 from flexcare_model.report.numbers.layout import Cell, Layout, absent, not_defined, number, words
 from flexcare_model.report.numbers.results import Results, tasks_in
 from flexcare_model.report.numbers.scored import Scored, methods_with_runs, scored
@@ -94,7 +94,7 @@ def label_calibration(results: Results, *, below: int) -> tuple[pl.DataFrame, pl
                 row, has_curve = _row(found[0].subjects[kept], positive, pairs, below)
                 rows.append(key | {"n_seeds": len(pairs)} | row)
                 if has_curve:
-                    curves += [key | bin for bin in _bins(pairs, below)]
+                    curves += [key | bin for bin in pooled_bins(pairs, below)]
     return pl.DataFrame(rows, schema=LABELS).with_columns(pl.col(pl.Float64).fill_nan(None)), pl.DataFrame(
         curves, schema=LABEL_CURVES
     )
@@ -130,17 +130,6 @@ def _row(
     # A NaN of one seed makes the mean NaN: no seed is left out of a mean.
     intercept, slope = fits.mean(axis=0)
     return row | {"intercept": float(intercept), "slope": float(slope), "ece": float(np.mean(errors))}, True
-
-
-def _bins(pairs: list[tuple[np.ndarray, np.ndarray]], below: int) -> list[dict]:
-    pooled, _ = reliability(*(np.concatenate(side) for side in zip(*pairs, strict=True)))
-    rows = []
-    for row in pooled.to_dicts():
-        # All seeds have the same samples: the count to suppress by is that of one seed.
-        small = is_small(round(row["n"] / len(pairs)) or 1, below)
-        hidden = {"n": None, "mean_score": None, "observed": None} if small else {"n": row["n"] // len(pairs)}
-        rows.append(row | hidden)
-    return rows
 
 
 def label_table(frame: pl.DataFrame, method: str) -> Layout:

@@ -114,6 +114,11 @@ class Results:
         return origin.get("synthetic") is True
 
     @cached_property
+    def computed(self) -> dict[str, pl.DataFrame]:
+        """Frames that were computed for one part of a page, for its other parts."""
+        return {}
+
+    @cached_property
     def compared_tasks(self) -> tuple[str, ...]:
         """Tasks of tables 3, 4 and 6, of the statistics and figures: those to train on, and others once trained."""
         wanted = {*(PAPER_TASKS if self.tasks is None else self.tasks), *self.scores["task"]}

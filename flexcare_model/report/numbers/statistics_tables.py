@@ -1,6 +1,6 @@
 """Tables of the statistics: uncertainty, comparisons, calibration, decisions, groups of patients.
 
-In: the files of the command `statistics`. Out: `Layout`s.
+In: the files of the command `statistics`, see `statistics_files`. Out: `Layout`s.
 """
 
 from __future__ import annotations
@@ -16,9 +16,10 @@ from flexcare_model.report.numbers.label_calibration import label_table
 from flexcare_model.report.numbers.layout import Layout
 from flexcare_model.report.numbers.methods import compared
 from flexcare_model.report.numbers.results import Results
+from flexcare_model.report.numbers.statistics_files import statistic
 
 
-def statistics_tables(results: Results) -> tuple[Layout, ...]:
+def statistics_tables(results: Results, *, below: int) -> tuple[Layout, ...]:
     """The tables, in the order of the catalogue, without those that have no rows yet."""
     makers: dict[str, Callable[[pl.DataFrame], Layout]] = {
         "estimates": uncertainty.intervals_table,
@@ -30,7 +31,7 @@ def statistics_tables(results: Results) -> tuple[Layout, ...]:
         "decisions": decisions_table,
         "gaps": lambda frame: gaps_table(frame, _last_method(set(frame["method"]))),
     }
-    frames = {name: results.parquet(f"analysis/statistics/{name}.parquet") for name in makers}
+    frames = {name: statistic(results, name, below=below) for name in makers}
     return tuple(makers[name](frame) for name, frame in frames.items() if frame is not None and frame.height)
 
 

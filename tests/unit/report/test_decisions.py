@@ -10,12 +10,14 @@ import pytest
 from sklearn.metrics import roc_auc_score
 from support.recomputed_evaluation import benefit, calibration_error, in_the_large, recalibrated, risk, sides
 
+from flexcare_model.report.about import About
 from flexcare_model.report.catalogue import TABLES
 from flexcare_model.report.make import make_tables
 from flexcare_model.report.numbers import decisions, gaps
 from flexcare_model.report.numbers.label_calibration import label_calibration, label_table, recalibration
 from flexcare_model.report.numbers.results import Results
 from flexcare_model.report.numbers.statistics import run as statistics
+from flexcare_model.report.pages.page import build_page
 
 BELOW = 10
 BINARY = ("in_hospital_mortality", "decompensation", "readmission")
@@ -309,3 +311,15 @@ def test_the_command_writes_what_the_tables_show(small, tmp_path):
     for layout in layouts:
         assert layout.rows and layout.to_latex().isascii()
         assert "nan" not in layout.to_markdown().lower().replace("inan", "")
+
+
+def test_a_page_computes_what_takes_seconds_only(small):
+    """Without the target `statistics`, a page of runs has calibration of labels and decisions, but no intervals."""
+    assert not (small / "analysis/statistics").exists()
+    page = build_page(Results(small), About())
+    for anchor in ("label-calibration", "selective", "decisions"):
+        body = page.split(f'<section class="part" id="{anchor}"')[1].split("</section>")[0]
+        assert "<table" in body and "<figure" in body
+    for anchor in ("uncertainty", "gaps", "contributions"):
+        body = page.split(f'<section class="part" id="{anchor}"')[1].split("</section>")[0]
+        assert "run the target" in body and "<table" not in body
