@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from flexcare_data.modalities import MODALITIES
-from flexcare_data.series import COLUMN_PLAN, expand, last_rows
+from flexcare_data.series import COLUMN_PLAN, ColumnPlan, expand, last_rows
 from flexcare_data.variables import CATEGORIES, DEFAULTS, VARIABLES
 from flexcare_model.data.batch import CROP_SIDE, PATCH_SIZE, PATCHES, Batch
 from flexcare_model.data.dataset import TaskDataset
@@ -79,10 +79,10 @@ class LessInside(TaskDataset):
     def _defaults(self) -> np.ndarray:
         plan = self.inputs.readers["time_series"].plan
         fields = (field.cpu().numpy() if isinstance(field, Tensor) else field for field in plan)
-        return default_columns(COLUMN_PLAN._make(fields))
+        return default_columns(ColumnPlan(*fields))
 
 
-def default_columns(plan=COLUMN_PLAN) -> np.ndarray:
+def default_columns(plan: ColumnPlan = COLUMN_PLAN) -> np.ndarray:
     """The value columns (59,) of an hour before the first measurement, as ``plan`` standardises them."""
     values = [
         float(CATEGORIES[name].index(str(DEFAULTS[name]))) if name in CATEGORIES else float(DEFAULTS[name])

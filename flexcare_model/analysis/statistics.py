@@ -256,7 +256,7 @@ def holm(p_values: Sequence[float]) -> np.ndarray:
     defined = ~np.isnan(values)
     if not defined.all():
         every = np.full_like(values, UNDEFINED)
-        every[defined] = holm(values[defined])
+        every[defined] = holm(values[defined].tolist())
         return every
     order = np.argsort(values, kind="stable")
     scaled = values[order] * np.arange(values.size, 0, -1)

@@ -5,6 +5,8 @@ In: decisions of `statistics_files`. Out: a figure; None without runs.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -17,7 +19,7 @@ from flexcare_model.report.numbers.methods import compared
 from flexcare_model.report.numbers.results import Results, tasks_in
 from flexcare_model.report.numbers.statistics_files import statistic
 
-REFERENCES = {
+REFERENCES: dict[str, dict[str, Any]] = {
     TREAT_ALL: {"color": "#555555", "linestyle": "--", "linewidth": 0.9},
     TREAT_NONE: {"color": "#555555", "linestyle": ":", "linewidth": 0.9},
 }

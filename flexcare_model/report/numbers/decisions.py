@@ -159,10 +159,9 @@ def decisions(results: Results, *, below: int) -> pl.DataFrame:
                 for name, treats in ((TREAT_ALL, True), (TREAT_NONE, False)):
                     for threshold in THRESHOLDS:
                         benefit = net_benefit(labels, everybody, threshold) if treats else 0.0
-                        value = benefit if has_enough else None
                         reference.append(
                             {"task": task, "method": name, "n_seeds": None, "threshold": threshold}
-                            | {"net_benefit": value, "is_shown": has_enough}
+                            | {"net_benefit": benefit if has_enough else None, "is_shown": has_enough}
                         )
         rows += reference
     return pl.DataFrame(rows, schema=DECISIONS)

@@ -72,9 +72,9 @@ def gaps(results: Results, *, below: int, replicates: int, seed: int) -> pl.Data
     A group is left out where `enough` is False. All methods of a task see the same draws of patients.
     """
     stays, rows = results.parquet("data/stays.parquet"), []
-    for task in results.compared_tasks if stays is not None else ():
+    for task in results.compared_tasks:
         cohort = results.cohorts.get(task)
-        if cohort is None:
+        if cohort is None or stays is None:
             continue
         patients = np.unique(cohort.filter(pl.col("split") == "test")["subject_id"].to_numpy())
         counts, _ = patient_weights(patients, min(replicates, DRAWS), seed)
@@ -175,10 +175,11 @@ def gaps_table(frame: pl.DataFrame, method: str) -> Layout:
                 cells += [number(_number(row["gap"])), number(f"{_number(row['low'])} to {_number(row['high'])}")]
             left_out = row["n_hidden"] + row["n_undefined"]
             rows.append((*cells, number(str(row["n_groups"])), number(str(left_out))))
+    draws = max(own["n_draws"].drop_nulls(), default=0)
     header = ("Task, metric", "Groups by", "Lowest", "Highest", "Gap", "95 % interval", "Groups", "left out")
     notes = [
         f"{method}, test split, mean over seeds. Gap: highest minus lowest group, never below 0 in the sample. "
-        f"Interval: of the same two groups over {own['n_draws'].max() or 0} draws of patients. Where it contains 0, "
+        f"Interval: of the same two groups over {draws} draws of patients. Where it contains 0, "
         "the groups may not differ. The two groups are chosen by the same data, so it is rather too high.",
         "Intercept: calibration in the large; above 0 the scores of the group are too low.",
         "Left out: groups in which the patients, or those of one class of a binary task, are too few to be shown, and "

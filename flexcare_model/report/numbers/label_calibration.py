@@ -8,6 +8,8 @@ The recalibration fits label ~ intercept + slope * logit(score) without penalty.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import polars as pl
 
@@ -114,12 +116,12 @@ def _of_label(one: Scored, position: int) -> tuple[np.ndarray, np.ndarray]:
 
 def _row(
     subjects: np.ndarray, positive: np.ndarray, pairs: list[tuple[np.ndarray, np.ndarray]], below: int
-) -> tuple[dict, bool]:
+) -> tuple[dict[str, Any], bool]:
     size, hits = len(positive), int(positive.sum())
     patients = [np.unique(subjects[side]).size for side in (positive, ~positive)]
     is_shown = not any(is_small(count, below) for count in patients) and np.unique(subjects).size >= max(below, 1)
     texts = partition_texts([hits, size - hits], below)
-    row = {"assessed": f"{size:,}" if size == 0 or size >= below else f"<{below}", "positive": texts[0]}
+    row: dict[str, Any] = {"assessed": f"{size:,}" if size == 0 or size >= below else f"<{below}", "positive": texts[0]}
     if patients[0] < hits and is_small(patients[0], below):  # few patients with many samples each
         row["positive"] = "n.s."
     row |= {"intercept": None, "slope": None, "ece": None, "is_shown": is_shown}
@@ -143,9 +145,10 @@ def label_table(frame: pl.DataFrame, method: str) -> Layout:
             cells.append(number(row["positive"]))
             cells += [_cell(row, name) for name in ("intercept", "slope", "ece")]
             rows.append(tuple(cells))
+    seeds = max(own["n_seeds"], default=0)
     header = ("Task", "Label", "Assessed", "Positive", "Intercept", "Slope", "ECE")
     notes = [
-        f"{method}, test split, mean over {own['n_seeds'].max()} seeds. Intercept and slope: logistic recalibration, "
+        f"{method}, test split, mean over {seeds} seeds. Intercept and slope: logistic recalibration, "
         f"perfect at 0 and 1. ECE: {BINS} bins of equal width. No number where too few patients have the label, or do "
         "not have it.",
     ]

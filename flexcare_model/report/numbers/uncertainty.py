@@ -114,9 +114,9 @@ def _undefined_notes(estimates: pl.DataFrame) -> list[str]:
     notes = []
     if estimates["value"].null_count():
         notes.append(NOT_DEFINED)
-    known = estimates.drop_nulls("value")
-    if known.height and known["n_draws"].min() < known["n_draws"].max():
-        fewest, most = known["n_draws"].min(), known["n_draws"].max()
+    draws = estimates.drop_nulls("value")["n_draws"].to_list()
+    fewest, most = min(draws, default=0), max(draws, default=0)
+    if fewest < most:
         notes.append(
             "A draw in which all samples are of one class has no value. The intervals of the metrics concerned are of "
             f"the other draws, at least {fewest:,} of {most:,} (column `n_draws` of the CSV)."
