@@ -122,15 +122,17 @@ def score_with_less(
     this modality, other losses on all samples: within a kind all numbers of a task are from the same samples.
 
     Returns:
-        task, kind, kept (letters, for subsets), rate (for the others), n, metric, value (null where it is not defined).
+        task, kind, kept (letters, for subsets), rate (for the others), n, n_patients, metric, value (null where it is
+        not defined).
         Kinds: ``subset``, where the empty subset has the value of a constant answer (`constant_answer`); ``drop_rate``,
         modalities lost at random; ``informative``, modalities lost more often by sicker patients (`severity_ranks`);
         ``inside_<modality>``, a share of the hours, patches or tokens lost (`LessInside`).
     """
-    rows: list[tuple[str, str, str | None, float | None, int, str, float]] = []
+    rows: list[tuple[str, str, str | None, float | None, int, int, str, float]] = []
 
     def add(data: TaskDataset, kind: str, kept: str | None, rate: float | None, metrics: Mapping[str, float]) -> None:
-        rows.extend((data.task.name, kind, kept, rate, len(data), metric, value) for metric, value in metrics.items())
+        sizes = (len(data), np.unique(data.subject_ids).size)
+        rows.extend((data.task.name, kind, kept, rate, *sizes, metric, value) for metric, value in metrics.items())
 
     def scored(data: TaskDataset) -> Scores:
         return score(model, data, loader, batch_size=batch_size)
@@ -169,7 +171,7 @@ def score_with_less(
                 )
     schema = {
         "task": pl.String, "kind": pl.String, "kept": pl.String, "rate": pl.Float64, "n": pl.Int64,
-        "metric": pl.String, "value": pl.Float64,
+        "n_patients": pl.Int64, "metric": pl.String, "value": pl.Float64,
     }  # fmt: skip
     return pl.DataFrame(rows, schema=schema, orient="row").with_columns(pl.col("value").fill_nan(None))
 

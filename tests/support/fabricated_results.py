@@ -290,16 +290,16 @@ def fabricate_analysis(
             for metric in TASKS[task].metrics:
                 for kept in COMBINATIONS:
                     scores.append(
-                        (task, "subset", kept, None, 60, metric, 0.55 + 0.1 * len(kept) + rng.normal(0, 0.01))
+                        (task, "subset", kept, None, 60, 60, metric, 0.55 + 0.1 * len(kept) + rng.normal(0, 0.01))
                     )
-                scores.append((task, "subset", "", None, 60, metric, 0.5))
+                scores.append((task, "subset", "", None, 60, 60, metric, 0.5))
                 for kind in ("drop_rate", "informative", "inside_time_series", "inside_image", "inside_note"):
                     for rate in (0.0, 0.2, 0.4, 0.6, 0.8):
                         value = 0.85 - 0.2 * rate + rng.normal(0, 0.01)
-                        scores.append((task, kind, None, rate, 140, metric, value))
+                        scores.append((task, kind, None, rate, 140, 140, metric, value))
         columns = {
             "task": pl.String, "kind": pl.String, "kept": pl.String, "rate": pl.Float64, "n": pl.Int64,
-            "metric": pl.String, "value": pl.Float64,
+            "n_patients": pl.Int64, "metric": pl.String, "value": pl.Float64,
         }  # fmt: skip
         pl.DataFrame(scores, schema=columns, orient="row").write_parquet(folder / "modalities.parquet")
 

@@ -45,7 +45,7 @@ def lost_data(results: Results, *, below: int) -> Figure | None:
                     axes.plot(100 * own["rate"], own["value"], **line_style(method))
                 if not part.height:
                     axes.text(
-                        0.5, 0.5, "too few\nsamples", ha="center", va="center", transform=axes.transAxes, fontsize=6
+                        0.5, 0.5, "too few\npatients", ha="center", va="center", transform=axes.transAxes, fontsize=6
                     )
                     axes.set_yticks([])
                 if row == 0:

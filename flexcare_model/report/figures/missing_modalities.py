@@ -25,7 +25,7 @@ from flexcare_model.report.numbers.results import METRIC_TITLES, Results, tasks_
 def missing_modalities(results: Results, *, below: int) -> Figure | None:
     """First metric of each task under random loss of modalities, and with each subset of them; mean over seeds.
 
-    A panel whose samples are fewer than ``below`` stays empty.
+    A panel with samples of fewer than ``below`` patients stays empty.
     """
     frame = collected_modalities(results)
     if frame is None:
@@ -40,9 +40,9 @@ def missing_modalities(results: Results, *, below: int) -> Figure | None:
             upper, lower = grid[0][column], grid[1][column]
             part = frame.filter(task=task, metric=metric)
             for axes, kind in ((upper, "drop_rate"), (lower, "subset")):
-                samples = part.filter(kind=kind).select(pl.col("n").max()).item() or 0
-                if samples < max(below, 1):
-                    text = "no sample\nhas all three" if samples == 0 else f"fewer than\n{below} samples"
+                patients = part.filter(kind=kind).select(pl.col("n_patients").max()).item() or 0
+                if patients < max(below, 1):
+                    text = "no sample\nhas all three" if patients == 0 else f"fewer than\n{below} patients"
                     axes.text(0.5, 0.5, text, ha="center", va="center", transform=axes.transAxes, fontsize=6)
                     axes.set_yticks([])
                     continue

@@ -47,7 +47,7 @@ def collected_modalities(results: Results) -> pl.DataFrame | None:
     keys = ["method", "task", "kind", "kept", "rate", "metric"]
     defined = pl.col("value").is_not_nan() & pl.col("value").is_not_null()
     value = pl.when(defined.all()).then(pl.col("value").mean())
-    return pl.concat(frames).group_by(keys).agg(value, pl.col("n").first(), n_seeds=pl.len()).sort(keys)
+    return pl.concat(frames).group_by(keys).agg(value, pl.col("n", "n_patients").first(), n_seeds=pl.len()).sort(keys)
 
 
 def shapley(values: Mapping[str, float]) -> dict[str, float]:
@@ -76,7 +76,7 @@ def shapley(values: Mapping[str, float]) -> dict[str, float]:
 def contributions(results: Results, *, below: int) -> pl.DataFrame | None:
     """CONTRIBUTIONS of the runs of table 3 on the samples with all modalities; None without an analysis.
 
-    Tasks with fewer than ``below`` such samples have no rows. Numbers are null where the metric is not defined.
+    Tasks with such samples of few patients have no rows. Numbers are null where the metric is not defined.
     """
     frame = collected_modalities(results)
     if frame is None:
@@ -87,7 +87,7 @@ def contributions(results: Results, *, below: int) -> pl.DataFrame | None:
             for metric in TASKS[task].metrics:
                 part = frame.filter(task=task, method=method, metric=metric, kind="subset")
                 values = dict(part.select("kept", "value").iter_rows())
-                if set(values) != set(SUBSETS) or part["n"][0] < max(below, 1):
+                if set(values) != set(SUBSETS) or part["n_patients"][0] < max(below, 1):
                     continue
                 row = {"task": task, "metric": metric, "method": method, "n": part["n"][0]}
                 row["n_seeds"] = part["n_seeds"].min()
@@ -126,11 +126,11 @@ def _contributions_table(frame: pl.DataFrame) -> Layout:
 
 
 def losses(results: Results, *, below: int) -> pl.DataFrame | None:
-    """Scores with lost data: task, method, kind, rate, metric, value, n; without those of few samples."""
+    """Scores with lost data: task, method, kind, rate, metric, value, n; without those of few patients."""
     frame = collected_modalities(results)
     if frame is None:
         return None
-    kept = frame.filter(pl.col("kind").is_in(list(LOSSES)), pl.col("n") >= max(below, 1))
+    kept = frame.filter(pl.col("kind").is_in(list(LOSSES)), pl.col("n_patients") >= max(below, 1))
     return kept.select("task", "method", "kind", "rate", "metric", "value", "n", "n_seeds")
 
 

@@ -40,8 +40,8 @@ TREAT_ALL, TREAT_NONE = "treat all", "treat none"
 # --- selective prediction ---------------------------------------------------------------------------------------
 
 
-def confidence_and_error(one: Scored) -> tuple[np.ndarray, np.ndarray]:
-    """How sure the model is of each sample (n,), and how wrong its answer is (n,), 0 to 1.
+def confidence_and_error(one: Scored) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """How sure the model is of each sample (n,), how wrong its answer is (n,), 0 to 1, and whose sample it is (n,).
 
     - binary: abs(score - 0.5); whether the side of 0.5 is wrong (0.5 itself is a yes).
     - multi-class: the largest probability; whether that class is wrong.
@@ -49,14 +49,15 @@ def confidence_and_error(one: Scored) -> tuple[np.ndarray, np.ndarray]:
     """
     kind = TASKS[one.task].kind
     if kind == "multiclass":
-        return one.scores.max(axis=1), (one.scores.argmax(axis=1) != one.labels).astype(np.float64)
+        return one.scores.max(axis=1), (one.scores.argmax(axis=1) != one.labels).astype(np.float64), one.subjects
     labels, scores = (array.reshape(len(one.labels), -1) for array in (one.labels, one.scores))
     kept = labels > -1
     rows = kept.any(axis=1)
     kept, labels, scores = kept[rows], labels[rows], scores[rows]
     count = kept.sum(axis=1)
     wrong = (scores >= 0.5) != (labels > 0)
-    return (np.abs(scores - 0.5) * kept).sum(axis=1) / count, (wrong & kept).sum(axis=1) / count
+    sure = (np.abs(scores - 0.5) * kept).sum(axis=1) / count
+    return sure, (wrong & kept).sum(axis=1) / count, one.subjects[rows]
 
 
 def risks(confidence: np.ndarray, error: np.ndarray) -> np.ndarray:
@@ -72,22 +73,22 @@ def risks(confidence: np.ndarray, error: np.ndarray) -> np.ndarray:
 
 
 def selective(results: Results, *, below: int) -> pl.DataFrame:
-    """SELECTIVE of every task and method; a risk is left out where fewer than ``below`` samples are answered."""
+    """SELECTIVE of every task and method; a risk is left out where few patients are answered in one of the seeds."""
     rows = []
     for task in results.compared_tasks:
         for method, runs in methods_with_runs(results, task):
             found = [one for run in runs if (one := scored(results, run, task)) is not None]
-            if not found or np.unique(found[0].subjects).size < max(below, 1):
+            parts = [confidence_and_error(one) for one in found]
+            if not parts or np.unique(parts[0][2]).size < max(below, 1):
                 continue
-            curves = np.stack([risks(*confidence_and_error(one)) for one in found])
-            n = curves.shape[1]
-            if n < max(below, 1):
-                continue
-            mean = curves.mean(axis=0)
+            mean = np.mean([risks(confidence, error) for confidence, error, _ in parts], axis=0)
+            ordered = [subjects[np.argsort(-confidence, kind="stable")] for confidence, _, subjects in parts]
+            n = len(mean)
             key = {"task": task, "method": method.title, "n_seeds": len(found), "aurc": float(mean.mean())}
             for coverage in COVERAGES:
                 answered = math.ceil(round(coverage * n, 6))
-                risk = None if is_small(answered, below) else float(mean[answered - 1])
+                patients = min(np.unique(subjects[:answered]).size for subjects in ordered)
+                risk = None if is_small(patients, below) else float(mean[answered - 1])
                 rows.append(key | {"coverage": coverage, "risk": risk})
     return pl.DataFrame(rows, schema=SELECTIVE)
 

@@ -51,6 +51,11 @@ def brier(one: Scored) -> float:
     return float(np.mean((score - happened) ** 2)) if score.size else float("nan")
 
 
+def bin_of(score: np.ndarray) -> np.ndarray:
+    """Bin of each score; the upper edge belongs to the bin below, so that 0.1 is in the first and 1.0 in the last."""
+    return np.clip(np.ceil(np.round(score * BINS, 9)).astype(np.int64) - 1, 0, BINS - 1)
+
+
 def reliability(score: np.ndarray, happened: np.ndarray) -> tuple[pl.DataFrame, float]:
     """Bins of equal width (bin, n, mean_score, observed) and the expected calibration error.
 
@@ -59,10 +64,8 @@ def reliability(score: np.ndarray, happened: np.ndarray) -> tuple[pl.DataFrame, 
         >>> bins.select("bin", "n", "observed").rows(), round(error, 3)
         ([(0, 2, 0.0), (8, 2, 0.5)], 0.25)
     """
-    # The upper edge belongs to the bin below, so that 0.1 is in the first and 1.0 in the last of ten.
-    place = np.clip(np.ceil(np.round(score * BINS, 9)).astype(np.int64) - 1, 0, BINS - 1)
     bins = (
-        pl.DataFrame({"bin": place, "score": score, "happened": happened})
+        pl.DataFrame({"bin": bin_of(score), "score": score, "happened": happened})
         .group_by("bin")
         .agg(n=pl.len().cast(pl.Int64), mean_score=pl.col("score").mean(), observed=pl.col("happened").mean())
         .sort("bin")
@@ -71,17 +74,30 @@ def reliability(score: np.ndarray, happened: np.ndarray) -> tuple[pl.DataFrame, 
     return bins, float(gap)
 
 
-def pooled_bins(pairs: list[tuple[np.ndarray, np.ndarray]], below: int) -> list[dict[str, Any]]:
-    """Rows of `reliability` of all seeds together; n is of one seed. Bins of fewer than ``below`` have no numbers.
+def owners(one: Scored) -> np.ndarray:
+    """Patient of each entry of `confidences`."""
+    if TASKS[one.task].kind == "multiclass":
+        return one.subjects
+    kept = one.labels > -1
+    return one.subjects[kept] if kept.ndim == 1 else np.broadcast_to(one.subjects[:, None], kept.shape)[kept]
+
+
+def pooled_bins(pairs: list[tuple[np.ndarray, np.ndarray]], subjects: np.ndarray, below: int) -> list[dict[str, Any]]:
+    """Rows of `reliability` of all seeds together; n is of one seed. Bins of few samples or patients have no numbers.
 
     Args:
         pairs: scores and outcomes of each seed, of the same samples.
+        subjects: patient of each sample.
+        below: number of samples per seed, and of patients, that a bin with numbers has at least.
     """
-    pooled, _ = reliability(*(np.concatenate(side) for side in zip(*pairs, strict=True)))
+    scores, happened = (np.concatenate(side) for side in zip(*pairs, strict=True))
+    pooled, _ = reliability(scores, happened)
+    place, every = bin_of(scores), np.tile(subjects, len(pairs))
     rows = []
     for row in pooled.to_dicts():
         n = max(1, row["n"] // len(pairs))
-        hidden = {"n": None, "mean_score": None, "observed": None} if is_small(n, below) else {"n": n}
+        small = is_small(n, below) or is_small(np.unique(every[place == row["bin"]]).size, below)
+        hidden = {"n": None, "mean_score": None, "observed": None} if small else {"n": n}
         rows.append(row | hidden)
     return rows
 
@@ -96,7 +112,8 @@ def calibration(results: Results, *, below: int) -> tuple[pl.DataFrame, pl.DataF
             pairs = [pair for pair in pairs if pair[0].size]
             if not pairs:
                 continue
-            curves += [{"task": task, "method": method.title} | row for row in pooled_bins(pairs, below)]
+            bins = pooled_bins(pairs, owners(found[0]), below)
+            curves += [{"task": task, "method": method.title} | row for row in bins]
             summaries.append(
                 {
                     "task": task,

@@ -96,7 +96,7 @@ def label_calibration(results: Results, *, below: int) -> tuple[pl.DataFrame, pl
                 row, has_curve = _row(found[0].subjects[kept], positive, pairs, below)
                 rows.append(key | {"n_seeds": len(pairs)} | row)
                 if has_curve:
-                    curves += [key | bin for bin in pooled_bins(pairs, below)]
+                    curves += [key | bin for bin in pooled_bins(pairs, found[0].subjects[kept], below)]
     return pl.DataFrame(rows, schema=LABELS).with_columns(pl.col(pl.Float64).fill_nan(None)), pl.DataFrame(
         curves, schema=LABEL_CURVES
     )

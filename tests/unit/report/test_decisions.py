@@ -13,7 +13,7 @@ from support.recomputed_evaluation import benefit, calibration_error, in_the_lar
 from flexcare_model.report.about import About
 from flexcare_model.report.catalogue import TABLES
 from flexcare_model.report.make import make_tables
-from flexcare_model.report.numbers import decisions, gaps
+from flexcare_model.report.numbers import decisions, gaps, groups
 from flexcare_model.report.numbers.label_calibration import label_calibration, label_table, recalibration
 from flexcare_model.report.numbers.results import Results
 from flexcare_model.report.numbers.statistics import run as statistics
@@ -164,13 +164,28 @@ def test_risk_and_area_are_those_of_a_loop(small, few, task):
             answered = -(-round(coverage * 100) * len(curves[0]) // 100)
             if value is not None:
                 assert value == pytest.approx(np.mean([curve[answered - 1] for curve in curves]), abs=1e-9)
-            assert (value is None) == (answered < BELOW)
+            assert value is None or answered >= BELOW
+        assert own.filter(coverage=1.0)["risk"].null_count() == 0
 
 
 def test_ties_are_answered_in_random_order():
     """The expected risk over all orders of three equally sure samples, of which one is wrong."""
     found = decisions.risks(np.array([0.4, 0.4, 0.4, 0.1]), np.array([1.0, 0.0, 0.0, 1.0]))
     assert found.tolist() == pytest.approx([1 / 3, 1 / 3, 1 / 3, 1 / 2])
+
+
+def test_many_samples_of_few_patients_are_not_shown(small, few, tmp_path):
+    """All test samples are those of nine patients: neither risks nor bins nor groups have numbers."""
+    results = changed(small, tmp_path, "readmission", "label", few_patients)
+    path = tmp_path / "cohorts/readmission.parquet"
+    cohort = pl.read_parquet(path)
+    owner = pl.when(pl.col("split") == "test").then(pl.int_range(pl.len()) % 9).otherwise("subject_id")
+    cohort.with_columns(subject_id=owner.cast(pl.Int64)).write_parquet(path)
+    assert decisions.selective(results, below=BELOW).filter(task="readmission").height == 0
+    curves, _ = groups.calibration(results, below=BELOW)
+    assert curves.filter(task="readmission")["observed"].null_count() == curves.filter(task="readmission").height > 0
+    shown = decisions.selective(results, below=9).filter(task="readmission")
+    assert 0 < shown["risk"].null_count() < shown.height
 
 
 def test_few_patients_have_no_curve(few):
