@@ -40,6 +40,12 @@ def gaps(results: Results) -> Figure | None:
             for method in methods:
                 rows = frame.filter(task=task, metric=metric, method=method.title).to_dicts()
                 _points(axes, rows, line_style(method), is_last=method == methods[-1])
+            if (
+                frame.filter(task=task, metric=metric)["gap"].null_count()
+                == frame.filter(task=task, metric=metric).height
+            ):
+                axes.text(0.5, 0.5, "too few patients", ha="center", va="center", transform=axes.transAxes, fontsize=6)
+                axes.set_xticks([])
             title = "intercept" if metric == INTERCEPT else METRIC_TITLES[metric]
             axes.set_title(f"{TASKS[task].abbreviation}: gap of {title}", fontsize=7)
             axes.set_yticks(range(len(DIMENSIONS)), list(DIMENSIONS))
@@ -47,7 +53,8 @@ def gaps(results: Results) -> Figure | None:
             axes.grid(axis="x")
             axes.grid(visible=False, axis="y")
             axes.tick_params(labelsize=6)
-            axes.locator_params(axis="x", nbins=5)
+            if axes.get_xticks().size:
+                axes.locator_params(axis="x", nbins=5)
         for axes in grid[len(panels) :]:
             axes.set_visible(False)
         handles = [Line2D([], [], **line_style(method) | {"linestyle": ""}) for method in methods]

@@ -83,21 +83,25 @@ def owners(one: Scored) -> np.ndarray:
 
 
 def pooled_bins(pairs: list[tuple[np.ndarray, np.ndarray]], subjects: np.ndarray, below: int) -> list[dict[str, Any]]:
-    """Rows of `reliability` of all seeds together; n is of one seed. Bins of few samples or patients have no numbers.
+    """Rows of `reliability` of all seeds together; n is of one seed. Bins with a small cell have no numbers.
+
+    Cells are the samples, the patients, the positive and the negative samples of a bin; counts of samples are per seed.
 
     Args:
         pairs: scores and outcomes of each seed, of the same samples.
         subjects: patient of each sample.
-        below: number of samples per seed, and of patients, that a bin with numbers has at least.
+        below: a count in [1, below) is small.
     """
     scores, happened = (np.concatenate(side) for side in zip(*pairs, strict=True))
     pooled, _ = reliability(scores, happened)
     place, every = bin_of(scores), np.tile(subjects, len(pairs))
     rows = []
     for row in pooled.to_dicts():
-        n = max(1, row["n"] // len(pairs))
-        small = is_small(n, below) or is_small(np.unique(every[place == row["bin"]]).size, below)
-        hidden = {"n": None, "mean_score": None, "observed": None} if small else {"n": n}
+        inside = place == row["bin"]
+        hits = int(happened[inside].sum())
+        per_seed = [max(1, count // len(pairs)) if count else 0 for count in (row["n"], hits, row["n"] - hits)]
+        small = any(is_small(count, below) for count in (*per_seed, np.unique(every[inside]).size))
+        hidden = {"n": None, "mean_score": None, "observed": None} if small else {"n": per_seed[0]}
         rows.append(row | hidden)
     return rows
 

@@ -147,6 +147,9 @@ def test_a_label_of_few_patients_has_no_number_and_one_of_one_class_is_not_defin
 def test_bins_of_few_samples_have_no_numbers(few):
     _, curves = label_calibration(few, below=BELOW)
     assert curves.drop_nulls("observed")["n"].min() >= BELOW
+    # Nor may the share and the number of samples reveal few positive or few negative ones.
+    for n, share in curves.drop_nulls("observed").select("n", "observed").iter_rows():
+        assert all(count == 0 or round(count) >= BELOW for count in (n * share, n * (1 - share)))
     assert 0 < curves["observed"].null_count() < curves.height
 
 
