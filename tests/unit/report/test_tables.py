@@ -14,6 +14,7 @@ from support.recomputed import compared_cells, wrong_metrics, wrong_sizes
 from flexcare_data.options import PAPER_TASKS
 from flexcare_data.raw.editions import MIMICIV_ROWS, PAPER
 from flexcare_data.store.folders import write_stage
+from flexcare_model.cli import results_of
 from flexcare_model.report.numbers import groups, population, tables, uncertainty
 from flexcare_model.report.numbers import layout as layout_module
 from flexcare_model.report.numbers.results import Results
@@ -79,6 +80,13 @@ def test_published_numbers_stand_beside_the_population_of_the_paper_only(output,
         assert row["difference"] == pytest.approx(row["mean"] - row["published"])
     other = tables.table3(sides["other edition"])[0].frame
     assert other["published_of_another_population"].null_count() == 0
+
+
+def test_a_page_that_is_marked_by_hand_has_no_published_numbers(output, tmp_path):
+    folder = of_real_data(output, tmp_path / "results", icu_stays=PAPER_STAYS)
+    for is_marked in (True, False):
+        columns = tables.table6(results_of(folder, None, synthetic=is_marked))[0].frame.columns
+        assert {"published", "difference"}.isdisjoint(columns) == is_marked
 
 
 def test_an_option_of_one_cohort_makes_another_population(output, tmp_path):
