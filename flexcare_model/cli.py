@@ -333,7 +333,8 @@ def report(
     from flexcare_model.report.write import write_page
 
     with made_from(recipe, output, "page-*", out) as (place, target, made):
-        write_page(results_of(place, made), target, about(made, below=below, seeds=seeds, synthetic=synthetic))
+        asked = about(made, below=below, seeds=seeds, synthetic=synthetic)
+        write_page(results_of(place, made, synthetic=synthetic), target, asked)
 
 
 @commands.command("card")
@@ -453,12 +454,21 @@ def made_from(
         yield view, target, made
 
 
-def results_of(place: Path, made: Recipe | None) -> Any:
-    """The results in ``place``; the recipe says which tasks are trained on."""
+def results_of(place: Path, made: Recipe | None, *, synthetic: bool = False) -> Any:
+    """The results in ``place``; the recipe says which tasks are trained on, and from which data.
+
+    ``synthetic``: without a recipe, the data is fabricated whatever the output folder says.
+    """
     from flexcare_model.report.numbers.results import Results
 
-    tasks = made.spec["settings"].get("tasks") if made else None
-    return Results(place, None if tasks is None else tuple(tasks))
+    settings = made.spec["settings"] if made else {}
+    tasks = settings.get("tasks")
+    return Results(
+        place,
+        None if tasks is None else tuple(tasks),
+        synthetic=settings.get("synthetic", synthetic or None),
+        as_published=settings.get("as_published"),
+    )
 
 
 def about(made: Recipe | None, *, below: int = 10, seeds: tuple[int, ...] = (), synthetic: bool = False) -> Any:

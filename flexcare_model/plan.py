@@ -344,6 +344,7 @@ class ModelPlan:
         with_token_variants = [flexcare, *_names("task_token")]
         groups: dict[str, Callable[[], Iterable[Product]]] = {
             "cohorts": self._cohorts,
+            "stays": lambda: [self.data.product("stays")],
             "images": lambda: [self.data.product("images")],
             "reported_runs": lambda: self.reported_runs,
             "method_runs": lambda: self.method_runs,
@@ -379,7 +380,9 @@ class ModelPlan:
 
     def _entry(self, name: str, entry: TableEntry | FigureEntry, files: dict[str, str]) -> Product:
         inputs = [product for group in entry.needs for product in self.needed(group)]
-        return self._report(name, inputs, files, modules=(entry.module,), seeds="seeds" in entry.takes)
+        # Tables with the paper's numbers read `stays`, whose first count says which edition it is.
+        paper = "stays" in entry.needs
+        return self._report(name, inputs, files, modules=(entry.module,), seeds="seeds" in entry.takes, paper=paper)
 
     @cached_property
     def card(self) -> Product:
@@ -397,7 +400,9 @@ class ModelPlan:
         if self.data.options.split == "temporal":
             inputs += self._validations(inputs, finished=PAGES[name] == "finished")
         left_out = {} if PAGES[name] == "reported_runs" else self._no_transfer
-        return self._report(f"page-{name}", inputs, files, modules=modules, config=True, jobs=True, left_out=left_out)
+        return self._report(
+            f"page-{name}", inputs, files, modules=modules, config=True, jobs=True, left_out=left_out, paper=True
+        )
 
     def _validations(self, products: Iterable[Product], *, finished: bool) -> list[Product]:
         """Predictions of the validation split by the methods of table 3 among ``products``."""
@@ -479,6 +484,13 @@ class ModelPlan:
         spec = self._made("temporal_split", inputs, settings, "flexcare_model.report.temporal_split")
         return self._sealed("temporal_split", spec, files, inputs)
 
+    @property
+    def is_as_published(self) -> bool:
+        """Whether the configuration has the paper's protocol and data sets; the edition is known from the data only."""
+        roots = {table.root for table in RAW.values()}
+        has_all = all(self.data.root(root) is not None for root in roots)
+        return has_all and self.config.resolved_options == PROTOCOLS["flexcare"]
+
     # --- common -------------------------------------------------------------------------------------------------
 
     def _cohorts(self) -> list[Product]:
@@ -510,9 +522,12 @@ class ModelPlan:
         jobs: bool = False,
         left_out: Mapping[str, str] | None = None,
         seeds: bool = True,
+        paper: bool = False,
     ) -> Product:
         named = self._named(inputs)
         settings = self._report_settings()
+        if paper:
+            settings["as_published"] = self.is_as_published
         if not seeds:
             del settings["seeds"]
         if any(product.done.parent.name != "stages" for product in named.values()):  # runs are among the inputs

@@ -106,12 +106,23 @@ rule figure7:
 
 
 rule missing_modalities:
-    """Trained models scored with fewer modalities, on the same samples."""
+    """Trained models scored with less data on the same samples; contribution of each modality; tables and figures."""
     input:
-        published(lambda: [MODELS.figure("missing_modalities")]),
+        published(
+            lambda: [
+                MODELS.table("modalities"),
+                *map(MODELS.figure, ("missing_modalities", "contributions", "lost_data")),
+            ]
+        ),
 
 
 rule statistics:
-    """Intervals for every metric, paired tests, calibration, groups of patients; tables and figure."""
+    """Intervals, paired tests, calibration, selective prediction, decision curves, groups; tables and figures."""
     input:
-        published(lambda: [MODELS.statistics, MODELS.table("statistics"), MODELS.figure("calibration")]),
+        published(
+            lambda: [
+                MODELS.statistics,
+                MODELS.table("statistics"),
+                *(MODELS.figure(name) for name, entry in FIGURES.items() if entry.needs == ("statistics",)),
+            ]
+        ),

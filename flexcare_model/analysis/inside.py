@@ -13,11 +13,14 @@ import numpy as np
 import polars as pl
 from threadpoolctl import threadpool_limits
 
-from flexcare_data.modalities import COMBINATIONS, LETTERS
+from flexcare_data.modalities import COMBINATIONS, LETTERS, MODALITIES
+from flexcare_data.tasks import TASKS
+from flexcare_model.analysis.lost_data import LessInside, loss_rates, severity_ranks
 from flexcare_model.data.dataset import TaskDataset
 from flexcare_model.data.loader import BatchLoader
 from flexcare_model.models import Model
-from flexcare_model.training.evaluate import score
+from flexcare_model.training.evaluate import Scores, score
+from flexcare_model.training.metrics import compute, macro_f1, micro_f1
 
 DROP_RATES = (0.0, 0.2, 0.4, 0.6, 0.8)
 SAMPLES_PER_TASK = 960
@@ -104,8 +107,8 @@ def separation(vectors: np.ndarray, groups: Sequence[str], *, neighbours: int = 
     return {"silhouette": float(silhouette_score(vectors, codes)), "knn_accuracy": accuracy}
 
 
-def drop_modalities(present: np.ndarray, rate: float, *, seed: int) -> np.ndarray:
-    """Remove each present modality with probability ``rate``; every sample keeps at least one.
+def drop_modalities(present: np.ndarray, rate: float | np.ndarray, *, seed: int) -> np.ndarray:
+    """Remove each present modality with probability ``rate``, a number or (n, 1); every sample keeps at least one.
 
     With the same seed, a higher rate removes all that a lower rate removes, so that rates are comparable.
     """
@@ -127,36 +130,78 @@ def score_with_less(
     seed: int = 0,
     permutations: int = 0,
 ) -> pl.DataFrame:
-    """Test metrics under every modality subset and under random loss.
+    """Test metrics under every modality subset, and under several ways of losing data at `DROP_RATES`.
 
-    Subsets are scored on the samples that have all three modalities, drop rates on all samples: within either kind all
-    numbers of a task are from the same samples. ``permutations`` as in `score`.
+    Subsets are scored on the samples that have all three modalities, losses inside a modality on the samples that have
+    this modality, other losses on all samples: within a kind all numbers of a task are from the same samples.
+    ``permutations`` as in `score`.
 
     Returns:
-        task, kind (``subset`` or ``drop_rate``), kept (letters, for subsets), rate (for drop rates), n, metric, value.
+        task, kind, kept (letters, for subsets), rate (for the others), n, n_patients, metric, value (null where it is
+        not defined).
+        Kinds: ``subset``, where the empty subset has the value of a constant answer (`constant_answer`); ``drop_rate``,
+        modalities lost at random; ``informative``, modalities lost more often by sicker patients (`severity_ranks`);
+        ``inside_<modality>``, a share of the hours, patches or tokens lost (`LessInside`).
     """
-    rows: list[tuple[str, str, str | None, float | None, int, str, float]] = []
+    rows: list[tuple[str, str, str | None, float | None, int, int, str, float]] = []
 
-    def metrics(data: TaskDataset) -> dict[str, float]:
-        return score(model, data, loader, batch_size=batch_size, permutations=permutations).metrics
+    def add(data: TaskDataset, kind: str, kept: str | None, rate: float | None, metrics: Mapping[str, float]) -> None:
+        sizes = (len(data), np.unique(data.subject_ids).size)
+        rows.extend((data.task.name, kind, kept, rate, *sizes, metric, value) for metric, value in metrics.items())
+
+    def scored(data: TaskDataset) -> Scores:
+        return score(model, data, loader, batch_size=batch_size, permutations=permutations)
 
     for name, dataset in datasets.items():
         complete = dataset.subset(np.flatnonzero(dataset.present.all(axis=1)))
         for letters in COMBINATIONS if len(complete) else ():
             taken = np.array([letter in letters for letter in LETTERS])
             reduced = complete.with_present(np.broadcast_to(taken, complete.present.shape).copy())
-            rows += [
-                (name, "subset", letters, None, len(complete), metric, value)
-                for metric, value in metrics(reduced).items()
-            ]
-        for rate in DROP_RATES if len(dataset) else ():
-            reduced = dataset.with_present(drop_modalities(dataset.present, rate, seed=seed))
-            rows += [
-                (name, "drop_rate", None, rate, len(dataset), metric, value)
-                for metric, value in metrics(reduced).items()
-            ]
+            add(complete, "subset", letters, None, scored(reduced).metrics)
+        if len(complete):
+            add(complete, "subset", "", None, constant_answer(name, complete.labels.numpy()))
+        if not len(dataset):
+            continue
+        whole = scored(dataset)
+        add(dataset, "drop_rate", None, 0.0, whole.metrics)
+        add(dataset, "informative", None, 0.0, whole.metrics)
+        ranks = severity_ranks(dataset)
+        for rate in DROP_RATES[1:]:
+            for kind, chance in (("drop_rate", rate), ("informative", loss_rates(ranks, rate)[:, None])):
+                reduced = dataset.with_present(drop_modalities(dataset.present, chance, seed=seed))
+                add(dataset, kind, None, rate, scored(reduced).metrics)
+        for column, modality in enumerate(MODALITIES):
+            members = np.flatnonzero(dataset.present[:, column])
+            having = dataset.subset(members)
+            if not len(having):
+                continue
+            add(having, f"inside_{modality}", None, 0.0, compute(name, whole.labels[members], whole.scores[members]))
+            for rate in DROP_RATES[1:]:
+                add(
+                    having,
+                    f"inside_{modality}",
+                    None,
+                    rate,
+                    scored(LessInside(having, modality, rate, seed=seed)).metrics,
+                )
     schema = {
         "task": pl.String, "kind": pl.String, "kept": pl.String, "rate": pl.Float64, "n": pl.Int64,
-        "metric": pl.String, "value": pl.Float64,
+        "n_patients": pl.Int64, "metric": pl.String, "value": pl.Float64,
     }  # fmt: skip
-    return pl.DataFrame(rows, schema=schema, orient="row")
+    return pl.DataFrame(rows, schema=schema, orient="row").with_columns(pl.col("value").fill_nan(None))
+
+
+def constant_answer(task: str, labels: np.ndarray) -> dict[str, float]:
+    """Metrics of the same answer for every sample, the value of no modality at all.
+
+    AUROC is 0.5. AUPRC and average precision are the prevalence: the trapezoid rule would join the point (recall 0,
+    precision 1) with the only threshold and give about 0.5 for any prevalence. A multi-class answer is the most
+    frequent class of ``labels``. NaN where a metric is not defined.
+    """
+    spec = TASKS[task]
+    if spec.kind == "multiclass":
+        classes, counts = np.unique(labels, return_counts=True)
+        guess = np.full(len(labels), classes[counts.argmax()])
+        return {"micro_f1": micro_f1(labels, guess), "macro_f1": macro_f1(labels, guess)}
+    found = compute(task, labels, np.zeros(labels.shape))
+    return found | {"auprc": found["average_precision"]} if spec.kind == "binary" else found

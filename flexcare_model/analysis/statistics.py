@@ -3,6 +3,9 @@
 In: labels, scores and the patient of every test sample. Out: replicates, intervals, p-values. Patients are drawn with
 replacement, all samples of a drawn patient with them, as samples of one patient are not independent. A draw is a
 whole-number weight per patient, so one sort of the scores serves all replicates.
+
+A metric that is not defined in a draw, as all drawn samples are of one class, is NaN there. Such draws are left out of
+intervals and deviations, and `Estimate.n_draws` counts the others.
 """
 
 from __future__ import annotations
@@ -14,7 +17,7 @@ import numpy as np
 from scipy import stats
 
 from flexcare_data.tasks import TASKS
-from flexcare_model.training.metrics import CHANCE
+from flexcare_model.training.metrics import UNDEFINED
 
 CHUNK = 4_000_000
 """Weights in memory: replicates are computed in chunks of about this many (replicate, entry) pairs."""
@@ -64,7 +67,7 @@ def replicate_metrics(
         kept = labels > -1
         every = np.broadcast_to(owner[:, None], labels.shape)[kept]
         return {
-            "macro_auroc": np.mean(columns, axis=0),
+            "macro_auroc": mean_of_defined(np.array(columns)),
             "micro_auroc": _ranked(labels[kept] > 0, scores[kept], counts, every)[0],
         }
     predictions = scores.argmax(axis=1)
@@ -76,8 +79,7 @@ def _ranked(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """AUROC, trapezoid AUPRC and average precision of every draw."""
     replicates = len(counts)
-    area = np.full(replicates, CHANCE)
-    trapezoid, average = np.zeros(replicates), np.zeros(replicates)
+    area, trapezoid, average = (np.full(replicates, UNDEFINED) for _ in range(3))
     if scores.size == 0:
         return area, trapezoid, average
     order = np.argsort(-scores, kind="stable")
@@ -95,16 +97,24 @@ def _ranked(
             # A positive beats every negative below it and half of those in its tie.
             beaten = n_false - false + misses / 2
             value = np.sum(hits * beaten, axis=1) / (n_true * n_false)[:, 0]
-            area[part] = np.where((n_true * n_false)[:, 0] > 0, value, CHANCE)
+            both = (n_true * n_false)[:, 0] > 0
+            area[part] = np.where(both, value, UNDEFINED)
             # Leading thresholds that no drawn sample reaches have recall 0 and, by the starting point, precision 1.
             precision = np.where(true + false > 0, true / (true + false), 1.0)
             recall = true / n_true
             gained = np.diff(recall, axis=1, prepend=0.0)
             before = np.concatenate([np.ones((len(weights), 1)), precision[:, :-1]], axis=1)
-            some = n_true[:, 0] > 0
-            trapezoid[part] = np.where(some, np.sum(gained * (precision + before) / 2, axis=1), 0.0)
-            average[part] = np.where(some, np.sum(gained * precision, axis=1), 0.0)
+            trapezoid[part] = np.where(both, np.sum(gained * (precision + before) / 2, axis=1), UNDEFINED)
+            average[part] = np.where(both, np.sum(gained * precision, axis=1), UNDEFINED)
     return area, trapezoid, average
+
+
+def mean_of_defined(columns: np.ndarray) -> np.ndarray:
+    """Mean over the rows of ``columns`` (C, R) that are no NaN, (R,); NaN where there is none."""
+    defined = ~np.isnan(columns)
+    count = defined.sum(axis=0)
+    total = np.where(defined, columns, 0.0).sum(axis=0)
+    return np.where(count > 0, total / np.maximum(count, 1), UNDEFINED)
 
 
 def _decided(
@@ -137,6 +147,9 @@ class Estimate:
         sd_seeds: sample deviation (ddof = 1) over seeds; NaN for one seed.
         sd_both: deviation of the seed mean when patients and seeds are both new draws; for one seed, patients only.
         n_seeds: number of seeds.
+        n_draws: draws in which the metric is defined for all seeds, the base of the interval.
+
+    The value is NaN where it is not defined for one of the seeds.
     """
 
     value: float
@@ -146,6 +159,7 @@ class Estimate:
     sd_seeds: float
     sd_both: float
     n_seeds: int
+    n_draws: int
 
 
 def estimate(points: Sequence[float], replicates: np.ndarray, *, level: float = 0.95) -> Estimate:
@@ -157,15 +171,27 @@ def estimate(points: Sequence[float], replicates: np.ndarray, *, level: float = 
         level: coverage of the percentile interval.
     """
     values = np.asarray(points, dtype=np.float64)
-    means = np.asarray(replicates).mean(axis=0)
-    tail = (1 - level) / 2
-    low, high = np.quantile(means, [tail, 1 - tail])
-    sd_patients = float(means.std(ddof=1))
+    low, high, sd_patients, n_draws = spread(np.asarray(replicates).mean(axis=0), level=level)
     sd_seeds = float(values.std(ddof=1)) if values.size > 1 else float("nan")
     variance = sd_patients**2 + (sd_seeds**2 / values.size if values.size > 1 else 0.0)
     return Estimate(
-        float(values.mean()), float(low), float(high), sd_patients, sd_seeds, float(np.sqrt(variance)), values.size
+        float(values.mean()), low, high, sd_patients, sd_seeds, float(np.sqrt(variance)), values.size, n_draws
     )
+
+
+def spread(drawn: np.ndarray, *, level: float = 0.95) -> tuple[float, float, float, int]:
+    """Percentile interval and deviation of the defined values of ``drawn`` (R,), and how many there are.
+
+    Example:
+        >>> spread(np.array([1.0, np.nan, 3.0]), level=1.0)
+        (1.0, 3.0, 1.4142135623730951, 2)
+    """
+    defined = drawn[~np.isnan(drawn)]
+    if defined.size < 2:
+        return UNDEFINED, UNDEFINED, UNDEFINED, defined.size
+    tail = (1 - level) / 2
+    low, high = np.quantile(defined, [tail, 1 - tail])
+    return float(low), float(high), float(defined.std(ddof=1)), defined.size
 
 
 @dataclass(frozen=True)
@@ -193,19 +219,17 @@ def compare(
     first, second = np.asarray(ours[0], dtype=np.float64), np.asarray(theirs[0], dtype=np.float64)
     drawn = np.asarray(ours[1]).mean(axis=0) - np.asarray(theirs[1]).mean(axis=0)
     value = float(first.mean() - second.mean())
-    sd_patients = float(drawn.std(ddof=1))
-    tail = (1 - level) / 2
-    low, high = np.quantile(drawn, [tail, 1 - tail])
+    low, high, sd_patients, _ = spread(drawn, level=level)
     parts = [(group.var(ddof=1) / group.size, group.size - 1) for group in (first, second) if group.size > 1]
-    seeds = sum(variance for variance, _ in parts)
-    sd_both = float(np.sqrt(sd_patients**2 + seeds))
+    between = sum(variance for variance, _ in parts)
+    sd_both = float(np.sqrt(sd_patients**2 + between))
     # Welch and Satterthwaite: the patients' part comes from many draws and does not limit the degrees of freedom.
-    spread = sum(variance**2 / freedom for variance, freedom in parts)
-    freedom = sd_both**4 / spread if spread > 0 else np.inf
+    limiting = sum(variance**2 / freedom for variance, freedom in parts)
+    freedom = sd_both**4 / limiting if limiting > 0 else np.inf
     return Difference(
         value,
-        float(low),
-        float(high),
+        low,
+        high,
         sd_patients,
         sd_both,
         _two_sided(value, sd_patients, np.inf),
@@ -222,11 +246,18 @@ def _two_sided(value: float, deviation: float, freedom: float) -> float:
 def holm(p_values: Sequence[float]) -> np.ndarray:
     """Holm's step-down adjustment: reject where the adjusted value is at most the level of the whole family.
 
+    A p-value that is not defined (NaN) stays so and is no member of the family.
+
     Example:
         >>> holm([0.01, 0.04, 0.03]).round(3).tolist()
         [0.03, 0.06, 0.06]
     """
     values = np.asarray(p_values, dtype=np.float64)
+    defined = ~np.isnan(values)
+    if not defined.all():
+        every = np.full_like(values, UNDEFINED)
+        every[defined] = holm(values[defined].tolist())
+        return every
     order = np.argsort(values, kind="stable")
     scaled = values[order] * np.arange(values.size, 0, -1)
     adjusted = np.empty_like(values)

@@ -24,8 +24,14 @@ SECTIONS = {
     "Beyond the paper": {
         "uncertainty": "Uncertainty",
         "calibration": "Calibration",
+        "label-calibration": "Calibration of each label",
+        "selective": "Selective prediction",
+        "decisions": "Decision curves",
         "subgroups": "Groups of patients",
+        "gaps": "Gaps between groups",
         "missing-modalities": "Missing modalities",
+        "contributions": "Contribution of each modality",
+        "lost-data": "Lost data",
     },
 }
 """Headings of the page -> anchors of their sections, in order -> titles. `pages/page.py` has the other sections."""
@@ -102,7 +108,7 @@ TABLES = _by_name(
         name="table2",
         module=_TABLES,
         function="table2",
-        needs=("cohorts", "images"),
+        needs=("stays", "cohorts", "images"),
         target="cohorts",
         takes=("below",),
         sections={"table2": "cohorts"},
@@ -111,7 +117,7 @@ TABLES = _by_name(
         name="table3",
         module=_TABLES,
         function="table3",
-        needs=("method_runs",),
+        needs=("stays", "method_runs"),
         target="table3",
         takes=("seeds",),
         sections={"table3": "table3", "table3_wide": "table3"},
@@ -122,7 +128,7 @@ TABLES = _by_name(
         name="table4",
         module=_TABLES,
         function="table4",
-        needs=("ablation_runs",),
+        needs=("stays", "ablation_runs"),
         target="table4",
         takes=("seeds",),
         sections={"table4": "table4", "table4_wide": "table4"},
@@ -133,7 +139,7 @@ TABLES = _by_name(
         name="table5",
         module=_TABLES,
         function="table5",
-        needs=("transfer_runs",),
+        needs=("stays", "transfer_runs"),
         target="table5",
         takes=("seeds",),
         sections={"table5": "table5", "table5_wide": "table5"},
@@ -144,7 +150,7 @@ TABLES = _by_name(
         name="table6",
         module=_TABLES,
         function="table6",
-        needs=("task_token_runs",),
+        needs=("stays", "task_token_runs"),
         target="table6",
         takes=("seeds",),
         sections={"table6": "table6", "table6_wide": "table6"},
@@ -157,12 +163,26 @@ TABLES = _by_name(
         function="statistics_tables",
         needs=("statistics",),
         target="statistics",
+        takes=("below",),
         sections={
             "uncertainty": "uncertainty",
             "comparisons": "uncertainty",
             "calibration": "calibration",
             "subgroups": "subgroups",
+            "label_calibration": "label-calibration",
+            "selective": "selective",
+            "decisions": "decisions",
+            "gaps": "gaps",
         },
+    ),
+    TableEntry(
+        name="modalities",
+        module="flexcare_model.report.numbers.contributions",
+        function="modality_tables",
+        needs=("modality_scores",),
+        target="missing_modalities",
+        takes=("below",),
+        sections={"contributions": "contributions", "lost_data": "lost-data"},
     ),
 )
 """All tables, by name."""
@@ -243,6 +263,65 @@ FIGURES = _by_name(
         target="statistics",
         section="calibration",
     ),
+    FigureEntry(
+        name="label_calibration",
+        title="Reliability of each label",
+        module=f"{_FIGURES}.label_calibration",
+        function="label_calibration",
+        needs=("statistics",),
+        target="statistics",
+        takes=("below",),
+        section="label-calibration",
+    ),
+    FigureEntry(
+        name="selective",
+        title="Risk against coverage",
+        module=f"{_FIGURES}.selective",
+        function="selective",
+        needs=("statistics",),
+        target="statistics",
+        takes=("below",),
+        section="selective",
+    ),
+    FigureEntry(
+        name="decision_curves",
+        title="Net benefit against the threshold",
+        module=f"{_FIGURES}.decision_curves",
+        function="decision_curves",
+        needs=("statistics",),
+        target="statistics",
+        takes=("below",),
+        section="decisions",
+    ),
+    FigureEntry(
+        name="gaps",
+        title="Gaps between groups of patients",
+        module=f"{_FIGURES}.gaps",
+        function="gaps",
+        needs=("statistics",),
+        target="statistics",
+        section="gaps",
+    ),
+    FigureEntry(
+        name="contributions",
+        title="Contribution of each modality",
+        module=f"{_FIGURES}.contributions",
+        function="contributions",
+        needs=("modality_scores",),
+        target="missing_modalities",
+        takes=("below",),
+        section="contributions",
+    ),
+    FigureEntry(
+        name="lost_data",
+        title="Scores with lost data",
+        module=f"{_FIGURES}.lost_data",
+        function="lost_data",
+        needs=("modality_scores",),
+        target="missing_modalities",
+        takes=("below",),
+        section="lost-data",
+    ),
 )
 """All figures, by name."""
 
@@ -260,7 +339,10 @@ BY_YEARS = TableEntry(
 PAGES = {"report": "reported_runs", "so_far": "finished", "paper": "all_tables_and_figures"}
 """Name of each page -> the group of products that it shows, besides the cohorts."""
 
-STATISTICS = ("estimates", "comparisons", "curves", "calibration", "subgroups")
+STATISTICS = (
+    "estimates", "comparisons", "curves", "calibration", "subgroups", "label_calibration", "label_curves", "selective",
+    "decisions", "gaps",
+)  # fmt: skip
 """Files of the command `statistics`, without their ending."""
 REPLICATES, REPLICATES_SEED = 1000, 0
 """Draws of patients behind the intervals and tests of `statistics`, and their seed."""

@@ -27,7 +27,7 @@ from flexcare_model.data.raw_batch import Embedder
 from flexcare_model.models import MODELS, Model
 from flexcare_model.models.losses import prediction_loss
 from flexcare_model.training.checkpoint import load_model
-from flexcare_model.training.metrics import compute
+from flexcare_model.training.metrics import compute, one_class, written
 from flexcare_model.training.run_config import RunConfig
 
 logger = logging.getLogger(__name__)
@@ -57,12 +57,12 @@ class Scores:
 
     @property
     def metrics(self) -> dict[str, float]:
-        """Metrics of the task; none without samples."""
+        """Metrics of the task, NaN where one is not defined; none without samples."""
         return compute(self.task.name, self.labels, self.scores) if len(self.labels) else {}
 
     @property
     def spread(self) -> dict[str, dict[str, float]]:
-        """By metric: mean, std, min and max over the orders; none where there was one order, or no samples."""
+        """By metric that is defined: mean, std, min and max over the orders; none where there was one order."""
         if not self.orders or not len(self.labels):
             return {}
         found = pl.DataFrame([compute(self.task.name, self.labels, scores) for scores in self.orders])
@@ -70,6 +70,7 @@ class Scores:
             name: {"mean": values.mean(), "std": values.std(ddof=0), "min": values.min(), "max": values.max()}
             for name in found.columns
             for values in [found[name].to_numpy()]
+            if not np.isnan(values).any()
         }
 
 
@@ -189,15 +190,17 @@ def evaluate_run(
     embedder: Embedder | None = None,
     best_epoch: int | None = None,
     left_out: Mapping[str, str] | None = None,
-) -> dict[str, dict[str, float]]:
+) -> dict[str, dict[str, float | None]]:
     """Score the test split of every task of the run in ``folder``; write its predictions and metrics.json.
+
+    metrics.json has null for a metric that is not defined, and names the labels of one class.
 
     Args:
         best_epoch: epoch of the weights; None: as an earlier metrics.json says.
         left_out: tasks that were requested and not trained, with the reason.
 
     Returns:
-        Metrics by task.
+        Metrics by task, None where one is not defined.
     """
     model, run = load_model(folder, device=loader.device)
     path = folder / "metrics.json"
@@ -205,7 +208,8 @@ def evaluate_run(
         best_epoch = json.loads(path.read_text()).get("epoch")
     counts: dict[str, int] = {}
     dropped: dict[str, dict[str, int]] = {}
-    found: dict[str, dict[str, float]] = {}
+    found: dict[str, dict[str, float | None]] = {}
+    single: dict[str, list[str]] = {}
     spread: dict[str, dict[str, dict[str, float]]] = {}
     permutations = permutations_of(run) if model.bank_size else 0
     for task in run.tasks:
@@ -219,7 +223,9 @@ def evaluate_run(
                 "%s: %s in %d orders: mean %.4f, std %.4f, %.4f to %.4f",
                 task, name, permutations, *(values[part] for part in ("mean", "std", "min", "max")),
             )  # fmt: skip
-        counts[task], found[task] = len(data), scores.metrics
+        counts[task], found[task] = len(data), written(scores.metrics)
+        if names := one_class(task, scores.labels) if len(data) else []:
+            single[task] = names
         if data.dropped or data.absent:
             dropped[task] = {**data.dropped, **data.absent}
         target = folder / "predictions" / f"{task}.parquet"
@@ -231,6 +237,8 @@ def evaluate_run(
     }  # fmt: skip
     if permutations:
         content["permutations"] = {"orders": permutations, "spread": spread}
+    if single:
+        content["one_class"] = single
     if left_out:
         content["left_out"] = dict(left_out)
     atomic_write(path, json.dumps(content, indent=2, sort_keys=True) + "\n")

@@ -5,8 +5,9 @@ epoch, with the best weights and the history.
 
 An epoch trains the tasks one after the other, each with all its batches, then validates all. By the usual schedule a
 task whose validation loss did not fall gets half its learning rate from then on, where several tasks are trained. The
-weights with the largest sum of both validation metrics over the tasks are kept. With `patience` the training stops
-after this number of epochs without larger ones.
+weights with the largest sum of both validation metrics over the tasks are kept. A metric that is not defined adds
+nothing to the sum, in no epoch, as this depends on the labels alone. If none is defined, the last weights are kept. With
+`patience` the training stops after this number of epochs without larger ones.
 
 Random numbers are a function of (seed, epoch, task): each part of an epoch begins its own streams. So a run that was
 killed and started again, from `state.safetensors`, ends with the same weights as one that was not.
@@ -41,6 +42,7 @@ from flexcare_model.training.bank import fill_bank
 from flexcare_model.training.checkpoint import TrainState, save_state
 from flexcare_model.training.evaluate import Scores, mixed_precision, score
 from flexcare_model.training.log import TrainingLog
+from flexcare_model.training.metrics import written
 from flexcare_model.training.run_config import RunConfig
 
 logger = logging.getLogger(__name__)
@@ -232,15 +234,16 @@ class Loop:
         state, total, measured = self.state, 0.0, False
         for task in self.run.tasks:
             scores = self.score(self.data[task].val)
-            metrics = scores.metrics
+            metrics = written(scores.metrics)
             rate = (self.rates(task) or [state.rates[task]])[-1]
             state.history.append(self.row("val", task, loss=scores.loss, lr=rate, **metrics))
             state.losses[task].append(scores.loss)
-            own = sum(metrics.get(name, 0.0) for name in TASKS[task].metrics)
-            total += own
-            measured |= bool(metrics)
-            self.log.add(**self.row("val", task, step=state.steps, loss=scores.loss), score=own if metrics else None)
-        # Without a single validation sample there is nothing to select by, and the last weights are kept.
+            known = [value for name in TASKS[task].metrics if (value := metrics.get(name)) is not None]
+            total += sum(known)
+            measured |= bool(known)
+            own = sum(known) if known else None
+            self.log.add(**self.row("val", task, step=state.steps, loss=scores.loss), score=own)
+        # Without a defined metric there is nothing to select by, and the last weights are kept.
         if state.best_score is None or total > state.best_score or not measured:
             state.best_score, state.best_epoch = total, state.epoch
             state.best = {name: value.detach().cpu().clone() for name, value in self.model.state_dict().items()}
@@ -253,7 +256,7 @@ class Loop:
             test = self.data[task].test
             assert test is not None  # loaded with `interaction`
             scores = self.score(test)
-            self.state.history.append(self.row(f"after_{after}", task, loss=scores.loss, **scores.metrics))
+            self.state.history.append(self.row(f"after_{after}", task, loss=scores.loss, **written(scores.metrics)))
 
     def score(self, data: TaskDataset) -> Scores:
         if self.model.bank_size:
@@ -265,7 +268,7 @@ class Loop:
             )  # fmt: skip
         return score(self.model, data, self.loader, batch_size=self.run.batch_size, precision=self.run.precision)
 
-    def row(self, phase: str, task: str, **values: float) -> dict[str, Any]:
+    def row(self, phase: str, task: str, **values: float | None) -> dict[str, Any]:
         return {"epoch": self.state.epoch, "phase": phase, "task": task, **values}
 
 

@@ -18,7 +18,7 @@ from flexcare_data.options import PAPER_TASKS
 from flexcare_data.store.folders import write_stage
 from flexcare_data.tasks import TASKS
 from flexcare_data.variables import VARIABLES
-from flexcare_model.training.metrics import compute
+from flexcare_model.training.metrics import compute, written
 
 SIX = PAPER_TASKS[:-1]
 BASELINES = ("medfuse", "mt", "m3care", "mmf", "multimodn")
@@ -233,9 +233,9 @@ def _run(
     pl.DataFrame(rows).write_parquet(folder / "history.parquet")
 
 
-def _metrics(name: str, test: pl.DataFrame, predictions: pl.DataFrame) -> dict[str, float]:
+def _metrics(name: str, test: pl.DataFrame, predictions: pl.DataFrame) -> dict[str, float | None]:
     labels, scores = test.select(TASKS[name].labels).to_numpy(), predictions.drop("sample_id").to_numpy()
-    return compute(name, labels if TASKS[name].kind == "multilabel" else labels[:, 0], scores)
+    return written(compute(name, labels if TASKS[name].kind == "multilabel" else labels[:, 0], scores))
 
 
 def _predictions(rng: np.random.Generator, name: str, test: pl.DataFrame) -> pl.DataFrame:
@@ -290,13 +290,16 @@ def fabricate_analysis(
             for metric in TASKS[task].metrics:
                 for kept in COMBINATIONS:
                     scores.append(
-                        (task, "subset", kept, None, 60, metric, 0.55 + 0.1 * len(kept) + rng.normal(0, 0.01))
+                        (task, "subset", kept, None, 60, 60, metric, 0.55 + 0.1 * len(kept) + rng.normal(0, 0.01))
                     )
-                for rate in (0.0, 0.2, 0.4, 0.6, 0.8):
-                    scores.append((task, "drop_rate", None, rate, 140, metric, 0.85 - 0.2 * rate + rng.normal(0, 0.01)))
+                scores.append((task, "subset", "", None, 60, 60, metric, 0.5))
+                for kind in ("drop_rate", "informative", "inside_time_series", "inside_image", "inside_note"):
+                    for rate in (0.0, 0.2, 0.4, 0.6, 0.8):
+                        value = 0.85 - 0.2 * rate + rng.normal(0, 0.01)
+                        scores.append((task, kind, None, rate, 140, 140, metric, value))
         columns = {
             "task": pl.String, "kind": pl.String, "kept": pl.String, "rate": pl.Float64, "n": pl.Int64,
-            "metric": pl.String, "value": pl.Float64,
+            "n_patients": pl.Int64, "metric": pl.String, "value": pl.Float64,
         }  # fmt: skip
         pl.DataFrame(scores, schema=columns, orient="row").write_parquet(folder / "modalities.parquet")
 

@@ -22,9 +22,9 @@ Key = tuple[str, str, str, str]
 """model, experiment, task, metric"""
 
 
-def recompute(output: Path) -> dict[Key, dict[int, float]]:
-    """Metrics of every run by key and seed."""
-    found: dict[Key, dict[int, float]] = {}
+def recompute(output: Path) -> dict[Key, dict[int, float | None]]:
+    """Metrics of every run by key and seed; None where one is not defined, as there is one class only."""
+    found: dict[Key, dict[int, float | None]] = {}
     for path in sorted((output / "runs").glob("*/*/seed*/predictions/*.parquet")):
         model, experiment, seed = path.parts[-5], path.parts[-4], int(path.parts[-3].removeprefix("seed"))
         for metric, value in metrics_of(output, path).items():
@@ -32,7 +32,7 @@ def recompute(output: Path) -> dict[Key, dict[int, float]]:
     return found
 
 
-def metrics_of(output: Path, path: Path) -> dict[str, float]:
+def metrics_of(output: Path, path: Path) -> dict[str, float | None]:
     """The two metrics of a file of predictions."""
     task, scores = path.stem, pl.read_parquet(path)
     cohort = pl.read_parquet(output / f"cohorts/{task}.parquet").filter(pl.col("split").cast(pl.String) == "test")
@@ -55,21 +55,23 @@ def metrics_of(output: Path, path: Path) -> dict[str, float]:
     }
 
 
-def binary(labels: np.ndarray, scores: np.ndarray) -> dict[str, float]:
-    if not labels.any():
-        return {"auroc": 0.5, "auprc": 0.0}
+def binary(labels: np.ndarray, scores: np.ndarray) -> dict[str, float | None]:
+    if len(set(labels.tolist())) < 2:
+        return {"auroc": None, "auprc": None}
     precision, recall, _ = precision_recall_curve(labels, scores)
     return {"auroc": area(labels, scores), "auprc": auc(recall, precision)}
 
 
-def multilabel(labels: np.ndarray, scores: np.ndarray) -> dict[str, float]:
+def multilabel(labels: np.ndarray, scores: np.ndarray) -> dict[str, float | None]:
     kept = labels > -1
     columns = [area(labels[kept[:, c], c], scores[kept[:, c], c]) for c in range(labels.shape[1])]
-    return {"macro_auroc": float(np.mean(columns)), "micro_auroc": area(labels[kept], scores[kept])}
+    known = [column for column in columns if column is not None]
+    macro = statistics.mean(known) if known else None
+    return {"macro_auroc": macro, "micro_auroc": area(labels[kept], scores[kept])}
 
 
-def area(labels: np.ndarray, scores: np.ndarray) -> float:
-    return roc_auc_score(labels, scores) if len(set(labels.tolist())) == 2 else 0.5
+def area(labels: np.ndarray, scores: np.ndarray) -> float | None:
+    return roc_auc_score(labels, scores) if len(set(labels.tolist())) == 2 else None
 
 
 def wrong_metrics(output: Path) -> list[str]:
@@ -81,8 +83,10 @@ def wrong_metrics(output: Path) -> list[str]:
             for metric, value in metrics.items():
                 if metric == "average_precision":
                     continue
-                ours = found.get((run["model"], run["experiment"], task, metric), {}).get(run["seed"])
-                if ours is None or abs(ours - value) > 1e-9:
+                seeds = found.get((run["model"], run["experiment"], task, metric), {})
+                ours = seeds.get(run["seed"])
+                is_same = ours is value if ours is None or value is None else abs(ours - value) <= 1e-9
+                if run["seed"] not in seeds or not is_same:
                     wrong.append(f"{path}: {task} {metric} is {value}, recomputed {ours}")
     return wrong
 
@@ -93,8 +97,9 @@ def compared_cells(output: Path, table: str) -> tuple[int, list[str]]:
     found, cells, wrong = recompute(output), 0, []
     for row in pl.read_csv(output / f"{table}.csv").to_dicts():
         values = list(found.get((row["model"], row["experiment"], row["task"], row["metric"]), {}).values())
-        mean = statistics.mean(values) if values else None
-        deviation = statistics.stdev(values) if len(values) > 1 else None
+        is_known = bool(values) and None not in values
+        mean = statistics.mean(values) if is_known else None
+        deviation = statistics.stdev(values) if is_known and len(values) > 1 else None
         cells += row["mean"] is not None
         for column, ours in (("mean", mean), ("std", deviation), ("n_seeds", len(values))):
             if (row[column] is None) != (ours is None) or (ours is not None and abs(ours - row[column]) > 1e-9):

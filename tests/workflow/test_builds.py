@@ -227,7 +227,8 @@ def test_what_only_decides_how_fast_makes_nothing_again(base, place):
         ("figure5", {"train": 1, "inside": 2, "figure": 1}),
         ("figure6", {"inside": 1, "figure": 1}),
         ("figure7", {"interaction": 1, "figure": 1}),
-        ("statistics", {"train": 2, "bootstrap": 1, "tables": 1, "figure": 1}),
+        ("statistics", {"train": 2, "bootstrap": 1, "tables": 1, "figure": 5}),
+        ("missing_modalities", {"train": 2, "modalities": 5, "tables": 1, "figure": 3}),
         ("compare_protocols", {"train": 2, "write_comparison": 1}),
         (
             "temporal_split",
@@ -241,7 +242,7 @@ def test_what_only_decides_how_fast_makes_nothing_again(base, place):
                 "write_temporal_split": 1,
             },
         ),
-        ("paper", {"write_page": 1, "tables": 5, "figure": 8}),
+        ("paper", {"write_page": 1, "tables": 6, "figure": 14}),
     ],
 )
 def test_after_all_a_target_plans_what_it_lacks(base, target, expected):

@@ -64,6 +64,7 @@ def _found(results: Results) -> dict[tuple[str, str, str, str], tuple[float, flo
     return {
         (row["model"], row["experiment"], row["task"], row["metric"]): (row["mean"], row["std"])
         for row in summarise(results.scores).to_dicts()
+        if row["mean"] is not None
     }
 
 

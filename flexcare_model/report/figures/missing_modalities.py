@@ -17,6 +17,7 @@ from flexcare_data.modalities import COMBINATIONS
 from flexcare_data.tasks import TASKS
 from flexcare_model.report.figures.method_style import line_style
 from flexcare_model.report.figures.style import PAGE, house_style, new_figure
+from flexcare_model.report.numbers.contributions import collected_modalities
 from flexcare_model.report.numbers.methods import compared
 from flexcare_model.report.numbers.results import METRIC_TITLES, Results, tasks_in
 
@@ -24,7 +25,7 @@ from flexcare_model.report.numbers.results import METRIC_TITLES, Results, tasks_
 def missing_modalities(results: Results, *, below: int) -> Figure | None:
     """First metric of each task under random loss of modalities, and with each subset of them; mean over seeds.
 
-    A panel whose samples are fewer than ``below`` stays empty.
+    A panel with samples of fewer than ``below`` patients stays empty.
     """
     frame = collected_modalities(results)
     if frame is None:
@@ -39,9 +40,9 @@ def missing_modalities(results: Results, *, below: int) -> Figure | None:
             upper, lower = grid[0][column], grid[1][column]
             part = frame.filter(task=task, metric=metric)
             for axes, kind in ((upper, "drop_rate"), (lower, "subset")):
-                samples = part.filter(kind=kind).select(pl.col("n").max()).item() or 0
-                if samples < max(below, 1):
-                    text = "no sample\nhas all three" if samples == 0 else f"fewer than\n{below} samples"
+                patients = part.filter(kind=kind).select(pl.col("n_patients").max()).item() or 0
+                if patients < max(below, 1):
+                    text = "no sample\nhas all three" if patients == 0 else f"fewer than\n{below} patients"
                     axes.text(0.5, 0.5, text, ha="center", va="center", transform=axes.transAxes, fontsize=6)
                     axes.set_yticks([])
                     continue
@@ -78,16 +79,3 @@ def _subset_points(axes: Axes, own: pl.DataFrame, drawn: dict[str, Any], offset:
     axes.plot(
         places, [found.get(name, np.nan) for name in COMBINATIONS], **drawn | {"linestyle": "", "markersize": 2.2}
     )
-
-
-def collected_modalities(results: Results) -> pl.DataFrame | None:
-    """Scores with fewer modalities of the runs of table 3: a mean over seeds per method and condition."""
-    frames = []
-    for task in results.compared_tasks:
-        for method in compared():
-            for path in results.analysis_files(method.model, method.experiment_for(task), "modalities.parquet"):
-                frames.append(pl.read_parquet(path).filter(task=task).with_columns(method=pl.lit(method.title)))
-    if not frames:
-        return None
-    keys = ["method", "task", "kind", "kept", "rate", "metric"]
-    return pl.concat(frames).group_by(keys).agg(pl.col("value").mean(), pl.col("n").first()).sort(keys)

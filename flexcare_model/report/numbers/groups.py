@@ -11,7 +11,7 @@ import numpy as np
 import polars as pl
 
 from flexcare_data.tasks import TASKS
-from flexcare_model.report.numbers.layout import Layout, absent, number, words
+from flexcare_model.report.numbers.layout import NOT_DEFINED, Layout, absent, not_defined, number, words
 from flexcare_model.report.numbers.results import METRIC_TITLES, Results, tasks_in
 from flexcare_model.report.numbers.scored import Scored, methods_with_runs, scored
 from flexcare_model.report.numbers.suppression import is_small, partition_texts
@@ -30,7 +30,7 @@ CALIBRATION = {
 }  # fmt: skip
 SUBGROUPS = {
     "task": pl.String, "method": pl.String, "dimension": pl.String, "level": pl.String, "n_text": pl.String,
-    "metric": pl.String, "value": pl.Float64,
+    "metric": pl.String, "value": pl.Float64, "is_defined": pl.Boolean,
 }  # fmt: skip
 
 
@@ -51,6 +51,11 @@ def brier(one: Scored) -> float:
     return float(np.mean((score - happened) ** 2)) if score.size else float("nan")
 
 
+def bin_of(score: np.ndarray) -> np.ndarray:
+    """Bin of each score; the upper edge belongs to the bin below, so that 0.1 is in the first and 1.0 in the last."""
+    return np.clip(np.ceil(np.round(score * BINS, 9)).astype(np.int64) - 1, 0, BINS - 1)
+
+
 def reliability(score: np.ndarray, happened: np.ndarray) -> tuple[pl.DataFrame, float]:
     """Bins of equal width (bin, n, mean_score, observed) and the expected calibration error.
 
@@ -59,16 +64,46 @@ def reliability(score: np.ndarray, happened: np.ndarray) -> tuple[pl.DataFrame, 
         >>> bins.select("bin", "n", "observed").rows(), round(error, 3)
         ([(0, 2, 0.0), (8, 2, 0.5)], 0.25)
     """
-    # The upper edge belongs to the bin below, so that 0.1 is in the first and 1.0 in the last of ten.
-    place = np.clip(np.ceil(np.round(score * BINS, 9)).astype(np.int64) - 1, 0, BINS - 1)
     bins = (
-        pl.DataFrame({"bin": place, "score": score, "happened": happened})
+        pl.DataFrame({"bin": bin_of(score), "score": score, "happened": happened})
         .group_by("bin")
         .agg(n=pl.len().cast(pl.Int64), mean_score=pl.col("score").mean(), observed=pl.col("happened").mean())
         .sort("bin")
     )
     gap = ((bins["mean_score"] - bins["observed"]).abs() * bins["n"]).sum() / max(1, score.size)
     return bins, float(gap)
+
+
+def owners(one: Scored) -> np.ndarray:
+    """Patient of each entry of `confidences`."""
+    if TASKS[one.task].kind == "multiclass":
+        return one.subjects
+    kept = one.labels > -1
+    return one.subjects[kept] if kept.ndim == 1 else np.broadcast_to(one.subjects[:, None], kept.shape)[kept]
+
+
+def pooled_bins(pairs: list[tuple[np.ndarray, np.ndarray]], subjects: np.ndarray, below: int) -> list[dict[str, Any]]:
+    """Rows of `reliability` of all seeds together; n is of one seed. Bins with a small cell have no numbers.
+
+    Cells are the samples, the patients, the positive and the negative samples of a bin; counts of samples are per seed.
+
+    Args:
+        pairs: scores and outcomes of each seed, of the same samples.
+        subjects: patient of each sample.
+        below: a count in [1, below) is small.
+    """
+    scores, happened = (np.concatenate(side) for side in zip(*pairs, strict=True))
+    pooled, _ = reliability(scores, happened)
+    place, every = bin_of(scores), np.tile(subjects, len(pairs))
+    rows = []
+    for row in pooled.to_dicts():
+        inside = place == row["bin"]
+        hits = int(happened[inside].sum())
+        per_seed = [max(1, count // len(pairs)) if count else 0 for count in (row["n"], hits, row["n"] - hits)]
+        small = any(is_small(count, below) for count in (*per_seed, np.unique(every[inside]).size))
+        hidden = {"n": None, "mean_score": None, "observed": None} if small else {"n": per_seed[0]}
+        rows.append(row | hidden)
+    return rows
 
 
 def calibration(results: Results, *, below: int) -> tuple[pl.DataFrame, pl.DataFrame]:
@@ -81,12 +116,8 @@ def calibration(results: Results, *, below: int) -> tuple[pl.DataFrame, pl.DataF
             pairs = [pair for pair in pairs if pair[0].size]
             if not pairs:
                 continue
-            pooled, _ = reliability(*(np.concatenate(side) for side in zip(*pairs, strict=True)))
-            for row in pooled.to_dicts():
-                # All seeds have the same samples: the count to suppress by is that of one seed.
-                small = is_small(round(row["n"] / len(pairs)) or 1, below)
-                hidden = {"n": None, "mean_score": None, "observed": None} if small else {"n": row["n"] // len(pairs)}
-                curves.append({"task": task, "method": method.title} | row | hidden)
+            bins = pooled_bins(pairs, owners(found[0]), below)
+            curves += [{"task": task, "method": method.title} | row for row in bins]
             summaries.append(
                 {
                     "task": task,
@@ -152,7 +183,7 @@ DIMENSIONS = {"sex": "Sex", "age": "Age", "race": "Race", "unit": "Care unit"}
 def subgroups(results: Results, *, below: int) -> pl.DataFrame:
     """SUBGROUPS: the two metrics of each task within each group, mean over seeds.
 
-    A value is left out where the group, or the positives or negatives of a binary task in it, are fewer than ``below``.
+    A value is left out where `enough` is False. ``is_defined`` is False where the metric does not exist in the group.
     """
     stays = results.parquet("data/stays.parquet")
     rows: list[dict[str, Any]] = []
@@ -170,27 +201,32 @@ def subgroups(results: Results, *, below: int) -> pl.DataFrame:
                 texts = partition_texts([int(member.sum()) for member in members], below)
                 for level, member, text in zip(levels, members, texts, strict=True):
                     values = _group_metrics(found, first["sample_id"].to_list(), member, below)
+                    undefined = {metric for metric, value in values.items() if np.isnan(value)}
                     rows += [
                         {"task": task, "method": method.title, "dimension": dimension, "level": level, "n_text": text}
-                        | {"metric": metric, "value": values.get(metric)}
+                        | {"metric": metric, "value": values.get(metric), "is_defined": metric not in undefined}
                         for metric in TASKS[task].metrics
                     ]
-    return pl.DataFrame(rows, schema=SUBGROUPS)
+    return pl.DataFrame(rows, schema=SUBGROUPS).with_columns(pl.col("value").fill_nan(None))
 
 
 def enough(one: Scored, member: np.ndarray, below: int) -> bool:
     """Whether numbers of a group of samples may be shown.
 
-    False where the group, or the positives or negatives of a binary task in it, are fewer than ``below``.
+    False where the patients of the group, or those of the positives or of the negatives of a binary task in it, are
+    fewer than ``below``. A class without any patient is no small cell: a metric of one class is not defined.
     """
-    size = int(member.sum())
-    positive = int((one.labels[member] > 0).sum()) if TASKS[one.task].kind == "binary" else size
-    smallest = min(positive, size - positive) if TASKS[one.task].kind == "binary" else size
-    return smallest >= max(below, 1)
+    subjects = one.subjects[member]
+    if np.unique(subjects).size < max(below, 1):
+        return False
+    if TASKS[one.task].kind != "binary":
+        return True
+    positive = one.labels[member] > 0
+    return not any(is_small(np.unique(subjects[side]).size, below) for side in (positive, ~positive))
 
 
 def _group_metrics(found: list[Scored], ids: list[str], member: np.ndarray, below: int) -> dict[str, float]:
-    """Mean over seeds of the metrics of a group; empty where the group is small."""
+    """Mean over seeds of the metrics of a group, NaN where one is not defined; empty where the group is small."""
     task = found[0].task
     if not enough(found[0], member, below):
         return {}
@@ -217,7 +253,10 @@ def subgroups_table(frame: pl.DataFrame, method: str) -> Layout:
                 row.append(number(pair[0]["n_text"]) if pair[0] else number("0"))
                 for found in pair:
                     value = found["value"] if found else None
-                    row.append(absent("–") if value is None else number(f"{value:.3f}"))
+                    if found and not found["is_defined"]:
+                        row.append(not_defined())
+                    else:
+                        row.append(absent("–") if value is None else number(f"{value:.3f}"))
             rows.append(tuple(row))
     header = ["", "Group"]
     for task in tasks:
@@ -225,6 +264,7 @@ def subgroups_table(frame: pl.DataFrame, method: str) -> Layout:
         header += [f"{TASKS[task].abbreviation} n", *names]
     notes = (
         f"{method}, test split, mean over seeds. No value where a group, or its positives or negatives in a binary "
-        "task, are too few to be shown.",
+        "task, are of too few patients to be shown.",
+        *([NOT_DEFINED] if not own["is_defined"].all() else []),
     )
     return Layout("subgroups", f"{method} by group of patients", tuple(header), tuple(rows), own, notes, grouped=1)

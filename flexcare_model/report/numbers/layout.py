@@ -276,3 +276,12 @@ def number(text: str) -> Cell:
 def absent(text: str = "not run") -> Cell:
     """A cell whose number does not exist."""
     return Cell(text, absent=True)
+
+
+NOT_DEFINED = "Not defined: the metric does not exist, as all labels of the samples are of one class."
+"""Note below a table with such a cell."""
+
+
+def not_defined() -> Cell:
+    """A cell whose metric is not defined."""
+    return absent("not defined")

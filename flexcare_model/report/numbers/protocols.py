@@ -11,7 +11,7 @@ import polars as pl
 
 from flexcare_data.options import PROTOCOLS, Options
 from flexcare_data.tasks import TASKS
-from flexcare_model.report.numbers.layout import Cell, Layout, absent, number, words
+from flexcare_model.report.numbers.layout import Cell, Layout, absent, not_defined, number, words
 from flexcare_model.report.numbers.methods import compared
 from flexcare_model.report.numbers.prices import life_and_death, values_not_stored
 from flexcare_model.report.numbers.results import METRIC_TITLES, Results
@@ -139,13 +139,18 @@ def _metrics(published: Results, corrected: Results, alone: Mapping[str, Results
         for method in compared():
             for metric in task.metrics:
                 key = (method.model, method.experiment_for(name), name, metric)
-                if any(key not in found[side] for side in SIDES):
+                if any(found[side].get(key, {}).get("mean") is None for side in SIDES):
                     continue
                 numbers = {side: found[side].get(key) for side in sides}
                 base = found["flexcare"][key]["mean"]
                 means = {side: None if row is None else row["mean"] for side, row in numbers.items()}
                 cells = [
-                    absent() if row is None else number(mean_text(row["mean"], row["std"])) for row in numbers.values()
+                    absent()
+                    if row is None
+                    else not_defined()
+                    if row["mean"] is None
+                    else number(mean_text(row["mean"], row["std"]))
+                    for row in numbers.values()
                 ]
                 cells += [_difference(means[side], base) for side in compared_sides]
                 title = f"{task.abbreviation} {METRIC_TITLES[metric]}"

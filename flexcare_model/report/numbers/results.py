@@ -54,10 +54,14 @@ class Results:
     Attributes:
         root: the folder.
         tasks: tasks that this build trains on; None: not known, then the paper's six.
+        synthetic: whether the data is fabricated; None: as the output folder says.
+        as_published: whether protocol flexcare and all three data sets are configured; None: not known.
     """
 
     root: Path
     tasks: tuple[str, ...] | None = None
+    synthetic: bool | None = None
+    as_published: bool | None = None
 
     def json(self, relative: str) -> Any | None:
         path = self.root / relative
@@ -109,9 +113,16 @@ class Results:
 
     @cached_property
     def is_synthetic(self) -> bool:
-        """True where the output folder says that it is made from fabricated data."""
+        """True where the recipe or the output folder says that the data is fabricated."""
+        if self.synthetic is not None:
+            return self.synthetic
         origin = self.json("origin.json") or {}
         return origin.get("synthetic") is True
+
+    @cached_property
+    def computed(self) -> dict[str, pl.DataFrame]:
+        """Frames that were computed for one part of a page, for its other parts."""
+        return {}
 
     @cached_property
     def compared_tasks(self) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""The paper's tables 2 to 6 from an output folder, with the published values next to ours.
+"""The paper's tables 2 to 6 from an output folder, with the published values next to ours where they may be compared.
 
 In: `Results`, the expected seeds. Out: `Layout`s. A missing run is named in its cell and below the table.
 """
@@ -8,22 +8,20 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
 from typing import Any
 
 import polars as pl
 
 from flexcare_data.discovery import MARKS
 from flexcare_data.modalities import MODALITIES
-from flexcare_data.package_files import package_file
 from flexcare_data.tasks import TASKS
 from flexcare_model.report.numbers import methods
-from flexcare_model.report.numbers.layout import Cell, Layout, absent, number, words
+from flexcare_model.report.numbers.layout import NOT_DEFINED, Cell, Layout, absent, not_defined, number, words
 from flexcare_model.report.numbers.methods import Method
+from flexcare_model.report.numbers.population import Population, paper_values, population
 from flexcare_model.report.numbers.results import METRIC_TITLES, Results, tasks_text
 from flexcare_model.report.numbers.suppression import count_text, share_text
 
-PUBLISHED = package_file("flexcare_model/report/resources/published.csv")
 MODALITY_COLUMNS = dict(zip(MODALITIES, ("stay_id", "dicom_id", "note_id"), strict=True))
 """Modality and the column of COHORT that is null where a sample lacks it."""
 
@@ -38,18 +36,12 @@ class Block:
     short: str
 
 
-@cache
-def published() -> pl.DataFrame:
-    """Numbers of the paper: item (table), method, experiment, task, metric, value."""
-    return pl.read_csv(PUBLISHED, schema_overrides={"value": pl.Float64})
-
-
 def table2(results: Results, *, below: int) -> tuple[Layout]:
     """Samples and share of missing values per modality and task; counts under ``below`` are suppressed."""
-    paper = _published_values("table2")
-    header = ["Task", "Samples", "published"]
+    paper, people = paper_values("table2"), population(results)
+    header = ["Task", "Samples", *people.headings]
     for title in ("Time series", "Image", "Note"):
-        header += [f"{title} missing %", "published"]
+        header += [f"{title} missing %", *people.headings]
     rows, records = [], []
     tensors = results.parquet("data/cxr/index.parquet")
     broken = set() if tensors is None else set(tensors.filter(pl.col("row").is_null())["dicom_id"])
@@ -59,7 +51,8 @@ def table2(results: Results, *, below: int) -> tuple[Layout]:
         known = paper.get(("", "", task.name, "samples"))
         cells: list[Cell] = [words(task.abbreviation)]
         cells.append(absent("not built") if cohort is None else number(count_text(size, below)))
-        cells.append(number("–" if known is None else f"{known:,.0f}"))
+        if people.headings:
+            cells.append(number("–" if known is None else f"{known:,.0f}"))
         record: dict[str, Any] = {"task": task.name, "samples": _shown(size, below) if cohort is not None else None}
         record["samples_published"] = None if known is None else int(known)
         for modality, column in MODALITY_COLUMNS.items():
@@ -71,7 +64,8 @@ def table2(results: Results, *, below: int) -> tuple[Layout]:
                     gone = gone | pl.col(column).is_in(list(broken))
                 missing = cohort.select(gone.sum()).item()
             cells.append(absent("–") if missing is None else number(share_text(missing, size, below)))
-            cells.append(number("–" if known is None else f"{known:.2f}"))
+            if people.headings:
+                cells.append(number("–" if known is None else f"{known:.2f}"))
             percent = None
             if missing is not None and size:
                 shown = _shown(missing, below) is not None and _shown(size - missing, below) is not None
@@ -80,7 +74,7 @@ def table2(results: Results, *, below: int) -> tuple[Layout]:
             record[f"missing_{modality}_percent_published"] = known
         rows.append(tuple(cells))
         records.append(record)
-    notes = ["Missing: share of samples without the modality, in percent."]
+    notes = ["Missing: share of samples without the modality, in percent.", *people.notes]
     if broken:
         notes.append("An image whose JPEG is absent or broken counts as missing.")
     if unbuilt := [task.abbreviation for task in TASKS.values() if task.name not in results.cohorts]:
@@ -91,7 +85,7 @@ def table2(results: Results, *, below: int) -> tuple[Layout]:
         "samples_published": pl.Int64,
     }
     title = "Table 2: samples and missing modalities per task"
-    frame = pl.DataFrame(records, schema=schema)
+    frame = people.renamed(pl.DataFrame(records, schema=schema))
     return (Layout("table2", title, tuple(header), tuple(rows), frame, tuple(notes)),)
 
 
@@ -135,14 +129,15 @@ def table6(results: Results, *, seeds: Sequence[int] | None = None) -> tuple[Lay
 def summarise(scores: pl.DataFrame) -> pl.DataFrame:
     """Mean and sample standard deviation (ddof = 1) over seeds per (model, experiment, task, metric).
 
-    The deviation of a single seed is null. ``seeds`` lists those that have a number.
+    The deviation of a single seed is null. ``seeds`` lists all that were run. Where the metric is not defined for one
+    of them, mean and deviation are null, so that no seed is left out of a mean.
     """
+    defined = pl.col("value").null_count() == 0
     return (
-        scores.drop_nulls("value")
-        .group_by("model", "experiment", "task", "metric")
+        scores.group_by("model", "experiment", "task", "metric")
         .agg(
-            mean=pl.col("value").mean(),
-            std=pl.col("value").std(ddof=1),
+            mean=pl.when(defined).then(pl.col("value").mean()),
+            std=pl.when(defined).then(pl.col("value").std(ddof=1)),
             seeds=pl.col("seed").sort(),
         )
         .sort("model", "experiment", "task", "metric")
@@ -168,11 +163,6 @@ def _task_blocks(results: Results, rows: tuple[Method, ...]) -> list[Block]:
     return blocks
 
 
-def _published_values(item: str) -> dict[tuple[str, str, str, str], float]:
-    rows = published().filter(pl.col("item") == item).with_columns(pl.col("method", "experiment").fill_null(""))
-    return {(row["method"], row["experiment"], row["task"], row["metric"]): row["value"] for row in rows.to_dicts()}
-
-
 def _comparison(
     results: Results,
     name: str,
@@ -188,18 +178,18 @@ def _comparison(
         for row in summarise(results.scores).to_dicts()
     }
     wanted = tuple(sorted(seeds)) if seeds else tuple(sorted({run.seed for run in results.runs}))
-    paper = _published_values(name)
+    paper, people = paper_values(name), population(results)
     records = []
     for block in blocks:
         for metric in TASKS[block.task].metrics:
             keys = [(method.model, method.experiment_for(block.task), block.task, metric) for method in block.methods]
-            means = [round(found[key]["mean"], 4) for key in keys if key in found]
+            means = [round(found[key]["mean"], 4) for key in keys if key in found and found[key]["mean"] is not None]
             # With one method nothing is compared.
             best = max(means) if len(means) > 1 else None
             for method in block.methods:
                 key = (method.model, method.experiment_for(block.task), block.task, metric)
                 ours, known = found.get(key), paper.get(key)
-                has = ours["seeds"] if ours else []
+                has, mean = (ours["seeds"], ours["mean"]) if ours else ([], None)
                 records.append(
                     {
                         "block": block.title,
@@ -208,23 +198,27 @@ def _comparison(
                         "method": method.title,
                         "model": method.model,
                         "experiment": key[1],
-                        "mean": ours["mean"] if ours else None,
+                        "mean": mean,
                         "std": ours["std"] if ours else None,
                         "n_seeds": len(has),
+                        "is_defined": mean is not None if ours else None,
                         "missing_seeds": " ".join(str(seed) for seed in wanted if seed not in has),
                         "published": known,
-                        "difference": ours["mean"] - known if ours and known is not None else None,
-                        "best": ours is not None and round(ours["mean"], 4) == best,
+                        "difference": mean - known if mean is not None and known is not None else None,
+                        "best": mean is not None and round(mean, 4) == best,
                     }
                 )
     frame = pl.DataFrame(
         records,
         schema_overrides={
-            "mean": pl.Float64, "std": pl.Float64, "published": pl.Float64, "difference": pl.Float64, "best": pl.Boolean
+            "mean": pl.Float64, "std": pl.Float64, "published": pl.Float64, "difference": pl.Float64,
+            "best": pl.Boolean, "is_defined": pl.Boolean,
         },
     )  # fmt: skip
+    frame = people.renamed(frame)
     header = ("Task: first, second metric", *mark_titles, "Method")
-    header += ("first, mean (std)", "published", "difference", "second, mean (std)", "published", "difference")
+    beside = (*people.headings, *(("difference",) if people.is_comparable else ()))
+    header += ("first, mean (std)", *beside, "second, mean (std)", *beside)
     by_cell = {(row["block"], row["model"], row["experiment"], row["metric"]): row for row in records}
     rows = []
     for block in blocks:
@@ -232,17 +226,28 @@ def _comparison(
             cells = [words(block.title), *(words(mark) for mark in method.marks), words(method.title)]
             for metric in TASKS[block.task].metrics:
                 row = by_cell[(block.title, method.model, method.experiment_for(block.task), metric)]
-                cells += _three_cells(row)
+                cells += _cells(row, people)
             rows.append(tuple(cells))
-    return Layout(name, title, header, tuple(rows), frame, tuple(_notes(frame, wanted)), grouped=1)
+    notes = (*_notes(frame, wanted), *people.notes)
+    return Layout(name, title, header, tuple(rows), frame, notes, grouped=1)
 
 
-def _three_cells(row: dict) -> list[Cell]:
-    known = number("–" if row["published"] is None else f"{row['published']:.4f}")
-    if row["mean"] is None:
-        return [absent(), known, absent("–")]
-    difference = "–" if row["difference"] is None else f"{row['difference']:+.4f}".replace("-", "−")
-    return [Cell(mean_text(row["mean"], row["std"]), best=row["best"]), known, number(difference)]
+def _ours(row: dict) -> Cell:
+    """Our number; its run is absent, or the metric is not defined."""
+    if row["mean"] is not None:
+        return Cell(mean_text(row["mean"], row["std"]), best=row["best"])
+    return absent() if row["is_defined"] is None else not_defined()
+
+
+def _cells(row: dict, people: Population) -> list[Cell]:
+    """Our number, the published one and the difference, as far as they are shown."""
+    cells = [_ours(row)]
+    if people.headings:
+        cells.append(number("–" if row["published"] is None else f"{row['published']:.4f}"))
+    if people.is_comparable:
+        difference = row["difference"]
+        cells.append(absent("–") if difference is None else number(f"{difference:+.4f}".replace("-", "−")))
+    return cells
 
 
 def _notes(frame: pl.DataFrame, wanted: Sequence[int]) -> list[str]:
@@ -250,6 +255,8 @@ def _notes(frame: pl.DataFrame, wanted: Sequence[int]) -> list[str]:
         "Mean over seeds, sample standard deviation (n - 1) in brackets. "
         "Best mean of each block and metric in bold where two or more methods were run, with ties at four decimals.",
     ]
+    if not frame["is_defined"].drop_nulls().all():
+        notes.append(NOT_DEFINED)
     runs = frame.group_by("method", "model", "experiment", maintain_order=True).agg(
         pl.col("n_seeds").max(), pl.col("missing_seeds").first()
     )
@@ -289,9 +296,9 @@ def _wide(compared: Layout, blocks: Sequence[Block], name: str, title: str) -> L
         for block in blocks:
             for metric in TASKS[block.task].metrics:
                 found = cells[(block.title, metric, method.title)]
-                text = "" if found["mean"] is None else mean_text(found["mean"], found["std"])
-                row.append(Cell(text, best=found["best"]) if text else absent("–"))
-                record[f"{block.short}_{metric}"] = text
+                cell = _ours(found)
+                row.append(absent("–") if found["is_defined"] is None else cell)
+                record[f"{block.short}_{metric}"] = "" if found["is_defined"] is None else cell.text
         rows.append(tuple(row))
         records.append(record)
     return Layout(name, title, tuple(header), tuple(rows), pl.DataFrame(records), compared.notes)

@@ -14,7 +14,7 @@ import polars as pl
 
 from flexcare_data.tasks import TASKS
 from flexcare_model.report.numbers.groups import brier, confidences, enough, reliability
-from flexcare_model.report.numbers.layout import Cell, Layout, absent, number, words
+from flexcare_model.report.numbers.layout import Cell, Layout, absent, not_defined, number, words
 from flexcare_model.report.numbers.results import METRIC_TITLES, SPLITS, Results
 from flexcare_model.report.numbers.scored import Scored, methods_with_runs, scored
 from flexcare_model.report.numbers.suppression import HIDDEN, count_text, is_count, is_small, partition_texts
@@ -39,7 +39,7 @@ _CALIBRATION = "Brier score and ECE (expected calibration error, 10 bins of equa
 
 
 def quality(one: Scored) -> dict[str, float]:
-    """The two metrics of the task, and its calibration; nan where no label is assessed."""
+    """The two metrics of the task, and its calibration; NaN where one is not defined, or no label is assessed."""
     metrics = compute(one.task, one.labels, one.scores)
     score, happened = confidences(one)
     error = reliability(score, happened)[1] if score.size else float("nan")
@@ -189,11 +189,13 @@ def _group_sizes(years: pl.DataFrame, columns: list[tuple[str, str]], below: int
 
 
 def _mean(mean: float, sd: float | None) -> Cell:
-    return absent("–") if math.isnan(mean) else number(mean_text(mean, sd))
+    return not_defined() if math.isnan(mean) else number(mean_text(mean, sd))
 
 
 def _short(found: tuple[float, float | None] | None) -> Cell:
-    return absent("–") if found is None or math.isnan(found[0]) else number(f"{found[0]:.3f}")
+    if found is None:
+        return absent("–")
+    return not_defined() if math.isnan(found[0]) else number(f"{found[0]:.3f}")
 
 
 def _signed(value: float) -> Cell:

@@ -13,7 +13,7 @@ import polars as pl
 from flexcare_data.tasks import TASKS
 from flexcare_model.analysis.statistics import compare, estimate, holm, patient_weights, replicate_metrics
 from flexcare_model.report.catalogue import REPLICATES, REPLICATES_SEED
-from flexcare_model.report.numbers.layout import Cell, Layout, absent, number, words
+from flexcare_model.report.numbers.layout import NOT_DEFINED, Cell, Layout, absent, not_defined, number, words
 from flexcare_model.report.numbers.methods import reference
 from flexcare_model.report.numbers.results import METRIC_TITLES, Results
 from flexcare_model.report.numbers.scored import methods_with_runs, scored
@@ -24,7 +24,7 @@ Sides = tuple[list[float], list[np.ndarray]]
 ESTIMATES = {
     "task": pl.String, "metric": pl.String, "method": pl.String, "n_patients": pl.Int64, "n_seeds": pl.Int64,
     "value": pl.Float64, "low": pl.Float64, "high": pl.Float64, "sd_patients": pl.Float64, "sd_seeds": pl.Float64,
-    "sd_both": pl.Float64,
+    "sd_both": pl.Float64, "n_draws": pl.Int64,
 }  # fmt: skip
 COMPARISONS = {
     "task": pl.String, "metric": pl.String, "method": pl.String, "difference": pl.Float64, "low": pl.Float64,
@@ -79,7 +79,7 @@ def bootstrap(
     for name in ("p_patients", "p_both"):
         adjusted = holm([row[name] for row in compared])
         for row, value in zip(compared, adjusted, strict=True):
-            row |= {f"{name}_holm": float(value), "family": len(compared)}
+            row |= {f"{name}_holm": float(value), "family": int(np.isfinite([r["p_patients"] for r in compared]).sum())}
     return _frame(estimates, ESTIMATES), _frame(compared, COMPARISONS)
 
 
@@ -93,7 +93,8 @@ def intervals_table(estimates: pl.DataFrame) -> Layout:
     rows = []
     for row in estimates.to_dicts():
         cells = [words(f"{TASKS[row['task']].abbreviation} {METRIC_TITLES[row['metric']]}"), words(row["method"])]
-        cells += [number(f"{row['value']:.4f}"), number(f"{row['low']:.4f} to {row['high']:.4f}")]
+        cells.append(not_defined() if row["value"] is None else number(f"{row['value']:.4f}"))
+        cells.append(absent("–") if row["low"] is None else number(f"{row['low']:.4f} to {row['high']:.4f}"))
         cells += [_deviation(row[name]) for name in ("sd_patients", "sd_seeds", "sd_both")]
         rows.append((*cells, number(str(row["n_seeds"]))))
     header = ("Task, metric", "Method", "Mean", "95 % interval", "SD patients", "SD seeds", "SD mean, both", "Seeds")
@@ -102,9 +103,25 @@ def intervals_table(estimates: pl.DataFrame) -> Layout:
         "together.",
         "SD patients: of the seed mean over those draws. SD seeds: between seeds on the same patients (n - 1). Both: "
         "of the mean over new patients and new seeds.",
+        *_undefined_notes(estimates),
     )
     layout_rows = _sorted_like(rows)
     return Layout("uncertainty", "Uncertainty of every metric", header, layout_rows, estimates, notes, grouped=1)
+
+
+def _undefined_notes(estimates: pl.DataFrame) -> list[str]:
+    """What is said of metrics, and of draws, that are not defined."""
+    notes = []
+    if estimates["value"].null_count():
+        notes.append(NOT_DEFINED)
+    draws = estimates.drop_nulls("value")["n_draws"].to_list()
+    fewest, most = min(draws, default=0), max(draws, default=0)
+    if fewest < most:
+        notes.append(
+            "A draw in which all samples are of one class has no value. The intervals of the metrics concerned are of "
+            f"the other draws, at least {fewest:,} of {most:,} (column `n_draws` of the CSV)."
+        )
+    return notes
 
 
 def _sorted_like(rows: list[tuple[Cell, ...]]) -> tuple[tuple[Cell, ...], ...]:
@@ -118,7 +135,9 @@ def comparisons_table(compared: pl.DataFrame) -> Layout:
     rows = []
     for row in compared.to_dicts():
         cells = [words(f"{TASKS[row['task']].abbreviation} {METRIC_TITLES[row['metric']]}"), words(row["method"])]
-        cells += [number(_signed(row["difference"])), number(f"{_signed(row['low'])} to {_signed(row['high'])}")]
+        cells.append(not_defined() if row["difference"] is None else number(_signed(row["difference"])))
+        between = None if row["low"] is None else f"{_signed(row['low'])} to {_signed(row['high'])}"
+        cells.append(absent("–") if between is None else number(between))
         for name in ("p_patients", "p_patients_holm", "p_both", "p_both_holm"):
             value = row[name]
             # Bold by rule: below 5 % after correction.

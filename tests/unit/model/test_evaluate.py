@@ -22,6 +22,7 @@ from flexcare_model.training.bank import fill_bank
 from flexcare_model.training.checkpoint import load_model, save_model
 from flexcare_model.training.evaluate import evaluate_run, score
 from flexcare_model.training.metrics import compute
+from flexcare_model.training.metrics import written as in_file
 from flexcare_model.training.predict import predict
 from flexcare_model.training.run_config import resolve_run
 
@@ -71,7 +72,25 @@ def test_metrics_and_predictions_of_all_tasks(output, run):
         scores = table.drop("sample_id")
         assert set(scores.dtypes) == {pl.Float32}
         recounted = compute(name, labels[:, 0] if labels.shape[1] == 1 else labels, scores.to_numpy())
-        assert metrics == pytest.approx(recounted, abs=1e-6)
+        assert metrics == pytest.approx(in_file(recounted), abs=1e-6)
+
+
+def test_a_metric_that_is_not_defined_is_null(tmp_path):
+    """All answers of readmission are 0, and no radiograph has an assessed finding: neither 0.5 nor 0.0 is written."""
+    folder = write_output(tmp_path, tokens=(1, 5))
+    for task in ("readmission", "diagnosis"):
+        path = folder / f"cohorts/{task}.parquet"
+        blank = pl.lit(0 if task == "readmission" else -2, dtype=pl.Int64)
+        pl.read_parquet(path).with_columns(blank.alias(label) for label in TASKS[task].labels).write_parquet(path)
+    run = write_run(folder)
+    returned = evaluate_run(folder, run, CPU)
+    content = json.loads((run / "metrics.json").read_text())
+    assert content["metrics"]["readmission"] == {"auroc": None, "auprc": None, "average_precision": None}
+    assert content["metrics"]["diagnosis"] == {"macro_auroc": None, "micro_auroc": None}
+    assert content["one_class"]["readmission"] == ["label"]
+    assert content["one_class"]["diagnosis"] == list(TASKS["diagnosis"].labels)
+    assert content["metrics"] == returned
+    assert content["metrics"]["length_of_stay"]["micro_f1"] is not None
 
 
 def test_columns_of_predictions(run):

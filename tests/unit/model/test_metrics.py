@@ -8,7 +8,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
 
-from flexcare_model.training.metrics import auprc, auroc, average_precision, compute, macro_f1, micro_f1
+from flexcare_model.training.metrics import (
+    auprc,
+    auroc,
+    average_precision,
+    compute,
+    macro_f1,
+    micro_f1,
+    one_class,
+    written,
+)
 
 LABELS = np.array([0, 0, 1, 0, 1, 0, 0, 1, 0, 0])
 SCORES = np.array([0.1, 0.4, 0.35, 0.8, 0.7, 0.2, 0.2, 0.9, 0.5, 0.05])
@@ -29,8 +38,14 @@ def test_a_constant_predictor():
 
 
 def test_one_class_only():
-    assert compute("readmission", np.zeros(4), SCORES[:4]) == {"auroc": 0.5, "auprc": 0.0, "average_precision": 0.0}
-    assert compute("readmission", np.ones(4), SCORES[:4]) == {"auroc": 0.5, "auprc": 1.0, "average_precision": 1.0}
+    """No metric of ranks exists, so none is 0.5, 0 or 1."""
+    for labels in (np.zeros(4), np.ones(4)):
+        found = compute("readmission", labels, SCORES[:4])
+        assert list(found) == ["auroc", "auprc", "average_precision"]
+        assert np.isnan(list(found.values())).all()
+        assert written(found) == {"auroc": None, "auprc": None, "average_precision": None}
+        assert one_class("readmission", labels) == ["label"]
+    assert one_class("readmission", LABELS) == [] == one_class("length_of_stay", np.zeros(4))
 
 
 def test_f1_of_the_worked_example():
@@ -41,11 +56,11 @@ def test_f1_of_the_worked_example():
     assert found == {"micro_f1": pytest.approx(2 / 3), "macro_f1": pytest.approx(0.6)}
 
 
-def test_multi_label_columns_of_one_class_count_as_half():
-    labels = np.array([[1, 0, -1], [0, 0, -2], [1, 0, 1], [0, -1, 1]])
+def test_multi_label_columns_of_one_class_are_left_out_of_the_mean():
+    labels = np.array([[1, 0, -1], [0, 0, 1], [1, 0, 1], [0, -1, 0]])
     scores = np.array([[0.9, 0.1, 0.5], [0.1, 0.2, 0.5], [0.8, 0.3, 0.5], [0.3, 0.9, 0.5]])
     found = compute("diagnosis", labels, scores)
-    assert found["macro_auroc"] == pytest.approx((1.0 + 0.5 + 0.5) / 3)
+    assert found["macro_auroc"] == pytest.approx((1.0 + 0.5) / 2)
     kept = labels > -1
     assert found["micro_auroc"] == pytest.approx(roc_auc_score(labels[kept], scores[kept]))
 
@@ -59,7 +74,8 @@ def test_unknown_labels_have_no_effect():
 
 def test_no_known_label_at_all():
     found = compute("diagnosis", np.full((3, 14), -2), np.random.default_rng(0).random((3, 14)))
-    assert found == {"macro_auroc": 0.5, "micro_auroc": 0.5}
+    assert written(found) == {"macro_auroc": None, "micro_auroc": None}
+    assert len(one_class("diagnosis", np.full((3, 14), -2))) == 14
 
 
 @settings(max_examples=60, deadline=None)

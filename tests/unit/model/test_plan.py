@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
+from support.paths import RAW
 
 from flexcare_data.config import load_config
 from flexcare_data.plan import Plan
@@ -75,3 +78,24 @@ def test_pages_read_predictions_of_val_only_where_patients_are_split_by_time():
     more = {"validation-flexcare-six_tasks-seed42", *(f"validation-mt-{task}-seed42" for task in plan().trained_tasks)}
     assert named["temporal"] - named["hash"] == more
     assert not {name for name in plan(options={"split": "temporal"}).page("so_far").inputs if "validation" in name}
+
+
+def test_tables_know_whether_the_configuration_is_the_papers():
+    """The edition is read from `stays`; protocol, options and data sets are settings, without any path."""
+    raw = {name: str(RAW / name) for name in ("mimiciv", "mimic_cxr_jpg", "mimic_iv_note")}
+    assert all(Path(folder).is_dir() for folder in raw.values())
+    notes = {"encoder": "tiny"}
+    expected = {
+        plan(raw=raw, notes=notes): True,
+        plan(raw=raw, notes=notes, options={"sampling": "hash"}): False,
+        plan(raw=raw, notes=notes, protocol="corrected"): False,
+        plan(raw=raw | {"mimic_iv_note": None}, notes=notes): False,
+    }
+    for models, is_papers in expected.items():
+        for name in ("table2", "table3", "table6"):
+            product = models.table(name)
+            assert product.spec["settings"]["as_published"] is is_papers, name
+            assert models.data.product("stays").key in product.spec["inputs"].values()
+            assert str(RAW) not in str(product.spec)
+        assert models.page("report").spec["settings"]["as_published"] is is_papers
+        assert "as_published" not in models.table("statistics").spec["settings"]

@@ -86,6 +86,26 @@ def test_history_has_every_task_of_every_epoch(finished):
     assert state.best_epoch == best
 
 
+def test_a_metric_that_is_not_defined_does_not_choose_the_weights(tmp_path):
+    """No readmission in val: its metrics are null in the history. Alone it gives the last weights, not the first."""
+    folder = write_output(tmp_path / "output")
+    path = folder / "cohorts/readmission.parquet"
+    nobody = pl.when(pl.col("split") == "val").then(0).otherwise("label").cast(pl.Int64)
+    pl.read_parquet(path).with_columns(label=nobody).write_parquet(path)
+    for tasks in (["readmission"], ["readmission", "decompensation"]):
+        run, execution = run_of(tasks=tasks)
+        out = tmp_path / "-".join(tasks)
+        _, state = train(folder, out, run, execution)
+        val = pl.read_parquet(out / "history.parquet").filter(pl.col("phase") == "val")
+        assert val.filter(task="readmission")["auroc"].null_count() == run.epochs
+        if len(tasks) == 1:
+            assert state.best_epoch == run.epochs
+        else:
+            known = val.filter(task="decompensation").with_columns(score=pl.col("auroc") + pl.col("auprc"))
+            best = known.sort("score", "epoch", descending=[True, False])["epoch"][0]
+            assert state.best_epoch == best
+
+
 def test_validation_loss_is_the_sum_over_batches(output, finished):
     """Recounted batch by batch from the kept weights."""
     folder, state = finished

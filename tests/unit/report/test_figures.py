@@ -76,7 +76,7 @@ def test_scores_of_few_samples_are_not_drawn(analysed):
     figure = missing_modalities(analysed, below=100)
     for upper, lower in zip(figure.axes[:6], figure.axes[6:12], strict=True):
         assert len(upper.lines) >= 3 and len(lower.lines) == 0
-        assert [text.get_text() for text in lower.texts] == ["fewer than\n100 samples"]
+        assert [text.get_text() for text in lower.texts] == ["fewer than\n100 patients"]
 
 
 def test_interaction_is_read_from_its_own_training(tmp_path):

@@ -32,14 +32,24 @@ def test_replicates_equal_the_metrics_of_repeated_samples(task):
     for row, drawn in enumerate(counts):
         rows = np.repeat(np.arange(len(labels)), drawn[owner])
         for metric, value in compute(task, labels[rows], scores[rows]).items():
-            assert found[metric][row] == pytest.approx(value, abs=1e-12), metric
+            assert found[metric][row] == pytest.approx(value, abs=1e-12, nan_ok=True), metric
 
 
-def test_a_draw_without_positives_counts_as_the_metrics_say():
-    counts, owner = np.array([[0, 2], [2, 0]]), np.array([0, 1, 1])
-    found = replicate_metrics("readmission", np.array([1, 0, 0]), np.array([0.9, 0.1, 0.2]), counts, owner)
-    assert found["auroc"].tolist() == [0.5, 0.5]
-    assert found["auprc"].tolist() == [0.0, 1.0]
+def test_a_draw_of_one_class_has_no_value_and_is_not_in_the_interval():
+    counts, owner = np.array([[0, 2], [2, 0], [1, 1], [1, 1]]), np.array([0, 1, 1])
+    found = replicate_metrics("readmission", np.array([1, 0, 0]), np.array([0.9, 0.1, 0.95]), counts, owner)
+    for values in found.values():
+        assert np.isnan(values).tolist() == [True, True, False, False]
+    result = estimate([0.5], found["auroc"][None])
+    assert (result.low, result.high, result.n_draws) == (0.5, 0.5, 2)
+    nothing = estimate([np.nan], np.full((1, 4), np.nan))
+    assert np.isnan([nothing.value, nothing.low, nothing.sd_patients]).all() and nothing.n_draws == 0
+
+
+def test_a_comparison_that_is_not_defined_is_no_member_of_the_family():
+    undefined = ([np.nan], np.full((1, 4), np.nan))
+    assert np.isnan(compare(undefined, undefined).p_patients)
+    assert holm([0.01, np.nan, 0.04]).tolist() == pytest.approx([0.02, np.nan, 0.04], nan_ok=True)
 
 
 def test_draws_are_of_patients_and_follow_the_seed():

@@ -13,7 +13,11 @@ from support.fabricated_results import fabricate
 from support.recomputed import compared_cells, wrong_metrics, wrong_sizes
 
 from flexcare_data.options import PAPER_TASKS
-from flexcare_model.report.numbers import groups, tables, uncertainty
+from flexcare_data.raw.editions import MIMICIV_ROWS, PAPER
+from flexcare_data.store.folders import write_stage
+from flexcare_model.cli import results_of
+from flexcare_model.report.numbers import groups, population, tables, uncertainty
+from flexcare_model.report.numbers import layout as layout_module
 from flexcare_model.report.numbers.results import Results
 
 COMPARISONS = {"table3": tables.table3, "table4": tables.table4, "table5": tables.table5, "table6": tables.table6}
@@ -32,7 +36,95 @@ def test_table3_is_mean_and_sample_deviation_over_seeds(output, results):
         values = values_of(output, row["model"], row["experiment"], row["task"], row["metric"])
         assert row["mean"] == pytest.approx(statistics.mean(values))
         assert row["std"] == pytest.approx(statistics.stdev(values))
+
+
+def of_real_data(output, folder, *, icu_stays):
+    """The same runs and cohorts, as if they were made of real data with this number of ICU stays."""
+    (folder / "data").mkdir(parents=True)
+    for part in ("runs", "cohorts"):
+        (folder / part).symlink_to(output / part)
+    flow = {"stays": [{"step": "ICU stays", "stays": icu_stays}, {"step": "adult", "stays": 50}]}
+    (folder / "data/flow.json").write_text(json.dumps(flow))
+    (folder / "origin.json").write_text(json.dumps({"synthetic": False}))
+    return folder
+
+
+PAPER_STAYS = MIMICIV_ROWS[PAPER["mimiciv"]]["icustays"]
+
+
+def test_published_numbers_stand_beside_the_population_of_the_paper_only(output, results, tmp_path):
+    paper = of_real_data(output, tmp_path / "paper", icu_stays=PAPER_STAYS)
+    later = of_real_data(output, tmp_path / "later", icu_stays=MIMICIV_ROWS["3.1"]["icustays"])
+    sides = {
+        "same": Results(paper, as_published=True),
+        "same, by its stages": Results(paper),
+        "other protocol": Results(paper, as_published=False),
+        "other edition": Results(later, as_published=True),
+        "fabricated": results,
+        "fabricated, by the recipe": Results(paper, synthetic=True, as_published=True),
+    }
+    for name, side in sides.items():
+        for build in (*COMPARISONS.values(), lambda given: tables.table2(given, below=10)):
+            layout = build(side)[0]
+            headings = [text for text in layout.header if "published" in text or text == "difference"]
+            columns = [column for column in layout.frame.columns if "published" in column or column == "difference"]
+            if name.startswith("fabricated"):
+                assert headings == [] == columns, (name, layout.name)
+            elif name.startswith("same"):
+                assert set(headings) <= {"published", "difference"} and "published" in headings, (name, layout.name)
+                assert ("difference" in headings) == (layout.name != "table2")
+            else:
+                assert set(headings) == {"published (another population)"}, (name, layout.name)
+                assert all(column.endswith("published_of_another_population") for column in columns)
+                assert "no difference is shown" in layout.to_markdown()
+    for row in tables.table3(sides["same"])[0].frame.to_dicts():
         assert row["difference"] == pytest.approx(row["mean"] - row["published"])
+    other = tables.table3(sides["other edition"])[0].frame
+    assert other["published_of_another_population"].null_count() == 0
+
+
+def test_a_page_that_is_marked_by_hand_has_no_published_numbers(output, tmp_path):
+    folder = of_real_data(output, tmp_path / "results", icu_stays=PAPER_STAYS)
+    for is_marked in (True, False):
+        columns = tables.table6(results_of(folder, None, synthetic=is_marked))[0].frame.columns
+        assert {"published", "difference"}.isdisjoint(columns) == is_marked
+
+
+def test_an_option_of_one_cohort_makes_another_population(output, tmp_path):
+    """Without a recipe, the manifests behind the cohorts say which options they were made with."""
+    folder = of_real_data(output, tmp_path / "results", icu_stays=PAPER_STAYS)
+    assert population.population(Results(folder)) is population.SAME
+    (folder / "cohorts").unlink()
+    (folder / "cohorts").mkdir()
+    cohort = output / "cohorts/readmission.parquet"
+    with write_stage(tmp_path / "other-0123456789ab", spec={"options": {"sampling": "hash"}}) as building:
+        shutil.copy(cohort.resolve(), building / cohort.name)
+    (folder / "cohorts/readmission.parquet").symlink_to(tmp_path / "other-0123456789ab/readmission.parquet")
+    assert population.population(Results(folder)) is population.OTHER
+
+
+def test_the_edition_of_the_paper_is_the_one_of_the_doctor():
+    assert population.paper_icu_stays() == PAPER_STAYS
+    same = [edition for edition, rows in MIMICIV_ROWS.items() if rows["icustays"] == PAPER_STAYS]
+    assert same == [PAPER["mimiciv"]]
+
+
+def test_a_metric_that_is_not_defined_is_neither_a_number_nor_not_run(output, tmp_path):
+    (tmp_path / "cohorts").symlink_to(output / "cohorts")
+    shutil.copytree(output / "runs/flexcare", tmp_path / "runs/flexcare")
+    path = tmp_path / "runs/flexcare/six_tasks/seed42/metrics.json"
+    content = json.loads(path.read_text())
+    content["metrics"]["readmission"] |= {"auroc": None, "auprc": None}
+    path.write_text(json.dumps(content))
+    compared, wide = tables.table3(Results(tmp_path))
+    rows = compared.frame.filter(task="readmission", method="FlexCare").to_dicts()
+    assert [(row["mean"], row["std"], row["is_defined"], row["n_seeds"]) for row in rows] == [
+        (None, None, False, 2)
+    ] * 2
+    assert layout_module.NOT_DEFINED in compared.notes
+    assert "not defined" in compared.to_markdown() and "not defined" in wide.to_markdown()
+    assert "FlexCare (REA)" not in " ".join(compared.notes)
+    assert compared.frame.filter(task="decompensation", method="FlexCare")["mean"].null_count() == 0
 
 
 def test_every_cell_follows_from_the_predictions(output, results, tmp_path):
@@ -97,12 +189,11 @@ def test_table2_counts_missing_modalities(results):
     row = frame.row(by_predicate=tables.pl.col("task") == "diagnosis", named=True)
     assert row["samples"] == cohort.height
     assert row["missing_time_series_percent"] == pytest.approx(100 * cohort["stay_id"].null_count() / cohort.height)
-    assert row["samples_published"] == 132_576
     assert row["missing_image_percent"] == 0
 
 
 def test_published_numbers_are_complete():
-    frame = tables.published()
+    frame = population.published()
     assert frame.filter(item="table3").height == 7 * 6 * 2
     assert frame.filter(item="table5").height == 7 * 2 * 2
     assert frame.filter(item="table6").height == 2 * 6 * 2
