@@ -6,8 +6,8 @@ epoch, with the best weights and the history.
 An epoch trains the tasks one after the other, each with all its batches, then validates all. By the usual schedule a
 task whose validation loss did not fall gets half its learning rate from then on, where several tasks are trained. The
 weights with the largest sum of both validation metrics over the tasks are kept. A metric that is not defined adds
-nothing to the sum, in no epoch, as this depends on the labels alone. If none is defined, the last weights are kept. With
-`patience` the training stops after this number of epochs without larger ones.
+nothing to the sum, in no epoch, as this depends on the labels alone. If none is defined, the last weights are kept.
+With `patience` the training stops after this number of epochs without larger ones.
 
 Random numbers are a function of (seed, epoch, task): each part of an epoch begins its own streams. So a run that was
 killed and started again, from `state.safetensors`, ends with the same weights as one that was not.
