@@ -23,7 +23,7 @@ test: setup ## the tests
 	@$(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-builds: setup ## a matrix over settings, two accounts on one store, the paper on small data (half an hour)
-	@$(BIN)/python -m pytest -m builds tests/workflow
+	@$(BIN)/python -m pytest -m builds tests/workflow tests/properties
 
 test-pages: setup ## every command of the documents (seven minutes)
 	@$(BIN)/python -m pytest -m pages tests/workflow/test_documents.py

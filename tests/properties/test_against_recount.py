@@ -155,7 +155,13 @@ OF_DEATH = (
 )  # fmt: skip
 
 
-@pytest.mark.parametrize("options", OF_DEATH, ids=range(len(OF_DEATH)))
+@pytest.mark.parametrize(
+    "options",
+    [
+        pytest.param(options, marks=[pytest.mark.builds] if n > 2 else [], id=str(n))
+        for n, options in enumerate(OF_DEATH)
+    ],
+)
 def test_life_and_death_equal_the_recount(options: dict[str, str], deaths: Roots, tmp_path: Path):
     agree(deaths, tmp_path, PUBLISHED | options)
 

@@ -64,7 +64,7 @@ SETTINGS: dict[str, tuple[object, tuple[str, ...]]] = {
     "synthetic.edition": ("3.1", ("synthetic",)),
     "store.path": ("/lab", ()),
     "store.group_readable": (False, ()),
-    "resources.memory_mb": (100, ()),
+    "resources.memory_mb": (300, ()),
     "resources.threads": (1, ()),
     "resources.image_processes": (1, ()),
     "images.which": ("all_ap", ("images",)),

@@ -158,6 +158,9 @@ CHANGES: dict[str, tuple[dict[str, Any], str, dict[str, int]]] = {
 """A change, a target that depends on it, and the jobs that this takes."""
 
 
+SUMMARIES = {f"data/{name}.json" for name in ("leakage", "flow", "dropped", "fingerprint")} | {"benchmark.duckdb"}
+
+
 @pytest.mark.parametrize(
     "change",
     [name if name == "readmission" else pytest.param(name, marks=pytest.mark.builds) for name in CHANGES],
@@ -170,7 +173,10 @@ def test_a_changed_setting_is_built_the_first_time(base, place, change):
     assert plan_and_build(place, target, config=tiny(base, **changes)) == expected
     back = plan_and_build(place, target, config=tiny(base))
     assert set(back) == {"publish", target}
-    assert digests(place / "results") == before
+    after = digests(place / "results")
+    # What describes the whole folder is not shown while one of its cohorts is of another configuration.
+    hidden = SUMMARIES if target in task_names() else set()
+    assert after == {name: digest for name, digest in before.items() if name not in hidden}
 
 
 def test_radiology_reports_as_notes(base, place):
@@ -276,6 +282,24 @@ def test_further_or_fewer_tasks_train_nothing_again(base):
 
 
 # --- the store --------------------------------------------------------------------------------------------------
+
+
+def test_summaries_describe_what_the_folder_shows(base, tmp_path):
+    """One cohort of other options: the certificate, the fingerprint and the database of the folder are not shown."""
+    shutil.copytree(base / "store", tmp_path / "store", symlinks=True)
+    config = merged(TINY, {"store": {"path": str(tmp_path / "store")}, "output": str(tmp_path / "out")})
+    plan_and_build(tmp_path, "cohorts", config=config)
+    summaries = [tmp_path / "out" / name for name in ("data/leakage.json", "data/fingerprint.json", "benchmark.duckdb")]
+    assert all(path.exists() for path in summaries)
+    plan_and_build(tmp_path, "drg", config=merged(config, {"options": {"notes": "none"}}))
+    assert not any(os.path.lexists(path) for path in summaries)
+    assert plan_and_build(tmp_path, "cohorts", config=config) == {"publish": 4, "cohorts": 1}
+    assert all(path.exists() for path in summaries)
+    # A file of the user is no link, and stays.
+    summaries[0].unlink()
+    summaries[0].write_text("mine")
+    snakemake(tmp_path, "--cores", "1", "drg", config=merged(config, {"options": {"notes": "none"}}))
+    assert summaries[0].read_text() == "mine"
 
 
 def test_pruned_moved_and_dangling_stores(base, tmp_path):

@@ -214,7 +214,8 @@ def test_reports_of_the_stories(stories):
     dropped = stories.counts("cohort-readmission", "dropped")
     assert dropped["reports"] == {"": {"subject_without_admission": 1}}
     of_table = stories.counts("reports", "dropped")["radiology"]
-    assert of_table == {"storetime": {"missing_charttime_used": 1, "missing_with_charttime": 1}}
+    assert of_table == {"storetime": {"missing_with_charttime": 1}}
+    assert stories.counts("reports", "dropped")["storetime"] == {"radiology": {"before_charttime": 1, "missing": 2}}
 
 
 def test_samples_are_those_of_the_discharge_summaries(stories, tmp_path):
