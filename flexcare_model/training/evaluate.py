@@ -67,7 +67,7 @@ class Scores:
             return {}
         found = pl.DataFrame([compute(self.task.name, self.labels, scores) for scores in self.orders])
         return {
-            name: {"mean": values.mean(), "std": values.std(ddof=0), "min": values.min(), "max": values.max()}
+            name: {part: float(getattr(values, part)()) for part in ("mean", "std", "min", "max")}
             for name in found.columns
             for values in [found[name].to_numpy()]
             if not np.isnan(values).any()
