@@ -42,6 +42,8 @@ COMMENTS = {
     "sample_notes": "one row per sample and note that is its input",
     "series_values": "charted values by the hour of the series in which they enter; an hour shows its last value",
     "filed_notes": "discharge summaries and radiology reports without their text, and when they could be read",
+    "image_tensors": "where the tensor of each radiograph is in data/cxr/shards/; after the target `samples`",
+    "note_vectors": "where the vectors of each text are in data/notes/shards/; after the target `samples`",
     "units": "unit of each clinical variable, for `number` of events and series_values",
     "options": "the options that the cohorts were built with",
 }
@@ -94,13 +96,20 @@ def create_views(
         descriptions: what each task asks, for the comments.
     """
     for name, file in files.items():
-        _view(connection, name, f"SELECT * FROM read_parquet({file})", TABLES[name])
+        create_view(connection, name, f"SELECT * FROM read_parquet({file})", TABLES[name])
     for task, (cohort, _) in cohorts.items():
         asked = (descriptions or {}).get(task, task.replace("_", " "))
-        _view(connection, task, f"SELECT * FROM read_parquet({cohort})", COHORT, meaning=asked)
+        create_view(
+            connection,
+            task,
+            f"SELECT * FROM read_parquet({cohort})",
+            COHORT,
+            comment=f"samples of the task: {asked}",
+            label=asked,
+        )
     parts = [_samples(task, *places) for task, places in cohorts.items()]
-    _view(connection, "samples", "\nUNION ALL\n".join(parts), COHORT, WINDOWS)
-    _view(
+    create_view(connection, "samples", "\nUNION ALL\n".join(parts), COHORT, WINDOWS)
+    create_view(
         connection,
         "sample_notes",
         "SELECT * REPLACE (unnest(string_split(note_id, ' ')) AS note_id) FROM samples WHERE note_id IS NOT NULL",
@@ -109,12 +118,12 @@ def create_views(
     )
     columns = "note_id, subject_id, hadm_id, charttime, storetime, greatest(charttime, storetime) AS filed"
     parts = [f"SELECT {columns}, {text} AS has_text FROM {name}" for name, text in HAS_TEXT.items() if name in files]
-    _view(connection, "filed_notes", "\nUNION ALL\n".join(parts), REPORTS)
-    _view(connection, "series_values", _series_values(options), EVENTS)
+    create_view(connection, "filed_notes", "\nUNION ALL\n".join(parts), REPORTS)
+    create_view(connection, "series_values", _series_values(options), EVENTS)
     units = ", ".join(f"({_text(name)}, {_text(variable.unit)})" for name, variable in VARIABLE.items())
-    _view(connection, "units", f"SELECT * FROM (VALUES {units}) AS units(variable, unit)")
+    create_view(connection, "units", f"SELECT * FROM (VALUES {units}) AS units(variable, unit)")
     pairs = ", ".join(f"({_text(name)}, {_text(value)})" for name, value in sorted(options.items()))
-    _view(connection, "options", f"SELECT * FROM (VALUES {pairs}) AS options(name, setting)")
+    create_view(connection, "options", f"SELECT * FROM (VALUES {pairs}) AS options(name, setting)")
 
 
 def _samples(task: str, cohort: str, windows: str) -> str:
@@ -137,17 +146,22 @@ def _series_values(options: Mapping[str, str]) -> str:
     )
 
 
-def _view(
-    connection: duckdb.DuckDBPyConnection, name: str, query: str, *tables: Table, meaning: str | None = None
+def create_view(
+    connection: duckdb.DuckDBPyConnection, name: str, query: str, *tables: Table, comment: str = "", label: str = ""
 ) -> None:
-    """Create a view with a comment on it and on each column, from ``tables``; ``meaning`` is that of a cohort."""
+    """Create a view with a comment on it and on each column.
+
+    Args:
+        tables: have the meaning of the columns; further columns are labels.
+        comment: on the view; empty: as in `COMMENTS`.
+        label: what the column ``label`` says.
+    """
     connection.execute(f"CREATE OR REPLACE VIEW {name} AS {query}")
-    comment = COMMENTS[name] if meaning is None else f"samples of the task: {meaning}"
-    connection.execute(f"COMMENT ON VIEW {name} IS {_text(comment)}")
+    connection.execute(f"COMMENT ON VIEW {name} IS {_text(comment or COMMENTS[name])}")
     known = MEANINGS | {column.name: column.meaning for table in tables for column in table.columns}
     for (column,) in connection.execute(f"SELECT column_name FROM (DESCRIBE {name})").fetchall():
-        label = f"label: {meaning}" if column == "label" else f"label: {column}"
-        connection.execute(f'COMMENT ON COLUMN {name}."{column}" IS {_text(known.get(column, label))}')
+        meaning = known.get(column, f"label: {label if column == 'label' else column}")
+        connection.execute(f'COMMENT ON COLUMN {name}."{column}" IS {_text(meaning)}')
 
 
 def quoted(path: Path) -> str:

@@ -14,18 +14,22 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import duckdb
+import polars as pl
 
 from flexcare_data import sql
 from flexcare_data.schema import (
     ADMISSIONS,
     COHORT,
+    CXR_INDEX,
     EVENTS,
     HOURLY_INDEX,
+    NOTES_INDEX,
     RADIOGRAPHS,
     REPORTS,
     SECTIONS,
     SPLITS,
     STAYS,
+    TAILS_INDEX,
     WINDOWS,
 )
 from flexcare_data.store.folders import atomic_write
@@ -33,6 +37,9 @@ from flexcare_data.tasks import TASKS
 
 TABLES = (STAYS, ADMISSIONS, SPLITS, EVENTS, HOURLY_INDEX, RADIOGRAPHS, SECTIONS, REPORTS)
 """The published tables; reports exist only with `notes: radiology`."""
+
+LATER = {"image_tensors": CXR_INDEX, "note_vectors": NOTES_INDEX}
+"""Tables that the target `samples` publishes, by the name of their view."""
 
 PLACE = "by_key/catalogue/benchmark.duckdb"
 """Where the file is, as seen from the output folder."""
@@ -62,6 +69,17 @@ def write_catalogue(published: Path, tasks: Sequence[str], options: Mapping[str,
             options,
             {task: TASKS[task].description for task in tasks},
         )
+        for task in tasks:
+            path = TAILS_INDEX.path.format(task=task)
+            if (published / path).exists():
+                comment = f"where the last rows of samples of {task} are, whose input ends inside an hour"
+                query = f"SELECT * FROM read_parquet({_below(path)})"
+                sql.create_view(connection, f"{task}_tails", query, TAILS_INDEX, comment=comment)
+        for name, table in LATER.items():
+            # DuckDB looks at the file when it makes a view; what a later target publishes is not there yet.
+            columns = {column.name: column.dtype for column in table.columns}
+            atomic_write(published / table.path, pl.DataFrame(schema=columns).write_parquet)
+            sql.create_view(connection, name, f"SELECT * FROM read_parquet({_below(table.path)})", table)
     atomic_write(out, place.read_bytes())
 
 
