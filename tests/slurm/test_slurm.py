@@ -36,8 +36,8 @@ CONFIG = {
 }  # fmt: skip
 # Stages in the queue: everything else takes seconds, and is made where snakemake runs.
 JOBS = {
-    "synthetic": 1, "stays": 1, "splits": 1, "events": 1, "hourly": 1, "sections": 1, "cohort": 3, "audit": 1,
-    "images_part": 2, "images": 1, "encoder": 1, "notes_part": 2, "notes": 1, "train": 1,
+    "synthetic": 1, "stays": 1, "splits": 1, "events": 1, "hourly": 1, "radiographs": 1, "sections": 1, "cohort": 3,
+    "audit": 1, "fingerprint": 1, "images_part": 2, "images": 1, "encoder": 1, "notes_part": 2, "notes": 1, "train": 1,
 }  # fmt: skip
 # The node is near and quick, so there is no need to wait as on a cluster.
 QUICK = ("--slurm-init-seconds-before-status-checks", "2", "--seconds-between-status-checks", "2")

@@ -96,3 +96,10 @@ def test_checks_run_on_it(output, check):
         view, query = connection.extract_statements((CHECKS / f"{check}.sql").read_text())
         connection.execute(view)
         assert connection.execute(query).fetchall() == []
+
+
+def test_two_builds_have_the_same_bytes(output, tmp_path):
+    """So copies of one build in two places are equal, and a format of DuckDB with a random identifier is not used."""
+    shutil.copytree(output, tmp_path / "view", ignore=shutil.ignore_patterns("benchmark.duckdb", "by_key"))
+    write_catalogue(tmp_path / "view", tuple(TASKS), Options().model_dump(), tmp_path / "again.duckdb")
+    assert (tmp_path / "again.duckdb").read_bytes() == (output / "benchmark.duckdb").read_bytes()
