@@ -1,4 +1,4 @@
-"""The log of a training, for people who watch it: log.csv, and TensorBoard event files if `tensorboard` is installed.
+"""The log of a training, for people who watch it: log.csv and a TensorBoard event file.
 
 In: measurements of each task in each epoch. Out: ``log.csv`` and ``tensorboard/`` in the folder of the run. They hold
 times and memory, which differ between equal runs, so nothing reads them and no result depends on them.
@@ -9,14 +9,18 @@ from __future__ import annotations
 import csv
 import io
 import shutil
+import time
 from collections.abc import Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from tensorboard.compat.proto.event_pb2 import Event
+from tensorboard.compat.proto.summary_pb2 import Summary
+from tensorboard.summary.writer.record_writer import RecordWriter
+
 from flexcare_data.store.folders import atomic_write
 
-LOG, EVENTS = "log.csv", "tensorboard"
+LOG, EVENTS, EVENT_FILE = "log.csv", "tensorboard", "events.out.tfevents.run"
 _FIRST = ("epoch", "step", "phase", "task", "loss", "prediction_loss")
 _LAST = ("lr", "samples_per_second", "peak_gpu_mib", "score")
 Row = dict[str, Any]
@@ -35,10 +39,7 @@ class TrainingLog:
         """Continue the log in ``folder`` at ``epoch``, of which the tasks ``trained`` are done."""
         self.path, events = folder / LOG, folder / EVENTS
         self.rows = [row for row in _read(self.path) if _is_before(row, epoch, trained)]
-        if not self.rows:
-            shutil.rmtree(events, ignore_errors=True)
-        last = max((int(row["step"]) for row in self.rows), default=0)
-        self.writer = _event_writer(events, last + 1)
+        self.events = _EventFile(events, self.rows)
 
     def add(self, **values: Any) -> None:
         """Add a row; a value that is None is left empty."""
@@ -49,15 +50,10 @@ class TrainingLog:
         table.writeheader()
         table.writerows(self.rows)
         atomic_write(self.path, text.getvalue())
-        if self.writer:
-            for name, value in self.rows[-1].items():
-                if name not in ("epoch", "step", "phase", "task"):
-                    self.writer.add_scalar(f"{values['task']}/{values['phase']}/{name}", value, values["step"])
-            self.writer.flush()
+        self.events.add(self.rows[-1])
 
     def close(self) -> None:
-        if self.writer:
-            self.writer.close()
+        self.events.close()
 
 
 def _read(path: Path) -> list[Row]:
@@ -74,10 +70,29 @@ def _is_before(row: Row, epoch: int, trained: Sequence[str]) -> bool:
     )
 
 
-def _event_writer(folder: Path, first_step: int) -> Any:
-    """A writer of event files that replaces those from ``first_step`` on; None without the package `tensorboard`."""
-    if find_spec("tensorboard") is None:
-        return None
-    from torch.utils.tensorboard import SummaryWriter
+class _EventFile:
+    """The only event file of a run, with a name that tells no machine and no time."""
 
-    return SummaryWriter(str(folder), purge_step=first_step)
+    def __init__(self, folder: Path, rows: Sequence[Row]) -> None:
+        """Replace the event files of earlier attempts by one with ``rows``, so that no step is there twice."""
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        self.file = (folder / EVENT_FILE).open("wb")
+        self.records = RecordWriter(self.file)
+        self.records.write(Event(wall_time=time.time(), file_version="brain.Event:2").SerializeToString())
+        for row in rows:
+            self.add(row)
+
+    def add(self, row: Row) -> None:
+        """Write the measurements of ``row`` as scalars `<task>/<phase>/<column>` at its step."""
+        values = [
+            Summary.Value(tag=f"{row['task']}/{row['phase']}/{name}", simple_value=float(value))
+            for name, value in row.items()
+            if name not in ("epoch", "step", "phase", "task")
+        ]
+        event = Event(wall_time=time.time(), step=int(row["step"]), summary=Summary(value=values))
+        self.records.write(event.SerializeToString())
+        self.records.flush()
+
+    def close(self) -> None:
+        self.records.close()
