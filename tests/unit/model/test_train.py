@@ -10,7 +10,6 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import polars as pl
@@ -25,7 +24,6 @@ from flexcare_data.tasks import TASKS
 from flexcare_model.data.dataset import load_task, to_device
 from flexcare_model.data.loader import BatchLoader, in_order, shuffled
 from flexcare_model.models import MODELS
-from flexcare_model.training import log as training_log
 from flexcare_model.training import loop
 from flexcare_model.training import train as training
 from flexcare_model.training.checkpoint import STATE, CheckpointError, TrainState, forget_state, load_model
@@ -323,38 +321,6 @@ def test_the_log_of_a_killed_run_has_each_row_once(output, finished, tmp_path, m
     forget_state(tmp_path)
     train(output, tmp_path, *run_of(seed=42, epochs=1))
     assert read_log(tmp_path).height == 6  # another run in the same folder begins a new log
-
-
-def test_tensorboard_gets_the_numbers_of_the_log(output, tmp_path, monkeypatch):
-    """With the package installed, here a stand-in for its writer; without it there are no event files."""
-    written, opened = {}, []
-
-    class Writer:
-        def __init__(self, folder, purge_step):
-            opened.append((folder, purge_step))
-
-        def add_scalar(self, tag, value, step):
-            written[tag, step] = value
-
-        def flush(self):
-            pass
-
-        def close(self):
-            opened.append("closed")
-
-    monkeypatch.setattr(training_log, "find_spec", lambda name: None)
-    train(output, tmp_path / "without", *run_of(epochs=1))
-    assert not (tmp_path / "without/tensorboard").exists() and not opened
-    monkeypatch.setattr(training_log, "find_spec", lambda name: name)
-    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", SimpleNamespace(SummaryWriter=Writer))
-    train(output, tmp_path / "with", *run_of(epochs=1))
-    assert opened == [(str(tmp_path / "with/tensorboard"), 1), "closed"]
-    log = read_log(tmp_path / "with")
-    for row in log.iter_rows(named=True):
-        for name in set(log.columns) - {"epoch", "step", "phase", "task"}:
-            tag = (f"{row['task']}/{row['phase']}/{name}", row["step"])
-            assert written.get(tag) == (None if row[name] is None else pytest.approx(row[name]))
-    assert_same_end(tmp_path / "with", tmp_path / "without")
 
 
 def test_a_single_task_keeps_its_rate(output, tmp_path, monkeypatch):
