@@ -18,6 +18,7 @@ import torch
 from safetensors.torch import load_file
 from support.fabricated_samples import write_output
 from support.paths import ROOT
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from flexcare_data.store.folders import write_stage
 from flexcare_data.tasks import TASKS
@@ -321,6 +322,19 @@ def test_the_log_of_a_killed_run_has_each_row_once(output, finished, tmp_path, m
     forget_state(tmp_path)
     train(output, tmp_path, *run_of(seed=42, epochs=1))
     assert read_log(tmp_path).height == 6  # another run in the same folder begins a new log
+
+
+def test_the_event_file_has_the_numbers_of_the_log(output, tmp_path):
+    train(output, tmp_path, *run_of(epochs=1))
+    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    log = read_log(tmp_path)
+    assert log.height
+    for row in log.iter_rows(named=True):
+        for name in set(log.columns) - {"epoch", "step", "phase", "task"}:
+            tag = f"{row['task']}/{row['phase']}/{name}"
+            found = [] if tag not in events.Tags()["scalars"] else events.Scalars(tag)
+            values = [event.value for event in found if event.step == row["step"]]
+            assert values == ([] if row[name] is None else [pytest.approx(row[name])])
 
 
 def test_a_single_task_keeps_its_rate(output, tmp_path, monkeypatch):
