@@ -179,6 +179,7 @@ def test_a_changed_setting_is_built_the_first_time(base, place, change):
     assert after == {name: digest for name, digest in before.items() if name not in hidden}
 
 
+@pytest.mark.builds
 def test_radiology_reports_as_notes(base, place):
     """Built by their own stage; another number of them makes the cohorts again, not the reports; a run reads them."""
     options = {"options": {"notes": "radiology"}}
@@ -426,6 +427,7 @@ def test_nothing_is_made_under_another_key(base):
         assert "no configuration of this build has the key 000000000000" in text
 
 
+@pytest.mark.builds
 def test_removed_files_are_made_again(base, tmp_path):
     """Files of a table, of a run, and tensors that stages of the store link to."""
     shutil.copytree(base, tmp_path / "copy", symlinks=True)

@@ -91,6 +91,7 @@ def test_a_change_between_plan_and_job_stores_nothing(raw, tmp_path):
     assert (tmp_path / folder / "manifest.json").is_file()
 
 
+@pytest.mark.builds
 def test_a_forgotten_configfile_changes_nothing(raw, tmp_path):
     """A folder of real data refuses to become one of fabricated data, with the command that was probably meant."""
     config = merged(
@@ -118,6 +119,7 @@ def test_a_forgotten_configfile_changes_nothing(raw, tmp_path):
     assert "whose tables differ; set output to another folder" in text
 
 
+@pytest.mark.builds
 def test_mimic_iv_alone(raw, tmp_path):
     """Images and notes are optional: `all` ends with a report, and the tasks that need them are left out."""
     config = merged(TINY, {"raw": {"mimiciv": str(raw / "mimiciv")}, "preset": "demo"})

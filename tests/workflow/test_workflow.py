@@ -156,6 +156,7 @@ def test_snakemake_makes_its_own_report(build):
     assert "results/by_key/page-report-" in page
 
 
+@pytest.mark.builds
 def test_a_missing_seed_is_filled_in_and_a_failing_one_stops_no_other(build, tmp_path):
     """Seed 42 is there, 43 is not, and 44 fails over a damaged file: a run is trained only where it is missing."""
     shutil.copytree(build.parent, tmp_path / "copy", symlinks=True)
