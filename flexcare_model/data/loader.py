@@ -50,7 +50,7 @@ def one_per_patient(subject_ids: np.ndarray, batch_size: int, seed: int) -> list
     There are as few batches as possible, but as many as one patient has samples. Their sizes differ by at most 1.
 
     Example:
-        >>> [sorted(rows.tolist()) for rows in one_per_patient(np.array([7, 7, 7]), 2, seed=0)]
+        >>> sorted(rows.tolist() for rows in one_per_patient(np.array([7, 7, 7]), 2, seed=0))
         [[0], [1], [2]]
     """
     if not len(subject_ids):

@@ -22,6 +22,7 @@ from support.slurm_node import ACCOUNTING, PROGRAMS, missing, slurm_node
 
 from flexcare_data.config import load_config
 from flexcare_data.plan import Plan
+from flexcare_model.training.log import LOG
 
 CONFIG = {
     "synthetic": {"patients": 60, "seed": 3},
@@ -72,7 +73,8 @@ def snakemake(
 def digests(folder: Path) -> dict[str, str]:
     """sha256 of every published file and of the store, whatever the key of what a link shows.
 
-    Left out are logs, measurements, and what holds paths: `by_key/`, which published names lead into, and origin.json.
+    Left out are logs (also those of the trainings), measurements, and what holds paths: `by_key/`, which published
+    names lead into, and origin.json.
     """
     found = {}
     for place, folders, files in os.walk(folder, followlinks=True):
@@ -80,6 +82,7 @@ def digests(folder: Path) -> dict[str, str]:
         if inside == Path():
             folders[:] = sorted(set(folders) - {"logs", "benchmarks", "by_key"})
             files = sorted(set(files) - {"origin.json"})
+        files = [name for name in files if name != LOG]
         found |= {str(inside / name): hashlib.sha256(Path(place, name).read_bytes()).hexdigest() for name in files}
     return found
 

@@ -19,6 +19,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+from flexcare_model.training.log import EVENTS, LOG
 from support import conditions
 
 # Processes are forked from a server that has loaded the libraries, as loading them takes longer than any stage here.
@@ -136,10 +137,12 @@ def _is_change(event: str, details: tuple, watched: str) -> bool:
 
 
 def digests(folder: Path) -> dict[str, str]:
-    """sha256 of every file below ``folder``, and what its links say."""
+    """sha256 of every file below ``folder`` but the log of a training, which has times; and what its links say."""
     found = {}
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
+        if {LOG, EVENTS} & set(path.relative_to(folder).parts):
+            continue
         if path.is_symlink():
             found[name] = str(path.readlink())
         elif path.is_file():

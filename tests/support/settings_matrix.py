@@ -121,7 +121,7 @@ SETTINGS: dict[str, tuple[object, tuple[str, ...]]] = {
 
 
 _TRAINING = {
-    "lr": 0.02, "epochs": 4, "optimizer": "adamw", "weight_decay": 1e-4, "schedule": "cosine", "warmup": 2.0,
+    "lr": 0.02, "epochs": 7, "optimizer": "adamw", "weight_decay": 1e-4, "schedule": "cosine", "warmup": 2.0,
     "patience": 3, "idle_gradients": "zero",
 }  # fmt: skip
 _OWN: dict[str, dict[str, object]] = {

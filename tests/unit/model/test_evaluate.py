@@ -208,6 +208,6 @@ def test_train_command_writes_a_whole_run(output, tmp_path):
     names = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
     assert names == {
         "config.json", "model.safetensors", "history.parquet", "log.csv", "metrics.json",
-        "predictions/readmission.parquet",
+        "predictions/readmission.parquet", "tensorboard/events.out.tfevents.run",
     }  # fmt: skip
     assert json.loads((tmp_path / "metrics.json").read_text())["epoch"] == 1
