@@ -20,7 +20,7 @@ demo: setup ## build everything on embedded synthetic data and print the path of
 	@echo "report: $(CURDIR)/demo/report.html"
 
 test: setup ## the tests
-	@$(BIN)/python -m pytest -n 2 --dist loadfile
+	@$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test-builds: setup ## a matrix over settings, two accounts on one store, the paper on small data (half an hour)
 	@$(BIN)/python -m pytest -m builds tests/workflow tests/properties
@@ -43,7 +43,7 @@ lint: setup ## ruff, codespell, mypy, import contracts, snakefmt
 	@$(BIN)/snakefmt --check Snakefile rules
 
 coverage: setup ## the tests, and the lines that none of them executes (longer than make test)
-	@$(BIN)/python -m pytest -n 2 --dist loadfile --cov --cov-report term --cov-report html
+	@$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --cov --cov-report term --cov-report html
 	@echo "coverage: $(CURDIR)/build/coverage/html/index.html"
 
 bench: setup ## timings of the heavy stages, compared with their goals

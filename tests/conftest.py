@@ -20,6 +20,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Slow tests first: a file of whole builds that begins last would keep one of two processes waiting at the end."""
+    items.sort(key=lambda item: "slow" not in item.keywords)
+
+
 @pytest.fixture(scope="session")
 def open_data() -> Path:
     """Folder of the openly licensed data sets: $FLEXCARE_OPEN_DATA, or `shared` beside the repository.
