@@ -38,7 +38,7 @@ from flexcare_data.tasks import TASKS
 TABLES = (STAYS, ADMISSIONS, SPLITS, EVENTS, HOURLY_INDEX, RADIOGRAPHS, SECTIONS, REPORTS)
 """The published tables; reports exist only with `notes: radiology`."""
 
-STORAGE = {"storage_compatibility_version": "v1.0.0"}
+STORAGE_VERSION = "v1.0.0"
 """The file opens in every DuckDB from 1.0 on; a newer format has a random identifier, so its bytes would differ."""
 
 LATER = {"image_tensors": CXR_INDEX, "note_vectors": NOTES_INDEX}
@@ -59,7 +59,7 @@ def write_catalogue(published: Path, tasks: Sequence[str], options: Mapping[str,
     """
     place = published / PLACE
     place.parent.mkdir(parents=True)
-    with duckdb.connect(place, config=STORAGE) as connection:
+    with duckdb.connect(place, config={"storage_compatibility_version": STORAGE_VERSION}) as connection:
         connection.execute(
             "CREATE MACRO folder() AS regexp_replace(\n"
             "    regexp_replace(current_setting('temp_directory'), '(by_key/[^/]*/)?[^/]*$', ''),\n"
