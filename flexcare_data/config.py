@@ -188,9 +188,16 @@ class Config(Section):
     def deciding(self) -> dict[str, Any]:
         """The settings that decide results, as JSON values, for the pages.
 
-        Paths (raw folders, output, store) and settings that only decide where and how fast to compute are left out.
+        Left out are paths (raw folders, output, store), settings that only decide where and how fast to compute, and
+        settings of single models that are null.
         """
         content = self.model_dump(mode="json", exclude={"output", "store", "resources"})
+        models = content["train"]["models"]
+        content["train"]["models"] = {
+            model: decided
+            for model, own in models.items()
+            if (decided := {name: value for name, value in own.items() if value is not None})
+        }
         content["raw"] = {name: "set" if path else None for name, path in content["raw"].items()}
         for section, names in COMPUTING.items():
             for name in names:

@@ -20,6 +20,7 @@ FLOW_TITLES = {
     "series": "Time series",
     "discharge": "Discharge summaries",
     "radiology": "Radiology reports",
+    "radiographs": "Radiographs",
 }
 """Diagrams before those of the cohorts, in their order, with their titles."""
 

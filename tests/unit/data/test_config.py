@@ -138,6 +138,12 @@ def test_store_is_in_the_output_unless_configured():
     assert load_config({"output": "out", "store": {"path": "/lab/store"}}).store_path == Path("/lab/store")
 
 
+def test_pages_show_settings_of_single_models_only_where_they_have_a_value():
+    shown = load_config({"train": {"models": {"mt": {"lr": 0.01}}}}).deciding()["train"]["models"]
+    assert shown["mt"] == {"lr": 0.01, "fusion_layer": 0, "answer": "joint", "aux_weight": 1.0}
+    assert "flexcare_base" not in shown
+
+
 @pytest.mark.parametrize(
     ("temporal", "text"),
     [
