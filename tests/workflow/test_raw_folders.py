@@ -31,8 +31,9 @@ def raw(tmp_path_factory) -> Path:
     return folder
 
 
-def test_on_real_tables(raw, tmp_path):
-    """The same with raw folders of the user (here the fabricated ones, used in place)."""
+@pytest.mark.builds
+def test_options_stores_and_raw_tables_change(raw, tmp_path):
+    """With raw folders of a user, each build makes again what the change concerns, and nothing else."""
     roots = {name: str(raw / name) for name in ("mimiciv", "mimic_cxr_jpg", "mimic_iv_note")}
     config = merged(TINY, {"raw": roots, "preset": "demo", "store": {"path": str(tmp_path / "store")}})
     first = plan_and_build(tmp_path, "cohorts", config=config)
