@@ -39,7 +39,7 @@ TABLES = (STAYS, ADMISSIONS, SPLITS, EVENTS, HOURLY_INDEX, RADIOGRAPHS, SECTIONS
 """The published tables; reports exist only with `notes: radiology`."""
 
 STORAGE_VERSION = "v1.0.0"
-"""The file opens in every DuckDB from 1.0 on; a newer format has a random identifier, so its bytes would differ."""
+"""DuckDB reads it from 1.0 on. A newer format has a random identifier, so the bytes of two builds would differ."""
 
 LATER = {"image_tensors": CXR_INDEX, "note_vectors": NOTES_INDEX}
 """Tables that the target `samples` publishes, by the name of their view."""
